@@ -1,0 +1,314 @@
+"""Everything that decides what a model computes: frozen dataclasses, to and from JSON.
+
+Field names are unique over all sections, so that a variant is one flat override away:
+`override(config, mask_stride=2, num_classes=1)`.
+"""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from condinst_infer.coco import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
+from condinst_infer.errors import ConfigError
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+CHOICES: dict[str, tuple[str, ...]] = {
+    "resize_rule": ("short_first", "min_scale"),
+    "channel_order": ("bgr", "rgb"),
+    "backbone_type": (*RESNETS, "dla34"),
+    "backbone_norm": ("frozen_bn", "bn", "bn_eval"),
+    "neck_type": ("fpn", "bifpn"),
+    "neck_norm": ("none", "bn", "gn"),
+    "tower_norm": ("none", "bn", "gn"),
+    "mask_branch_norm": ("none", "bn", "gn"),
+    "coordinates": ("none", "relative", "absolute"),
+    "rank_by": ("product", "class"),
+}
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """How a photograph becomes network input."""
+
+    short_side: int = 800  # MIN_SIZE_TEST; paper section 4.1
+    long_side: int = 1333  # MAX_SIZE_TEST
+    resize_rule: str = "short_first"  # "min_scale" is mmdetection's; they differ by a pixel at times
+    channel_order: str = "bgr"  # order of the network's input channels; callers always give BGR
+    pixel_mean: tuple[float, ...] = (103.53, 116.28, 123.675)  # in channel_order
+    pixel_std: tuple[float, ...] = (1.0, 1.0, 1.0)  # Caffe-style weights expect no scaling
+    size_divisor: int = 32  # canvases are multiples of this
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """The bottom-up network."""
+
+    backbone_type: str = "resnet50"
+    backbone_norm: str = "frozen_bn"  # "bn_eval": running statistics, trained weight and bias
+    frozen_stages: int = 2  # stem is 1, res2 is 2, ...; 0 trains everything (detectron2 FREEZE_AT)
+    stem_channels: int = 64
+    res2_channels: int = 256  # doubled in each later stage
+    groups: int = 1  # ResNeXt: 32 groups of width 8
+    width_per_group: int = 64
+    stride_in_1x1: bool = True  # MSRA weights; torchvision and mmdetection: False
+    deform_stages: tuple[bool, ...] = (False, False, False, False)  # res2..res5
+    deform_modulated: bool = True
+    deform_groups: int = 1
+
+
+@dataclass(frozen=True)
+class NeckConfig:
+    """The feature pyramid."""
+
+    neck_type: str = "fpn"
+    neck_channels: int = 256
+    neck_norm: str = "none"
+    neck_in_levels: tuple[int, ...] = (3, 4, 5)
+    neck_extra_levels: int = 2  # P6 and P7
+    bifpn_repeats: int = 6
+
+
+@dataclass(frozen=True)
+class HeadsConfig:
+    """FCOS heads and the controller, shared by all levels."""
+
+    num_classes: int = 80
+    head_levels: tuple[int, ...] = (3, 4, 5, 6, 7)
+    sizes_of_interest: tuple[int, ...] = (64, 128, 256, 512, 1024)  # per level, pixels
+    share_convs: int = 0  # 4 in the shared-tower variant
+    class_convs: int = 4
+    box_convs: int = 4
+    tower_norm: str = "gn"  # "bn" keeps one batch norm per level
+    regression_scales: bool = True  # a learned factor per level
+    prior_probability: float = 0.01  # initial class score; focal loss paper section 4.1
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """Mask branch and the dynamic mask head."""
+
+    mask_levels: tuple[int, ...] = (3, 4, 5)  # inputs of the mask branch; the first sets its stride
+    mask_branch_channels: int = 128
+    mask_branch_convs: int = 4
+    mask_branch_norm: str = "bn"
+    mask_channels: int = 8  # C_bottom, paper table 2
+    mask_head_depth: int = 3  # paper table 1a
+    mask_head_width: int = 8  # paper table 1b
+    coordinates: str = "relative"  # paper table 3; "absolute" is pixel / 512
+    use_features: bool = True
+    mask_stride: int = 4  # network pixels per mask cell; paper table 5
+    semantic_loss: bool = False  # auxiliary head, training only; paper section 3.3
+
+
+@dataclass(frozen=True)
+class DetectConfig:
+    """How raw head outputs become kept instances."""
+
+    score_threshold: float = 0.05  # on the quantity of rank_by, before the root
+    rank_by: str = "product"  # class * centreness; "class": class alone, as mmdetection
+    score_root: bool = True  # report sqrt(class * centreness)
+    clip_before_nms: bool = False  # clip to the image and drop empty boxes first, as mmdetection
+    pre_nms_topk: int = 1000  # (location, class) pairs per level
+    nms_iou: float = 0.6  # same-class boxes above this overlap are dropped
+    max_detections: int = 100  # COCO evaluates at most 100 per image
+
+
+@dataclass(frozen=True)
+class CondInstConfig:
+    """A whole model: what is built, how it is fed, what its classes are called."""
+
+    name: str = "condinst_r50"
+    input: InputConfig = field(default_factory=InputConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    neck: NeckConfig = field(default_factory=NeckConfig)
+    heads: HeadsConfig = field(default_factory=HeadsConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    detect: DetectConfig = field(default_factory=DetectConfig)
+    class_names: tuple[str, ...] = COCO_CLASS_NAMES
+    category_ids: tuple[int, ...] = COCO_CATEGORY_IDS
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Network pixels per cell of each head level."""
+        return tuple(2**level for level in self.heads.head_levels)
+
+    @property
+    def mask_feature_stride(self) -> int:
+        """Network pixels per cell of the mask features."""
+        return 2 ** self.mask.mask_levels[0]
+
+    @property
+    def mask_factor(self) -> int:
+        """Upsampling between mask features and masks."""
+        return self.mask_feature_stride // self.mask.mask_stride
+
+    @property
+    def num_params(self) -> int:
+        """P, the parameters of one mask head: 169 by default; paper section 3.2."""
+        return sum(o * i + o for o, i in self.mask_layers)
+
+    @property
+    def mask_layers(self) -> tuple[tuple[int, int], ...]:
+        """(out, in) channels of each layer of the mask head."""
+        mask = self.mask
+        first = 2 * (mask.coordinates != "none") + mask.mask_channels * mask.use_features
+        widths = [first, *[mask.mask_head_width] * (mask.mask_head_depth - 1), 1]
+        return tuple(zip(widths[1:], widths[:-1], strict=True))
+
+    @property
+    def reported_floor(self) -> float:
+        """Lowest score this model can report when ranked by the product; 0 otherwise."""
+        detect = self.detect
+        if detect.rank_by != "product":
+            return 0.0
+        return detect.score_threshold**0.5 if detect.score_root else detect.score_threshold
+
+    def to_json(self) -> str:
+        """This config as one line of JSON."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> "CondInstConfig":
+        """The config `to_json` wrote; ConfigError if it is anything else."""
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"the configuration is not JSON: {error}.") from None
+        return config_from_dict(data)
+
+
+SECTIONS: dict[str, type] = {
+    "input": InputConfig,
+    "backbone": BackboneConfig,
+    "neck": NeckConfig,
+    "heads": HeadsConfig,
+    "mask": MaskConfig,
+    "detect": DetectConfig,
+}
+SECTION_OF = {f.name: s for s, cls in SECTIONS.items() for f in fields(cls)}
+
+
+def config_from_dict(data: Mapping[str, Any]) -> CondInstConfig:
+    """The config that `dataclasses.asdict` turned into `data`; unknown fields are an error."""
+    known = {f.name for f in fields(CondInstConfig)}
+    try:
+        unknown = sorted(set(data) - known)
+        sections = {}
+        for section, cls in SECTIONS.items():
+            values = dict(data[section])
+            unknown += sorted(set(values) - {f.name for f in fields(cls)})
+            sections[section] = _tuples(values)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"the configuration is incomplete: {error!r}.") from None
+    if unknown:
+        raise ConfigError(
+            f"the configuration has unknown fields {', '.join(unknown)}; "
+            "it was written by a newer version: pip install -U condinst-infer"
+        )
+    try:
+        built = {s: cls(**sections[s]) for s, cls in SECTIONS.items()}
+        rest = {k: v for k, v in data.items() if k not in SECTIONS}
+        return CondInstConfig(**built, **_tuples(rest))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"the configuration has a value of a wrong type: {error}.") from None
+
+
+def override(config: CondInstConfig, **values: Any) -> CondInstConfig:
+    """`config` with fields replaced, each named flat: `override(c, mask_stride=2)`.
+
+    `num_classes` alone also replaces class names and category ids by numbered ones;
+    `class_names` alone also sets `num_classes`.
+
+    Raises:
+        ConfigError: unknown field, or values that make no model.
+    """
+    top: dict[str, Any] = {}
+    sections: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        value = tuple(value) if isinstance(value, list) else value
+        if name in SECTION_OF:
+            sections.setdefault(SECTION_OF[name], {})[name] = value
+        elif name in {f.name for f in fields(CondInstConfig)}:
+            top[name] = value
+        else:
+            near = difflib.get_close_matches(name, [*SECTION_OF, "class_names"], 1)
+            hint = f"; did you mean {near[0]}?" if near else "."
+            raise ConfigError(f"there is no configuration field {name!r}{hint}")
+    if "class_names" in top:
+        sections.setdefault("heads", {}).setdefault("num_classes", len(top["class_names"]))
+    count = sections.get("heads", {}).get("num_classes")
+    if count is not None and count != len(config.class_names):
+        top.setdefault("class_names", tuple(f"class {i}" for i in range(count)))
+    if len(top.get("class_names", ())) != len(config.category_ids) and "class_names" in top:
+        top.setdefault("category_ids", tuple(range(1, len(top["class_names"]) + 1)))
+    for section, changes in sections.items():
+        base = top.get(section, getattr(config, section))
+        top[section] = dataclasses.replace(base, **changes)
+    return dataclasses.replace(config, **top)
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def _check(config: CondInstConfig) -> None:
+    """ConfigError for the first rule that `config` breaks."""
+    for section, cls in SECTIONS.items():
+        for f in fields(cls):
+            value = getattr(getattr(config, section), f.name)
+            if f.name in CHOICES and value not in CHOICES[f.name]:
+                raise ConfigError(f"{f.name} is {value!r}; it must be one of {CHOICES[f.name]}.")
+            least = 0 if f.name in _MAY_BE_ZERO else 1
+            if f.type == "int" and (isinstance(value, bool) or int(value) < least):
+                raise ConfigError(f"{f.name} is {value!r}; it must be a whole number >= {least}.")
+    heads, mask, neck = config.heads, config.mask, config.neck
+    pyramid = {*neck.neck_in_levels}
+    pyramid |= {max(pyramid) + 1 + i for i in range(neck.neck_extra_levels)}
+    rules = {
+        f"head_levels {heads.head_levels} must be levels of the pyramid {sorted(pyramid)}": set(
+            heads.head_levels
+        )
+        <= pyramid,
+        f"mask_levels {mask.mask_levels} must be levels of the pyramid {sorted(pyramid)}": set(
+            mask.mask_levels
+        )
+        <= pyramid
+        and len(mask.mask_levels) > 0,
+        "sizes_of_interest needs one entry per head level": len(heads.sizes_of_interest)
+        == len(heads.head_levels),
+        "class_names and category_ids need num_classes entries each": heads.num_classes
+        == len(config.class_names)
+        == len(config.category_ids),
+        f"mask_stride {mask.mask_stride} must be the mask features' stride "
+        f"{config.mask_feature_stride} divided by 1, 2 or 4": config.mask_feature_stride
+        in (mask.mask_stride, 2 * mask.mask_stride, 4 * mask.mask_stride),
+        "mask_head_depth must be 1 to 4": mask.mask_head_depth <= 4,
+        "mask_head_width and mask_channels must be at most 16": max(
+            mask.mask_head_width, mask.mask_channels
+        )
+        <= 16,
+        "a mask head without features needs coordinates": mask.use_features
+        or mask.coordinates != "none",
+        "max_detections must be at most 512": config.detect.max_detections <= 512,
+        "a bifpn has three input levels (3, 4, 5) and two extra ones": neck.neck_type != "bifpn"
+        or (neck.neck_in_levels == (3, 4, 5) and neck.neck_extra_levels == 2),
+    }
+    for rule, holds in rules.items():
+        if not holds:
+            raise ConfigError(f"{rule}.")
+
+
+_MAY_BE_ZERO = {
+    "frozen_stages",
+    "neck_extra_levels",
+    "share_convs",
+    "class_convs",
+    "box_convs",
+    "mask_branch_convs",
+}

@@ -1,0 +1,58 @@
+"""Errors a user can act on.
+
+CondInstError
+  InputError        an image or another input that can't be used
+  ConfigError       a configuration that makes no model, or an option out of range
+  CheckpointError   a weight file that does not fit
+  ModelFileError    an .onnx or .engine that is not ours, damaged or of another contract
+  SessionError      a runtime that is missing or refused the file or the feeds
+  ParityError       two artefacts that should agree and don't
+  MissingExtraError a package that an extra would have installed
+"""
+
+import importlib
+from types import ModuleType
+
+
+class CondInstError(Exception):
+    """Base of every error this package raises on purpose; its text is one clear sentence."""
+
+
+class InputError(CondInstError):
+    """An image or another input that can't be used."""
+
+
+class ConfigError(CondInstError):
+    """A configuration that makes no model, or an option out of range."""
+
+
+class CheckpointError(CondInstError):
+    """A weight file that does not fit the network."""
+
+
+class ModelFileError(CondInstError):
+    """A model file that is not ours, is damaged or follows another contract."""
+
+
+class SessionError(CondInstError):
+    """A runtime that is missing, or that refused the file or the feeds."""
+
+
+class ParityError(CondInstError):
+    """Two artefacts that should agree and don't."""
+
+
+class MissingExtraError(CondInstError):
+    """A package that an extra of this distribution would have installed."""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """The imported `module`, or a MissingExtraError that names the extra that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0]:
+            raise
+        raise MissingExtraError(
+            f"{error.name} is not installed. Install it: pip install 'condinst-infer[{extra}]'"
+        ) from None

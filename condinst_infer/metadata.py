@@ -1,0 +1,65 @@
+"""What a model file says about itself: written by export, checked by every runtime."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from condinst_infer.config import CondInstConfig, config_from_dict
+from condinst_infer.errors import ConfigError, ModelFileError
+
+CONTRACT_VERSION = 1  # of tensor names, shapes and meanings; export/README.md
+KEY, DIGEST_KEY = "condinst", "condinst_sha256"
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """The contract one ONNX file fulfils."""
+
+    config: CondInstConfig
+    graph: str = "full"  # "detector" stops before NMS
+    precision: str = "fp32"  # of weights and features; boxes, scores and coordinates stay float32
+    size: tuple[int, int] | None = None  # (height, width) of a static canvas; None is dynamic
+    batch: int | None = None  # None is dynamic
+    checkpoint_sha256: str = ""
+    trained: bool = True  # False: deterministic weights, for demonstration only
+    versions: Mapping[str, str] = field(default_factory=dict)  # what exported it
+    contract: int = CONTRACT_VERSION
+
+    def to_props(self) -> dict[str, str]:
+        """This as ONNX metadata_props; the digest shows later tampering."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return {KEY: text, DIGEST_KEY: hashlib.sha256(text.encode()).hexdigest()}
+
+
+def metadata_from_props(props: Mapping[str, str], path: object) -> Metadata:
+    """The metadata in `props` of the model file `path`.
+
+    Raises:
+        ModelFileError: not written by this package, changed since, or of another contract.
+    """
+    if KEY not in props or DIGEST_KEY not in props:
+        raise ModelFileError(
+            f"{path} was not written by condinst-infer (no metadata). "
+            "Export it again: condinst export MODEL.safetensors -o MODEL.onnx"
+        )
+    text = props[KEY]
+    if hashlib.sha256(text.encode()).hexdigest() != props[DIGEST_KEY]:
+        raise ModelFileError(
+            f"the metadata of {path} was changed after export. "
+            "Export it again: condinst export MODEL.safetensors -o MODEL.onnx"
+        )
+    try:
+        data: dict[str, Any] = json.loads(text)
+        config = config_from_dict(data.pop("config"))
+        if data.get("contract") != CONTRACT_VERSION:
+            raise ModelFileError(
+                f"{path} follows contract {data.get('contract')}, this version reads "
+                f"{CONTRACT_VERSION}. Export it again with this version."
+            )
+        size = data.pop("size")
+        return Metadata(config=config, size=tuple(size) if size else None, **data)
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        raise ModelFileError(f"the metadata of {path} can't be read: {error}") from None
