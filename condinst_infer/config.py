@@ -19,12 +19,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "resize_rule": ("short_first", "min_scale"),
     "channel_order": ("bgr", "rgb"),
     "backbone_type": (*RESNETS, "dla34"),
-    "backbone_norm": ("frozen_bn", "bn", "bn_eval"),
+    "backbone_norm": ("frozen_bn", "bn", "bn_eval", "gn"),
     "neck_type": ("fpn", "bifpn"),
     "neck_norm": ("none", "bn", "gn"),
     "tower_norm": ("none", "bn", "gn"),
     "mask_branch_norm": ("none", "bn", "gn"),
     "coordinates": ("none", "relative", "absolute"),
+    "threshold_by": ("product", "class"),
     "rank_by": ("product", "class"),
 }
 
@@ -107,8 +108,9 @@ class MaskConfig:
 class DetectConfig:
     """How raw head outputs become kept instances."""
 
-    score_threshold: float = 0.05  # on the quantity of rank_by, before the root
-    rank_by: str = "product"  # class * centreness; "class": class alone, as mmdetection
+    score_threshold: float = 0.05  # on the quantity of threshold_by, before the root
+    threshold_by: str = "product"  # class * centreness; "class": class alone, as mmdetection
+    rank_by: str = "product"  # what the per-level limit ranks by; "class" as mmdetection
     score_root: bool = True  # report sqrt(class * centreness)
     clip_before_nms: bool = False  # clip to the image and drop empty boxes first, as mmdetection
     pre_nms_topk: int = 1000  # (location, class) pairs per level
@@ -157,15 +159,19 @@ class CondInstConfig:
     def mask_layers(self) -> tuple[tuple[int, int], ...]:
         """(out, in) channels of each layer of the mask head."""
         mask = self.mask
-        first = 2 * (mask.coordinates != "none") + mask.mask_channels * mask.use_features
-        widths = [first, *[mask.mask_head_width] * (mask.mask_head_depth - 1), 1]
-        return tuple(zip(widths[1:], widths[:-1], strict=True))
+        return mask_layers(
+            depth=mask.mask_head_depth,
+            width=mask.mask_head_width,
+            channels=mask.mask_channels,
+            coordinates=mask.coordinates,
+            use_features=mask.use_features,
+        )
 
     @property
     def reported_floor(self) -> float:
-        """Lowest score this model can report when ranked by the product; 0 otherwise."""
+        """No instance with a lower score is ever reported; 0 where the class alone decides."""
         detect = self.detect
-        if detect.rank_by != "product":
+        if detect.threshold_by != "product":
             return 0.0
         return detect.score_threshold**0.5 if detect.score_root else detect.score_threshold
 
@@ -181,6 +187,15 @@ class CondInstConfig:
         except ValueError as error:
             raise ConfigError(f"the configuration is not JSON: {error}.") from None
         return config_from_dict(data)
+
+
+def mask_layers(
+    *, depth: int, width: int, channels: int, coordinates: str, use_features: bool
+) -> tuple[tuple[int, int], ...]:
+    """(out, in) channels of each layer of a mask head; (8, 10), (8, 8), (1, 8) in the papers."""
+    first = 2 * (coordinates != "none") + channels * use_features
+    widths = [first, *[width] * (depth - 1), 1]
+    return tuple(zip(widths[1:], widths[:-1], strict=True))
 
 
 SECTIONS: dict[str, type] = {

@@ -1,0 +1,69 @@
+"""CondInst instance segmentation: from a checkpoint to masks, on any runtime.
+
+import condinst_infer as ci
+
+pipeline = ci.load("model.onnx")
+result = pipeline("street.jpg")
+result.boxes, result.scores, result.names, result.masks
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from condinst_infer.config import CondInstConfig, override
+from condinst_infer.errors import (
+    CheckpointError,
+    CondInstError,
+    ConfigError,
+    InputError,
+    MissingExtraError,
+    ModelFileError,
+    ParityError,
+    SessionError,
+)
+from condinst_infer.presets import names as preset_names
+from condinst_infer.presets import preset
+
+if TYPE_CHECKING:
+    from condinst_infer.pipeline import Pipeline, load
+    from condinst_infer.result import Crop, Instances
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CheckpointError",
+    "CondInstConfig",
+    "CondInstError",
+    "ConfigError",
+    "Crop",
+    "InputError",
+    "Instances",
+    "MissingExtraError",
+    "ModelFileError",
+    "ParityError",
+    "Pipeline",
+    "SessionError",
+    "__version__",
+    "load",
+    "override",
+    "preset",
+    "preset_names",
+]
+
+# Loaded when first asked for: OpenCV and Pillow cost more than all the rest.
+_LAZY = {
+    "Crop": "condinst_infer.result",
+    "Instances": "condinst_infer.result",
+    "Pipeline": "condinst_infer.pipeline",
+    "load": "condinst_infer.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,171 @@
+"""Weights and config in one safetensors file, and importers for the weights of others."""
+
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from condinst_infer.checkpoint.adelaidet import cfg_from_adelaidet_weights, model_from_adelaidet
+from condinst_infer.checkpoint.adelaidet_config import config_from_adelaidet
+from condinst_infer.checkpoint.imagenet import ImageNetBackbone, backbone_from_imagenet
+from condinst_infer.checkpoint.mmdet import (
+    cfg_from_mmdet_weights,
+    config_from_mmdet,
+    model_from_mmdet,
+)
+from condinst_infer.checkpoint.names import model_from_renamed
+from condinst_infer.config import CondInstConfig
+from condinst_infer.errors import CheckpointError, ConfigError, InputError, require
+from condinst_infer.metadata import KEY
+from condinst_infer.model import CondInst
+
+__all__ = [
+    "ImageNetBackbone",
+    "backbone_from_imagenet",
+    "config_from_adelaidet",
+    "config_from_mmdet",
+    "file_sha256",
+    "import_weights",
+    "load",
+    "model_from_adelaidet",
+    "model_from_mmdet",
+    "save",
+]
+
+
+def save(model: CondInst, path: str | Path) -> None:
+    """Write `model` to `path` (.safetensors): weights as float32, config and class names inside."""
+    path = Path(path)
+    weights = {
+        name: tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else None)
+        for name, tensor in model.state_dict().items()
+    }
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        save_file(
+            {name: tensor.contiguous() for name, tensor in weights.items()},
+            temporary,
+            metadata={KEY: model.config.to_json()},
+        )
+        temporary.replace(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be written: {error.strerror}.") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: str | Path) -> CondInst:
+    """The model that `save` wrote to `path`, in evaluation mode.
+
+    Raises:
+        CheckpointError: no such file, not ours, or tensors are missing, surplus or misshapen.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist or is not a file.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}.") from None
+    if KEY not in metadata:
+        raise CheckpointError(
+            f"{path} has no CondInst configuration inside. "
+            "Import other weights first: condinst import WEIGHTS -o model.safetensors"
+        )
+    config = CondInstConfig.from_json(metadata[KEY])
+    try:
+        return model_from_renamed(config, weights, lambda name: name)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def import_weights(path: str | Path, config_path: str | Path | None = None) -> CondInst:
+    """The model in an AdelaiDet or mmdetection checkpoint.
+
+    Args:
+        path: a .pth file or .safetensors with their tensor names. A .pth is read as plain tensors
+            only; a pickle that wants to run code is refused.
+        config_path: its configuration as YAML or JSON. Without it the weights' shapes decide, and
+            everything they don't tell has the family's defaults.
+
+    Raises:
+        CheckpointError, ConfigError: as `model_from_adelaidet` and `model_from_mmdet`.
+    """
+    weights = _foreign_weights(Path(path))
+    cfg = None if config_path is None else _foreign_config(Path(config_path))
+    if any(name.startswith("bbox_head.") for name in weights):
+        return model_from_mmdet(weights, cfg_from_mmdet_weights(weights) if cfg is None else cfg)
+    if any(name.startswith("proposal_generator.") for name in weights):
+        cfg = cfg_from_adelaidet_weights(weights) if cfg is None else cfg
+        return model_from_adelaidet(weights, cfg)
+    raise CheckpointError(
+        f"{path} holds no CondInst model of AdelaiDet or mmdetection: no tensor is called "
+        "proposal_generator.* or bbox_head.*."
+    )
+
+
+def _foreign_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist or is not a file.")
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                data: Any = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        else:
+            data = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{path} is not a file of plain tensors: reading it could run code, so it was refused. "
+            "Save it again where you trust it: torch.save(checkpoint['model'], PATH)"
+        ) from None
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} can't be read as a checkpoint: {error}.") from None
+    for key in ("model", "state_dict"):
+        if isinstance(data, Mapping) and isinstance(data.get(key), Mapping):
+            data = data[key]
+    if not isinstance(data, Mapping):
+        raise CheckpointError(f"{path} holds {type(data).__name__}, not named tensors.")
+    tensors = {str(k): v for k, v in data.items() if isinstance(v, Tensor)}
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+
+
+def _foreign_config(path: Path) -> dict[str, Any]:
+    """A YAML or JSON configuration with its `_BASE_` files below it."""
+    yaml = require("yaml", "export")
+    try:
+        text = path.read_text()
+        cfg = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror}.") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is not a YAML or JSON file: {error}".split("\n")[0]) from None
+    if not isinstance(cfg, dict):
+        raise ConfigError(f"{path} holds no configuration.")
+    base = cfg.pop("_BASE_", None)
+    if base is None:
+        return cfg
+    return _merged(_foreign_config(path.parent / base), cfg)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            value = _merged(merged[key], value)
+        merged[key] = value
+    return merged

@@ -1,0 +1,155 @@
+"""What this machine can do with a model, what is missing, and the command that installs it.
+
+Versions come from the installed packages' records; only ONNX Runtime is imported, since no record
+lists its providers.
+"""
+
+import argparse
+import importlib
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+PACKAGES = (
+    "condinst-infer",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "tqdm",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "torch",
+    "safetensors",
+    "onnx",
+    "onnxscript",
+    "pycocotools",
+    "supervision",
+    "tensorrt",
+    "tensorrt-rtx",
+    "cuda-bindings",
+    "pycuda",
+)
+_CUDA = "CUDAExecutionProvider"
+
+
+def report() -> dict[str, Any]:
+    """Everything below as plain data: python, platform, packages, providers, gpus, capabilities."""
+    packages = {name: _version(name) for name in PACKAGES}
+    providers = _providers()
+    gpus = _gpus()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": packages,
+        "providers": providers,
+        "gpus": gpus,
+        "capabilities": capabilities(packages, providers, gpus),
+    }
+
+
+def run(args: argparse.Namespace) -> int:
+    """`condinst doctor`."""
+    data = report()
+    print(json.dumps(data) if args.json else text(data))
+    return 0
+
+
+def capabilities(
+    packages: Mapping[str, str | None], providers: list[str], gpus: list[str]
+) -> dict[str, dict[str, Any]]:
+    """What can be done: {name: {"ok": bool, "missing": [...], "fix": command or ""}}.
+
+    Args:
+        packages: version or None of each of `PACKAGES`.
+        providers: execution providers of ONNX Runtime; empty if it can't be imported.
+        gpus: one line per NVIDIA GPU.
+    """
+    lacks = {name for name, version in packages.items() if version is None}
+    runtime = [] if providers else ["onnxruntime"]
+    return {
+        "run on CPU": _capability(runtime, _extra("cpu")),
+        "run on CUDA": _capability(
+            _no_gpu(gpus) + ([] if _CUDA in providers else ["onnxruntime-gpu"]),
+            # the two wheels hold the same module, the one installed last wins
+            "pip uninstall -y onnxruntime && " + _extra("gpu"),
+        ),
+        "export": _capability(
+            _missing(lacks, "torch", "safetensors", "onnx", "onnxscript") + runtime,
+            _extra("export"),
+        ),
+        "train": _capability(
+            _missing(lacks, "torch", "safetensors", "pycocotools"), _extra("train")
+        ),
+        "build TensorRT engines": _capability(
+            _no_gpu(gpus) + _missing(lacks, "tensorrt"), _extra("tensorrt")
+        ),
+    }
+
+
+def text(data: Mapping[str, Any]) -> str:
+    """The report as lines for people."""
+    lines = [f"python {data['python']} on {data['platform']}", "", "packages"]
+    lines += [f"  {name:24}{version or '-'}" for name, version in data["packages"].items()]
+    lines += ["", "ONNX Runtime providers", f"  {', '.join(data['providers']) or '-'}"]
+    lines += ["", "GPUs", *(f"  {gpu}" for gpu in data["gpus"] or ["-"])]
+    lines += ["", "what works"]
+    for name, state in data["capabilities"].items():
+        if state["ok"]:
+            lines.append(f"  {name:24}ok")
+        else:
+            lines.append(f"  {name:24}missing: {', '.join(state['missing'])}")
+            if state["fix"]:
+                lines.append(f"  {'':24}{state['fix']}")
+    return "\n".join(lines)
+
+
+def _capability(missing: list[str], fix: str) -> dict[str, Any]:
+    only_hardware = missing == [_NO_GPU]
+    return {
+        "ok": not missing,
+        "missing": missing,
+        "fix": "" if not missing or only_hardware else fix,
+    }
+
+
+_NO_GPU = "an NVIDIA GPU with its driver"
+
+
+def _no_gpu(gpus: list[str]) -> list[str]:
+    return [] if gpus else [_NO_GPU]
+
+
+def _missing(lacks: set[str], *names: str) -> list[str]:
+    return [name for name in names if name in lacks]
+
+
+def _extra(name: str) -> str:
+    return f"pip install 'condinst-infer[{name}]'"
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except Exception:  # no record, or a damaged one: a doctor does not fall ill
+        return None
+
+
+def _providers() -> list[str]:
+    try:
+        return importlib.import_module("onnxruntime").get_available_providers()
+    except Exception:  # not installed, or its libraries don't load
+        return []
+
+
+def _gpus() -> list[str]:
+    """Name, driver, memory and compute capability of each GPU, as nvidia-smi tells them."""
+    query = "--query-gpu=name,driver_version,memory.total,compute_cap"
+    command = ["nvidia-smi", query, "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return []
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]

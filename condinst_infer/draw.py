@@ -1,0 +1,161 @@
+"""Instances drawn on their image: filling, contour and label, sized to the image."""
+
+import colorsys
+from collections.abc import Sequence
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from condinst_infer.result import Crop
+
+Colour = tuple[int, int, int]  # blue, green, red
+Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2; the ends are outside
+
+
+def overlay(
+    image: np.ndarray,
+    crops: Sequence[Crop],
+    *,
+    texts: Sequence[str] | None = None,
+    boxes: np.ndarray | None = None,
+    opacity: float = 0.45,
+) -> np.ndarray:
+    """A copy of `image` with its instances drawn on it, BGR uint8 [H, W, 3].
+
+    Large objects are drawn first, so that small ones stay visible. Line width and text size
+    follow the image size.
+
+    Args:
+        image: BGR uint8 [H, W, 3].
+        crops: K masks in pixels of the image, best instance first.
+        texts: K labels; one that finds no free place is left out, better instances go first.
+        boxes: K boxes to draw too, [K, 4].
+        opacity: of the filling, 0 to 1.
+    """
+    canvas = image.copy()
+    unit = line_unit(image.shape[0], image.shape[1])
+    colours = [instance_colour(k) for k in range(len(crops))]
+    areas = [np.count_nonzero(crop.mask) for crop in crops]
+    for k in sorted(range(len(crops)), key=lambda k: -areas[k]):
+        if areas[k]:
+            _fill(canvas, crops[k], colours[k], opacity)
+            _outline(canvas, crops[k], colours[k], unit)
+        if boxes is not None:
+            x1, y1, x2, y2 = (round(v) for v in boxes[k].tolist())
+            cv2.rectangle(canvas, (x1, y1), (x2, y2), colours[k], max(1, round(unit / 2)))
+    if texts is None:
+        return canvas
+    anchors = [_extent(crop, None if boxes is None else boxes[k]) for k, crop in enumerate(crops)]
+    return _labelled(canvas, texts, anchors, colours)
+
+
+def line_unit(height: int, width: int) -> float:
+    """Contour width in pixels: 2 on a 640 x 480 photograph, 8 on 3840 x 2160."""
+    return max(1.0, (height * width) ** 0.5 / 330)
+
+
+def instance_colour(k: int) -> Colour:
+    """The colour of instance `k`, always the same; neighbours in `k` differ most in hue."""
+    hue = (0.58 + k * 0.618034) % 1  # steps of the golden ratio never come close to a former hue
+    saturation = (0.85, 0.65, 1.0)[k % 3]
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, 1.0)
+    return round(255 * blue), round(255 * green), round(255 * red)
+
+
+def text_colour(background: Colour) -> Colour:
+    """Black or white, whichever reads better on `background`."""
+    blue, green, red = background
+    luminance = 0.114 * blue + 0.587 * green + 0.299 * red  # ITU-R BT.601
+    return (0, 0, 0) if luminance > 128 else (255, 255, 255)
+
+
+def _fill(canvas: np.ndarray, crop: Crop, colour: Colour, opacity: float) -> None:
+    """Tint the pixels of one mask in `canvas`."""
+    height, width = crop.mask.shape
+    region = canvas[crop.y : crop.y + height, crop.x : crop.x + width]
+    solid = np.full_like(region, colour)
+    tinted = cv2.addWeighted(region, 1 - opacity, solid, opacity, 0)
+    np.copyto(region, tinted, where=crop.mask[:, :, None])
+
+
+def _outline(canvas: np.ndarray, crop: Crop, colour: Colour, unit: float) -> None:
+    """Draw the contours of one mask, holes included; thinner on objects of a few pixels."""
+    mask = np.ascontiguousarray(crop.mask).view(np.uint8)
+    contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    width = max(1, round(min(unit, min(crop.mask.shape) / 12)))
+    cv2.drawContours(
+        canvas, contours, -1, colour, width, lineType=cv2.LINE_AA, offset=(crop.x, crop.y)
+    )
+
+
+def _extent(crop: Crop, box: np.ndarray | None) -> Rectangle | None:
+    """What a label belongs to: the box where it is drawn, else the mask; None if it is empty."""
+    if box is not None:
+        x1, y1, x2, y2 = (round(v) for v in box.tolist())
+        return x1, y1, x2, y2
+    height, width = crop.mask.shape
+    return (crop.x, crop.y, crop.x + width, crop.y + height) if height else None
+
+
+@lru_cache(maxsize=8)
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font, so that no font file is needed."""
+    return ImageFont.load_default(size)
+
+
+def _labelled(
+    canvas: np.ndarray,
+    texts: Sequence[str],
+    anchors: Sequence[Rectangle | None],
+    colours: Sequence[Colour],
+) -> np.ndarray:
+    """`canvas` with a coloured chip per text, near its anchor and inside the image."""
+    height, width = canvas.shape[:2]
+    size = max(11, round(0.024 * (height * width) ** 0.5))
+    font = _font(size)
+    picture = Image.fromarray(canvas)  # Pillow sees R, G, B; colours are given in our order
+    draw = ImageDraw.Draw(picture)
+    margin = max(2, size // 4)
+    taken: list[Rectangle] = []
+    for text, anchor, colour in zip(texts, anchors, colours, strict=True):
+        if anchor is None:
+            continue
+        chip = (round(draw.textlength(text, font=font)) + 2 * margin, size + margin)
+        place = free_place(chip, anchor, (height, width), taken)
+        if place is None:
+            continue
+        taken.append(place)
+        x1, y1, x2, y2 = place
+        draw.rounded_rectangle((x1, y1, x2 - 1, y2 - 1), radius=margin, fill=colour)
+        middle = (x1 + margin, (y1 + y2) / 2)
+        draw.text(middle, text, fill=text_colour(colour), font=font, anchor="lm")
+    return np.array(picture)
+
+
+def free_place(
+    chip: tuple[int, int],
+    anchor: Rectangle,
+    image_size: tuple[int, int],
+    taken: Sequence[Rectangle],
+) -> Rectangle | None:
+    """Where a chip (width, height) goes: above, inside or below its anchor, off other chips.
+
+    Always inside the image; None where every place is taken or the chip is larger than the image.
+    """
+    width, height = chip
+    x1, y1, x2, y2 = anchor
+    limit_x, limit_y = image_size[1] - width, image_size[0] - height
+    if limit_x < 0 or limit_y < 0:
+        return None
+    middle = ((x1 + x2 - width) // 2, (y1 + y2 - height) // 2)
+    for x, y in (
+        *((x, y) for y in (y1 - height, y1, y2 - height, y2) for x in (x1, x2 - width)),
+        middle,
+    ):
+        x, y = min(max(x, 0), limit_x), min(max(y, 0), limit_y)
+        place = (x, y, x + width, y + height)
+        if all(place[2] <= t[0] or t[2] <= x or place[3] <= t[1] or t[3] <= y for t in taken):
+            return place
+    return None

@@ -1,0 +1,238 @@
+"""The CondInst network in PyTorch (arXiv:2003.05664, arXiv:2102.03026)."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from condinst_infer.config import CondInstConfig
+from condinst_infer.model.dla import DLA34
+from condinst_infer.model.fpn import FPN, BiFPN
+from condinst_infer.model.heads import HeadOutputs, Heads
+from condinst_infer.model.mask_branch import MaskBranch
+from condinst_infer.model.resnet import ResNet
+from condinst_infer.ops import (
+    Candidates,
+    class_nms,
+    dynamic_mask_head,
+    places_from_locations,
+    select_candidates,
+)
+
+__all__ = ["CondInst", "HeadOutputs"]
+
+
+class CondInst(nn.Module):
+    """Detector, controller, mask branch and dynamic mask heads of one config.
+
+    Everywhere `images` is uint8 [N, H, W, 3], BGR, H and W multiples of 32, and `image_sizes`
+    int32 [N, 2] holds the valid (rows, columns) of each image; the rest is ignored.
+    """
+
+    def __init__(self, config: CondInstConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = _backbone(config)
+        neck = config.neck
+        if neck.neck_type == "bifpn":
+            self.neck = BiFPN(
+                self.backbone.channels,
+                channels=neck.neck_channels,
+                norm=neck.neck_norm,
+                repeats=neck.bifpn_repeats,
+            )
+        else:
+            self.neck = FPN(
+                self.backbone.channels,
+                levels=neck.neck_in_levels,
+                extra_levels=neck.neck_extra_levels,
+                channels=neck.neck_channels,
+                norm=neck.neck_norm,
+            )
+        heads, mask = config.heads, config.mask
+        self.fcos = Heads(
+            neck.neck_channels,
+            levels=len(heads.head_levels),
+            num_classes=heads.num_classes,
+            num_params=config.num_params,
+            share_convs=heads.share_convs,
+            class_convs=heads.class_convs,
+            box_convs=heads.box_convs,
+            norm=heads.tower_norm,
+            scales=heads.regression_scales,
+            prior_probability=heads.prior_probability,
+        )
+        self.mask_branch = MaskBranch(
+            neck.neck_channels,
+            inputs=len(mask.mask_levels),
+            channels=mask.mask_branch_channels,
+            convs=mask.mask_branch_convs,
+            out_channels=mask.mask_channels,
+            norm=mask.mask_branch_norm,
+            semantic_classes=heads.num_classes if mask.semantic_loss else 0,
+        )
+
+    def normalised(self, images: Tensor, image_sizes: Tensor) -> Tensor:
+        """Network input [N, 3, H, W]: normalised, then zero outside the valid part."""
+        settings = self.config.input
+        mean, std = settings.pixel_mean, settings.pixel_std
+        if settings.channel_order == "rgb":
+            mean, std = mean[::-1], std[::-1]
+        x = images.float()  # TensorRT takes a uint8 input only if Cast is the first node
+        x = ((x - x.new_tensor(mean)) / x.new_tensor(std)).permute(0, 3, 1, 2)  # [N, 3, H, W]
+        if settings.channel_order == "rgb":
+            x = x.flip(1)
+        rows = torch.arange(x.shape[2], device=x.device) < image_sizes[:, :1]  # [N, H]
+        columns = torch.arange(x.shape[3], device=x.device) < image_sizes[:, 1:]  # [N, W]
+        x = torch.where(rows[:, None, :, None] & columns[:, None, None, :], x, 0.0)
+        return x.to(self.fcos.controller.weight.dtype)
+
+    def pyramid(self, images: Tensor, image_sizes: Tensor) -> dict[int, Tensor]:
+        """Feature pyramid: level -> [N, C, h, w]."""
+        return self.neck(self.backbone(self.normalised(images, image_sizes)))
+
+    def heads(self, images: Tensor, image_sizes: Tensor) -> HeadOutputs:
+        """Raw outputs of every location: what training and comparisons need."""
+        pyramid = self.pyramid(images, image_sizes)
+        towers = self.fcos.towers(self._head_levels(pyramid))
+        logits, regression, centreness = self.fcos.detector(towers)
+        mask_inputs = self._mask_levels(pyramid)
+        semantic = self.mask_branch.semantic
+        return HeadOutputs(
+            logits,
+            regression,
+            centreness,
+            self.fcos.params_map(towers),
+            self.mask_branch(mask_inputs),
+            None if semantic is None else semantic(mask_inputs[0]),
+        )
+
+    def forward(self, images: Tensor, image_sizes: Tensor) -> dict[str, Tensor]:
+        """Kept instances and their masks: the outputs of the full graph (export/README.md).
+
+        Returns:
+            num_detections int32 [N]; boxes float32 [N, K, 4], xyxy in network pixels, best score
+            first; scores float32 [N, K]; labels int32 [N, K]; masks [N, K, H/s, W/s], probabilities
+            at the mask stride. Unused slots hold 0, labels -1.
+        """
+        pyramid = self.pyramid(images, image_sizes)
+        towers = self.fcos.towers(self._head_levels(pyramid))
+        features = self.mask_branch(self._mask_levels(pyramid))
+        detector = self.fcos.detector(towers)
+        return self._finished(
+            detector, features, image_sizes, lambda at: self.fcos.params_at(towers, at)
+        )
+
+    def finish(self, raw: HeadOutputs, image_sizes: Tensor) -> dict[str, Tensor]:
+        """The outputs of `forward` from those of `heads`."""
+        params = torch.cat([p.flatten(2) for p in raw.params], 2)  # [N, P, A]
+
+        def params_at(locations: Tensor) -> Tensor:
+            rows = locations.long()[:, None].expand(-1, params.shape[1], -1)
+            return params.gather(2, rows).transpose(1, 2)  # [N, K, P]
+
+        return self._finished(raw[:3], raw.mask_features, image_sizes, params_at)
+
+    def detector(self, images: Tensor, image_sizes: Tensor) -> dict[str, Tensor]:
+        """The outputs of the detector graph: candidates before NMS, and maps (export/README.md)."""
+        raw = self.heads(images, image_sizes)
+        detector = (raw.class_logits, raw.regression, raw.centreness)
+        candidates = self._candidates(detector, image_sizes)
+        return {
+            "candidate_boxes": candidates.boxes,
+            "candidate_scores": candidates.scores,
+            "candidate_labels": candidates.labels,
+            "candidate_locations": candidates.locations,
+            "params_map": torch.cat([p.flatten(2) for p in raw.params], 2),
+            "mask_features": raw.mask_features,
+        }
+
+    def _candidates(
+        self, detector: Sequence[tuple[Tensor, ...]], image_sizes: Tensor
+    ) -> Candidates:
+        detect = self.config.detect
+        return select_candidates(
+            *detector,
+            strides=self.config.strides,
+            image_sizes=image_sizes,
+            topk=detect.pre_nms_topk,
+            score_threshold=detect.score_threshold,
+            threshold_by=detect.threshold_by,
+            rank_by=detect.rank_by,
+            clip=detect.clip_before_nms,
+        )
+
+    def _finished(
+        self,
+        detector: Sequence[tuple[Tensor, ...]],
+        features: Tensor,
+        image_sizes: Tensor,
+        params_at: Callable[[Tensor], Tensor],
+    ) -> dict[str, Tensor]:
+        """Graph outputs; `params_at` maps locations [N, K] to mask head parameters [N, K, P]."""
+        config, detect, mask = self.config, self.config.detect, self.config.mask
+        candidates = self._candidates(detector, image_sizes)
+        keep, count = class_nms(
+            candidates.boxes,
+            candidates.scores,
+            candidates.labels,
+            iou_threshold=detect.nms_iou,
+            max_detections=detect.max_detections,
+            runs=len(config.strides),
+        )
+        index = keep.clamp(min=0).long()  # [N, K]; empty slots read candidate 0, zeroed below
+        real = torch.arange(index.shape[1], device=index.device) < count[:, None]  # [N, K]
+        boxes = candidates.boxes.gather(1, index[:, :, None].expand(-1, -1, 4))
+        scores = candidates.scores.gather(1, index).clamp(min=0)
+        scores = scores.sqrt() if detect.score_root else scores
+        locations = candidates.locations.gather(1, index)
+        shapes = [tuple(logits.shape[-2:]) for logits in detector[0]]
+        centres, sizes = places_from_locations(
+            locations, shapes, config.strides, config.heads.sizes_of_interest
+        )
+        masks = dynamic_mask_head(
+            features,
+            params_at(locations),
+            centres,
+            sizes,
+            count,
+            stride=config.mask_feature_stride,
+            factor=config.mask_factor,
+            depth=mask.mask_head_depth,
+            width=mask.mask_head_width,
+            channels=mask.mask_channels,
+            coordinates=mask.coordinates,
+            use_features=mask.use_features,
+        )
+        return {
+            "num_detections": count,
+            "boxes": torch.where(real[:, :, None], boxes, 0.0),
+            "scores": torch.where(real, scores, 0.0),
+            "labels": torch.where(real, candidates.labels.gather(1, index), -1),
+            "masks": masks,
+        }
+
+    def _head_levels(self, pyramid: Mapping[int, Tensor]) -> list[Tensor]:
+        return [pyramid[level] for level in self.config.heads.head_levels]
+
+    def _mask_levels(self, pyramid: Mapping[int, Tensor]) -> list[Tensor]:
+        return [pyramid[level] for level in self.config.mask.mask_levels]
+
+
+def _backbone(config: CondInstConfig) -> ResNet | DLA34:
+    settings = config.backbone
+    if settings.backbone_type == "dla34":
+        return DLA34(norm=settings.backbone_norm, frozen_stages=settings.frozen_stages)
+    return ResNet(
+        depth=settings.backbone_type,
+        norm=settings.backbone_norm,
+        frozen_stages=settings.frozen_stages,
+        stem_channels=settings.stem_channels,
+        res2_channels=settings.res2_channels,
+        groups=settings.groups,
+        width_per_group=settings.width_per_group,
+        stride_in_1x1=settings.stride_in_1x1,
+        deform_stages=settings.deform_stages,
+        deform_modulated=settings.deform_modulated,
+        deform_groups=settings.deform_groups,
+    )

@@ -1,0 +1,34 @@
+"""How an operation becomes one node of the ONNX graph while torch exports it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DOMAIN = "condinst"
+
+
+def exporting() -> bool:
+    """True while torch traces the network into ONNX."""
+    return torch.onnx.is_in_onnx_export()
+
+
+def custom_node(
+    name: str,
+    inputs: Sequence[Tensor],
+    attributes: Mapping[str, Sequence[int] | Sequence[float]],
+    outputs: Sequence[tuple[torch.dtype, Sequence[Any]]],
+) -> Sequence[Tensor]:
+    """Outputs (dtype, shape) of a node `condinst::name` in the traced graph.
+
+    `plugin_namespace` and `aot` make TensorRT prefer the plugin to the function body.
+    """
+    return torch.onnx.ops.symbolic_multi_out(
+        f"{DOMAIN}::{name}",
+        inputs,
+        attrs={**attributes, "plugin_namespace": DOMAIN, "aot": 1},
+        dtypes=[dtype for dtype, _ in outputs],
+        shapes=[shape for _, shape in outputs],
+        version=1,
+    )

@@ -1,0 +1,200 @@
+"""From any photograph to network input: reading, sizes, resizing, batching."""
+
+import os
+from collections.abc import Sequence
+from io import BufferedReader
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from condinst_infer.config import InputConfig
+from condinst_infer.errors import InputError
+
+ImageSource = str | os.PathLike[str] | np.ndarray | Image.Image
+Size = tuple[int, int]  # (height, width)
+
+MAX_PIXELS = 100_000_000  # 300 MB decoded; a hostile file of a few kilobytes can claim more
+# What cameras and data sets write. Pillow reads more, some by running other programs (EPS).
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000")
+
+
+def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """The image as BGR uint8 [H, W, 3], C-contiguous and upright.
+
+    Args:
+        source: path of an image file, a Pillow image, or a uint8 array: BGR [H, W, 3],
+            BGRA [H, W, 4] or grey [H, W] or [H, W, 1]. Of several frames, the first. Alpha is
+            dropped, not blended. 16-bit values are scaled to 8 bits. EXIF rotation is applied.
+        max_pixels: larger images are refused, files before they are decoded.
+
+    Returns:
+        A new array, or `source` itself where that already is one of this form.
+
+    Raises:
+        InputError: anything else; the message names the file or the argument.
+    """
+    if isinstance(source, np.ndarray):
+        return _bgr_from_array(source, max_pixels)
+    if isinstance(source, Image.Image):
+        return _bgr_from_pillow(source, "the Pillow image", source.format, max_pixels)
+    if not isinstance(source, (str, os.PathLike)):
+        raise InputError(
+            f"the image is a {type(source).__name__}; give a path, a BGR uint8 array "
+            "[H, W, 3] or a Pillow image."
+        )
+    name = os.fspath(source)
+    if "://" in name:
+        raise InputError(f"{name} is a URL; download it and give the file.")
+    try:
+        with Path(name).open("rb") as file, _opened(file, name) as image:
+            return _bgr_from_pillow(image, name, image.format, max_pixels)
+    except FileNotFoundError:
+        raise InputError(f"{name} does not exist.") from None
+    except IsADirectoryError:
+        raise InputError(f"{name} is a folder; give an image file.") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{name!r} can't be opened: {reason}.") from None
+
+
+def _opened(file: BufferedReader, name: str) -> Image.Image:
+    """The Pillow image in `file`, header only.
+
+    `Image.open` would refuse or warn by a size limit that is a global of Pillow, so neither
+    `max_pixels` could lift it nor two threads differ in it. The parsers it calls have no limit.
+    """
+    Image.init()
+    start = file.read(16)
+    if not start:
+        raise InputError(f"{name} is empty (0 bytes).")
+    for kind in FORMATS:
+        factory, accepts = Image.OPEN.get(kind, (None, None))
+        if factory is None or accepts is None or accepts(start) is not True:
+            continue
+        file.seek(0)
+        try:
+            return factory(file, name)
+        except Exception as error:  # damaged headers make the parsers raise nearly anything
+            raise InputError(f"{name} is a damaged {kind} file: {error}.") from None
+    raise InputError(f"{name} is not an image; give one of {', '.join(FORMATS)}.")
+
+
+def _bgr_from_pillow(
+    image: Image.Image, name: str, kind: str | None, max_pixels: int
+) -> np.ndarray:
+    """BGR uint8 [H, W, 3] from a Pillow image, upright; `kind` is the file format."""
+    _check_size((image.height, image.width), name, max_pixels)
+    try:
+        image.load()
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+        # Pillow gives 16-bit grey as I;16, or as I where the reader has no 16-bit mode.
+        if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
+            grey = np.asarray(image).astype(np.uint32)
+            return cv2.cvtColor(((grey + 128) // 257).astype(np.uint8), cv2.COLOR_GRAY2BGR)
+        if image.mode in ("I", "F"):
+            raise InputError(f"{name} has 32-bit pixels; save it with 8 or 16 bits.")
+        if "transparency" in image.info:
+            image = image.convert("RGBA")  # Pillow warns on the direct way from a palette
+        rgb = np.asarray(image.convert("RGB"))
+    except InputError:
+        raise
+    except Exception as error:  # as in `_opened`
+        raise InputError(f"{name} can't be decoded, it may be damaged: {error}.") from None
+    return cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+
+
+def _bgr_from_array(image: np.ndarray, max_pixels: int) -> np.ndarray:
+    """BGR uint8 [H, W, 3] from a grey, BGR or BGRA array."""
+    if image.dtype != np.uint8:
+        raise InputError(
+            f"the image array is {image.dtype}; it must be uint8 with values 0 to 255. "
+            "Scale it before: (255 * x / x.max()).round().astype(np.uint8)"
+        )
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
+        raise InputError(
+            f"the image array has shape {image.shape}; it must be [H, W, 3] (BGR), "
+            "[H, W, 4] (BGRA), [H, W, 1] or [H, W] (grey)."
+        )
+    _check_size((image.shape[0], image.shape[1]), "the image array", max_pixels)
+    if image.ndim == 2 or image.shape[2] == 1:
+        return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_GRAY2BGR)
+    return np.ascontiguousarray(image[:, :, :3])
+
+
+def _check_size(size: Size, name: str, max_pixels: int) -> None:
+    """InputError for an image without pixels or with too many."""
+    height, width = size
+    if height * width == 0:
+        raise InputError(f"{name} has no pixels: {width} x {height}.")
+    if height * width > max_pixels:
+        raise InputError(
+            f"{name} has {width} x {height} = {height * width} pixels, more than the limit of "
+            f"{max_pixels}. Raise it if you trust the image: --max-pixels {height * width} "
+            f"(in Python: max_pixels={height * width})"
+        )
+
+
+def network_size(size: Size, config: InputConfig) -> Size:
+    """(height, width) an image of `size` is resized to, before padding.
+
+    The shorter side becomes `short_side`, unless the longer one would pass `long_side`. Sides
+    are at least 1.
+    """
+    height, width = size
+    short, long = min(size), max(size)
+    if config.resize_rule == "min_scale":
+        scale = min(config.long_side / long, config.short_side / short)
+        height, width = height * scale, width * scale
+    else:  # "short_first": two roundings in float64, as detectron2's shortest-edge rule has them
+        scale = config.short_side / short
+        height = config.short_side if height == short else height * scale
+        width = config.short_side if width == short else width * scale
+        if max(height, width) > config.long_side:
+            scale = config.long_side / max(height, width)
+            height, width = height * scale, width * scale
+    return max(1, int(height + 0.5)), max(1, int(width + 0.5))
+
+
+def fitted_size(size: Size, canvas: Size) -> Size:
+    """`size` where it fits `canvas`, else scaled down with its aspect kept until it does."""
+    scale = min(1.0, canvas[0] / size[0], canvas[1] / size[1])
+    height, width = (max(1, int(side * scale + 0.5)) for side in size)
+    return min(height, canvas[0]), min(width, canvas[1])
+
+
+def canvas_size(size: Size, divisor: int) -> Size:
+    """`size` with both sides rounded up to multiples of `divisor`."""
+    height, width = (-(-side // divisor) * divisor for side in size)
+    return height, width
+
+
+def resize(image: np.ndarray, size: Size) -> np.ndarray:
+    """`image`, uint8 [H, W, 3], at `size`: antialiased bilinear as Pillow's, within a grey level."""
+    height, width = size
+    if (height, width) == image.shape[:2]:
+        return image
+    if height >= image.shape[0] and width >= image.shape[1]:
+        # Enlarging needs no antialiasing, and OpenCV does it 12 times faster.
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized)
+
+
+def stacked(images: Sequence[np.ndarray], canvas: Size) -> tuple[np.ndarray, np.ndarray]:
+    """Images on one canvas each, at the top left; the rest is 0.
+
+    Args:
+        images: N arrays uint8 [h, w, 3], none larger than `canvas`.
+        canvas: (H, W).
+
+    Returns:
+        `images` uint8 [N, H, W, 3] and `image_sizes` int32 [N, 2], the (height, width) of each.
+    """
+    batch = np.zeros((len(images), *canvas, 3), dtype=np.uint8)
+    sizes = np.array([image.shape[:2] for image in images], dtype=np.int32).reshape(-1, 2)
+    for slot, image in zip(batch, images, strict=True):
+        slot[: image.shape[0], : image.shape[1]] = image
+    return batch, sizes
