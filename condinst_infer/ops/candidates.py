@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from condinst_infer.ops.custom import quotient
+
 
 class Candidates(NamedTuple):
     """M = L x T slots per image: every level fills exactly T, best score first within its run."""
@@ -89,7 +91,7 @@ def _level_candidates(
     ranks = _ranks(scores, quality, threshold, threshold_by, rank_by)
     ranks = torch.where(best[:, None] > 0, ranks, -1.0)
     ranks, pair = ranks.transpose(1, 2).flatten(1).topk(topk, dim=1)  # [N, T]
-    slot = pair // classes
+    slot = quotient(pair, classes)
     place = place.gather(1, slot)
     scores = ranks
     if rank_by != "product":
@@ -140,7 +142,7 @@ def places_from_locations(
 
 def _centre(place: Tensor, width: int, stride: int) -> tuple[Tensor, Tensor]:
     """(x, y) in network pixels of cell `place` of a level: stride * column + stride // 2 (paper section 3.2)."""
-    row = place // width
+    row = quotient(place, width)
     return (place - row * width) * stride + stride // 2, row * stride + stride // 2
 
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from condinst_infer.ops.custom import quotient
+
 
 def conv_at_locations(
     features: Sequence[Tensor], weight: Tensor, bias: Tensor | None, locations: Tensor
@@ -21,17 +23,20 @@ def conv_at_locations(
     """
     batch, kept = locations.shape
     channels = weight.shape[1]
-    tap = torch.arange(9, device=locations.device)
+    locations = locations.long()
+    tap_row = torch.tensor([-1, -1, -1, 0, 0, 0, 1, 1, 1], device=locations.device)
+    tap_column = torch.tensor([-1, 0, 1] * 3, device=locations.device)
     patches = torch.zeros((), dtype=features[0].dtype, device=locations.device)
     offset = 0
     for level in features:
         height, width = level.shape[2:]
         place = (locations - offset)[:, :, None]  # [N, K, 1]
         here = (place >= 0) & (place < height * width)
-        row = place // width + tap // 3 - 1  # [N, K, 9]
-        column = place % width + tap % 3 - 1
+        first = quotient(place, width)  # of other levels: any number
+        row = first + tap_row  # [N, K, 9]
+        column = place - first * width + tap_column
         inside = here & (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        index = torch.where(inside, row * width + column, 0).flatten(1).long()  # [N, K*9]
+        index = torch.where(inside, row * width + column, 0).flatten(1)  # [N, K*9]
         taken = level.flatten(2).gather(2, index[:, None].expand(-1, channels, -1))  # [N, C, K*9]
         patches = patches + torch.where(inside.flatten(1)[:, None], taken, 0.0)
         offset = offset + height * width

@@ -1,0 +1,180 @@
+"""Checkpoint to one ONNX file that runs everywhere; the contract is in export/README.md."""
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from condinst_infer.config import CondInstConfig
+from condinst_infer.errors import ConfigError, require
+from condinst_infer.export.functions import OPSET, functions
+from condinst_infer.export.graph import named_by_scope, with_contract_shapes
+from condinst_infer.metadata import Metadata
+from condinst_infer.model import CondInst
+from condinst_infer.model.layers import ConvNorm, DeformConvNorm
+
+GRAPHS = ("full", "detector")
+PRECISIONS = ("fp32", "fp16")
+
+
+class Traced(nn.Module):
+    """The cut of the network that becomes the graph; outputs in the order of `output_names`."""
+
+    def __init__(self, model: CondInst, graph: str) -> None:
+        super().__init__()
+        self.model, self.graph = model, graph
+
+    def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
+        run = self.model if self.graph == "full" else self.model.detector
+        return tuple(run(images, image_sizes).values())
+
+
+def export_onnx(
+    model: CondInst,
+    path: str | Path,
+    *,
+    graph: str = "full",
+    precision: str = "fp32",
+    size: tuple[int, int] | None = None,
+    batch: int | None = None,
+    checkpoint_sha256: str = "",
+    trained: bool = True,
+) -> None:
+    """Write `model` to `path` as ONNX with function bodies and metadata inside.
+
+    Args:
+        graph: "full" from images to masks, "detector" stops before NMS.
+        precision: "fp16" halves weights and features; scores, boxes, coordinates, NMS stay float32.
+        size: (height, width) of a static canvas, multiples of 32; None is dynamic.
+        batch: images per run; None is dynamic.
+        checkpoint_sha256: of the file `model` came from, for the metadata.
+        trained: False marks deterministic weights, for demonstration only.
+
+    Raises:
+        ConfigError: a size, batch, graph or precision that can't be.
+    """
+    _check(model.config, graph, precision, size, batch)
+    require("onnxscript", "export")
+    traced = Traced(in_precision(model, precision), graph).eval()
+    proto = _traced_onnx(traced, size, batch)
+    metadata = Metadata(
+        config=model.config,
+        graph=graph,
+        precision=precision,
+        size=size,
+        batch=batch,
+        checkpoint_sha256=checkpoint_sha256,
+        trained=trained,
+        versions=_versions(),
+    )
+    named_by_scope(proto)
+    for key, value in metadata.to_props().items():
+        proto.metadata_props.add(key=key, value=value)
+    if graph == "full":
+        proto.functions.extend(functions(model.config))
+    with_contract_shapes(proto, metadata)
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.save(proto, str(path))
+
+
+def in_precision(model: CondInst, precision: str) -> CondInst:
+    """A copy of `model` with batch norms folded into convolutions, then halved for "fp16"."""
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, ConvNorm | DeformConvNorm) and isinstance(
+            module.norm, nn.BatchNorm2d
+        ):
+            module.conv = fuse_conv_bn_eval(module.conv, module.norm)
+            module.norm = None
+    if precision == "fp16":
+        model.half()
+        if model.fcos.scales is not None:
+            model.fcos.scales.float()  # they multiply float32 distances
+    return model
+
+
+def _traced_onnx(
+    traced: Traced, size: tuple[int, int] | None, batch: int | None
+) -> onnx.ModelProto:
+    # sizes that no dimension could be taken for by chance; batch 2 because 1 is special to tracing
+    height, width = size or (160, 224)
+    images = torch.zeros((batch or 2, height, width, 3), dtype=torch.uint8)
+    image_sizes = torch.tensor([[height, width]] * len(images), dtype=torch.int32)
+    axes: tuple[dict[int, object], dict[int, object]] = ({}, {})
+    if batch is None:
+        axes[0][0] = axes[1][0] = torch.export.Dim("N")
+    if size is None:
+        axes[0][1] = 32 * torch.export.Dim("H_32", max=512)
+        axes[0][2] = 32 * torch.export.Dim("W_32", max=512)
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            traced,
+            (images, image_sizes),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=axes,
+            input_names=["images", "image_sizes"],
+            output_names=list(output_names(traced.graph)),
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+def output_names(graph: str) -> tuple[str, ...]:
+    """Outputs of a graph in their order."""
+    if graph == "full":
+        return ("num_detections", "boxes", "scores", "labels", "masks")
+    candidates = ("boxes", "scores", "labels", "locations")
+    return (*(f"candidate_{name}" for name in candidates), "params_map", "mask_features")
+
+
+def _check(
+    config: CondInstConfig,
+    graph: str,
+    precision: str,
+    size: tuple[int, int] | None,
+    batch: int | None,
+) -> None:
+    if graph not in GRAPHS:
+        raise ConfigError(f"the graph is {graph!r}; it must be one of {', '.join(GRAPHS)}.")
+    if precision not in PRECISIONS:
+        raise ConfigError(f"the precision is {precision!r}; it must be one of {PRECISIONS}.")
+    divisor = config.input.size_divisor
+    if size is not None and (min(size) < divisor or any(s % divisor for s in size)):
+        raise ConfigError(
+            f"the size is {size[0]}x{size[1]}; both must be positive multiples of {divisor}."
+        )
+    if batch is not None and batch < 1:
+        raise ConfigError(f"the batch is {batch}; it must be at least 1, or dynamic.")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("condinst-infer", "torch", "onnx", "onnxscript"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what torch's exporter says about itself: its warnings concern its own code."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
