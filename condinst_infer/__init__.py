@@ -25,8 +25,9 @@ from condinst_infer.presets import names as preset_names
 from condinst_infer.presets import preset
 
 if TYPE_CHECKING:
+    from condinst_infer.crop import Crop
     from condinst_infer.pipeline import Pipeline, load
-    from condinst_infer.result import Crop, Instances
+    from condinst_infer.result import Instances
 
 __version__ = "0.1.0"
 
@@ -52,7 +53,7 @@ __all__ = [
 
 # Loaded when first asked for: OpenCV and Pillow cost more than all the rest.
 _LAZY = {
-    "Crop": "condinst_infer.result",
+    "Crop": "condinst_infer.crop",
     "Instances": "condinst_infer.result",
     "Pipeline": "condinst_infer.pipeline",
     "load": "condinst_infer.pipeline",

@@ -232,7 +232,11 @@ def _compare(verbs: Verbs) -> None:
     verb.add_argument("a", type=Path, metavar="A", help="a .onnx or .safetensors file")
     verb.add_argument("b", type=Path, metavar="B", help="another one of the same model")
     verb.add_argument(
-        "images", nargs="*", type=Path, metavar="IMAGE", help="images (default: the demo's)"
+        "images",
+        nargs="*",
+        type=Path,
+        metavar="IMAGE",
+        help="images (default: two made-up batches)",
     )
     _json(verb)
     verb.set_defaults(command="condinst_infer.commands.models:compare")

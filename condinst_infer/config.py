@@ -12,22 +12,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from condinst_infer.coco import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
+from condinst_infer.config_rules import check
 from condinst_infer.errors import ConfigError
-
-RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-CHOICES: dict[str, tuple[str, ...]] = {
-    "resize_rule": ("short_first", "min_scale"),
-    "channel_order": ("bgr", "rgb"),
-    "backbone_type": (*RESNETS, "dla34"),
-    "backbone_norm": ("frozen_bn", "bn", "bn_eval", "gn"),
-    "neck_type": ("fpn", "bifpn"),
-    "neck_norm": ("none", "bn", "gn"),
-    "tower_norm": ("none", "bn", "gn"),
-    "mask_branch_norm": ("none", "bn", "gn"),
-    "coordinates": ("none", "relative", "absolute"),
-    "threshold_by": ("product", "class"),
-    "rank_by": ("product", "class"),
-}
 
 
 @dataclass(frozen=True)
@@ -36,7 +22,9 @@ class InputConfig:
 
     short_side: int = 800  # MIN_SIZE_TEST; paper section 4.1
     long_side: int = 1333  # MAX_SIZE_TEST
-    resize_rule: str = "short_first"  # "min_scale" is mmdetection's; they differ by a pixel at times
+    resize_rule: str = (
+        "short_first"  # "min_scale" is mmdetection's; they differ by a pixel at times
+    )
     channel_order: str = "bgr"  # order of the network's input channels; callers always give BGR
     pixel_mean: tuple[float, ...] = (103.53, 116.28, 123.675)  # in channel_order
     pixel_std: tuple[float, ...] = (1.0, 1.0, 1.0)  # Caffe-style weights expect no scaling
@@ -133,7 +121,7 @@ class CondInstConfig:
     category_ids: tuple[int, ...] = COCO_CATEGORY_IDS
 
     def __post_init__(self) -> None:
-        _check(self)
+        check(self)
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -158,14 +146,22 @@ class CondInstConfig:
     @property
     def mask_layers(self) -> tuple[tuple[int, int], ...]:
         """(out, in) channels of each layer of the mask head."""
+        settings = self.mask_head_settings
+        return mask_layers(**{k: v for k, v in settings.items() if k not in ("stride", "factor")})
+
+    @property
+    def mask_head_settings(self) -> dict[str, Any]:
+        """The keyword arguments of `ops.dynamic_mask_head` for this model."""
         mask = self.mask
-        return mask_layers(
-            depth=mask.mask_head_depth,
-            width=mask.mask_head_width,
-            channels=mask.mask_channels,
-            coordinates=mask.coordinates,
-            use_features=mask.use_features,
-        )
+        return {
+            "stride": self.mask_feature_stride,
+            "factor": self.mask_factor,
+            "depth": mask.mask_head_depth,
+            "width": mask.mask_head_width,
+            "channels": mask.mask_channels,
+            "coordinates": mask.coordinates,
+            "use_features": mask.use_features,
+        }
 
     @property
     def reported_floor(self) -> float:
@@ -270,60 +266,3 @@ def override(config: CondInstConfig, **values: Any) -> CondInstConfig:
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-
-
-def _check(config: CondInstConfig) -> None:
-    """ConfigError for the first rule that `config` breaks."""
-    for section, cls in SECTIONS.items():
-        for f in fields(cls):
-            value = getattr(getattr(config, section), f.name)
-            if f.name in CHOICES and value not in CHOICES[f.name]:
-                raise ConfigError(f"{f.name} is {value!r}; it must be one of {CHOICES[f.name]}.")
-            least = 0 if f.name in _MAY_BE_ZERO else 1
-            if f.type == "int" and (isinstance(value, bool) or int(value) < least):
-                raise ConfigError(f"{f.name} is {value!r}; it must be a whole number >= {least}.")
-    heads, mask, neck = config.heads, config.mask, config.neck
-    pyramid = {*neck.neck_in_levels}
-    pyramid |= {max(pyramid) + 1 + i for i in range(neck.neck_extra_levels)}
-    rules = {
-        f"head_levels {heads.head_levels} must be levels of the pyramid {sorted(pyramid)}": set(
-            heads.head_levels
-        )
-        <= pyramid,
-        f"mask_levels {mask.mask_levels} must be levels of the pyramid {sorted(pyramid)}": set(
-            mask.mask_levels
-        )
-        <= pyramid
-        and len(mask.mask_levels) > 0,
-        "sizes_of_interest needs one entry per head level": len(heads.sizes_of_interest)
-        == len(heads.head_levels),
-        "class_names and category_ids need num_classes entries each": heads.num_classes
-        == len(config.class_names)
-        == len(config.category_ids),
-        f"mask_stride {mask.mask_stride} must be the mask features' stride "
-        f"{config.mask_feature_stride} divided by 1, 2 or 4": config.mask_feature_stride
-        in (mask.mask_stride, 2 * mask.mask_stride, 4 * mask.mask_stride),
-        "mask_head_depth must be 1 to 4": mask.mask_head_depth <= 4,
-        "mask_head_width and mask_channels must be at most 16": max(
-            mask.mask_head_width, mask.mask_channels
-        )
-        <= 16,
-        "a mask head without features needs coordinates": mask.use_features
-        or mask.coordinates != "none",
-        "max_detections must be at most 512": config.detect.max_detections <= 512,
-        "a bifpn has three input levels (3, 4, 5) and two extra ones": neck.neck_type != "bifpn"
-        or (neck.neck_in_levels == (3, 4, 5) and neck.neck_extra_levels == 2),
-    }
-    for rule, holds in rules.items():
-        if not holds:
-            raise ConfigError(f"{rule}.")
-
-
-_MAY_BE_ZERO = {
-    "frozen_stages",
-    "neck_extra_levels",
-    "share_convs",
-    "class_convs",
-    "box_convs",
-    "mask_branch_convs",
-}

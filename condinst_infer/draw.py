@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from condinst_infer.result import Crop
+from condinst_infer.crop import Crop
 
 Colour = tuple[int, int, int]  # blue, green, red
 Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2; the ends are outside
@@ -20,7 +20,7 @@ def overlay(
     *,
     texts: Sequence[str] | None = None,
     boxes: np.ndarray | None = None,
-    opacity: float = 0.45,
+    opacity: float = 0.4,
 ) -> np.ndarray:
     """A copy of `image` with its instances drawn on it, BGR uint8 [H, W, 3].
 
@@ -59,7 +59,7 @@ def line_unit(height: int, width: int) -> float:
 def instance_colour(k: int) -> Colour:
     """The colour of instance `k`, always the same; neighbours in `k` differ most in hue."""
     hue = (0.58 + k * 0.618034) % 1  # steps of the golden ratio never come close to a former hue
-    saturation = (0.85, 0.65, 1.0)[k % 3]
+    saturation = (0.75, 0.6, 0.9)[k % 3]
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, 1.0)
     return round(255 * blue), round(255 * green), round(255 * red)
 

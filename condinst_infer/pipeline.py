@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from condinst_infer.config import CondInstConfig
-from condinst_infer.engines.session import Session, check_threads
 from condinst_infer.errors import ConfigError, ModelFileError, SessionError, require
 from condinst_infer.metadata import Metadata
 from condinst_infer.postprocess import (
@@ -29,6 +28,7 @@ from condinst_infer.preprocess import (
     stacked,
 )
 from condinst_infer.result import Instances
+from condinst_infer.session import Session, check_threads
 
 MAX_BATCH = 8  # images of one canvas that a dynamic file is given at once
 Size = tuple[int, int]  # (height, width)
@@ -240,9 +240,11 @@ def _session(path: Path, device: str, threads: int | None) -> Session:
             )
         for module in ("torch", "safetensors"):
             require(module, "export")
+        from condinst_infer import checkpoint
         from condinst_infer.model.session import TorchSession
 
-        return TorchSession(path, threads=threads)
+        digest = checkpoint.file_sha256(path) if path.is_file() else ""  # `load` says what is wrong
+        return TorchSession(checkpoint.load(path), checkpoint_sha256=digest, threads=threads)
     if suffix == ".engine":
         raise SessionError(
             f"{path} can't be run: engines come with condinst build, which this version does not "

@@ -30,7 +30,7 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarr
         max_pixels: larger images are refused, files before they are decoded.
 
     Returns:
-        A new array, or `source` itself where that already is one of this form.
+        A new array, or a view of `source` where that already is one of this form.
 
     Raises:
         InputError: anything else; the message names the file or the argument.
@@ -172,7 +172,7 @@ def canvas_size(size: Size, divisor: int) -> Size:
 
 
 def resize(image: np.ndarray, size: Size) -> np.ndarray:
-    """`image`, uint8 [H, W, 3], at `size`: antialiased bilinear as Pillow's, within a grey level."""
+    """`image`, uint8 [H, W, 3], at `size`, as Pillow's antialiased bilinear within a grey level."""
     height, width = size
     if (height, width) == image.shape[:2]:
         return image

@@ -77,7 +77,9 @@ _PRESETS: dict[str, Preset] = {
     "condinst_r50_bifpn": Preset("condinst_r50", _BIFPN, "-"),
     "condinst_r101_bifpn_sem": Preset("condinst_r101_sem", _BIFPN, "40.5 AP"),
     "condinst_r101_dcn_bifpn_sem": Preset("condinst_r101_bifpn_sem", _DCN, "41.3 AP"),
-    "condinst_rt_r50_shtw": Preset("condinst_r50", {**_RT, **_SHARED_TOWER}, "36.0 AP, 43 FPS V100"),
+    "condinst_rt_r50_shtw": Preset(
+        "condinst_r50", {**_RT, **_SHARED_TOWER}, "36.0 AP, 43 FPS V100"
+    ),
     "condinst_rt_dla34_shtw": Preset("condinst_rt_r50_shtw", _DLA, "35.8 AP, 47 FPS V100"),
     "condinst_rt_dla34": Preset("condinst_r50", {**_RT, **_DLA}, "36.3 AP, 41 FPS V100"),
     "condinst_cityscapes_r50": Preset("condinst_r50", _CITYSCAPES, "33.3 AP val"),

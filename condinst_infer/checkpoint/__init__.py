@@ -3,6 +3,8 @@
 import hashlib
 import json
 import pickle
+import warnings
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,8 +57,9 @@ def save(model: CondInst, path: str | Path) -> None:
             metadata={KEY: model.config.to_json()},
         )
         temporary.replace(path)
-    except OSError as error:
-        raise CheckpointError(f"{path} can't be written: {error.strerror}.") from None
+    except (SafetensorError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path} can't be written: {reason}.") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -127,14 +130,19 @@ def _foreign_weights(path: Path) -> dict[str, Tensor]:
             with safe_open(path, framework="pt") as file:
                 data: Any = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         else:
-            data = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():  # about pickle protocols: the error below says more
+                warnings.simplefilter("ignore")
+                with warnings.catch_warnings():  # about the pickle protocol of files others wrote
+                warnings.simplefilter("ignore", UserWarning)
+                data = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(
             f"{path} is not a file of plain tensors: reading it could run code, so it was refused. "
             "Save it again where you trust it: torch.save(checkpoint['model'], PATH)"
         ) from None
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} can't be read as a checkpoint: {error}.") from None
+    except Exception as error:  # whatever torch's unpickler stumbles over in damaged bytes
+        reason = str(error).split("\n")[0].rstrip(".") or type(error).__name__
+        raise CheckpointError(f"{path} can't be read as a checkpoint: {reason}.") from None
     for key in ("model", "state_dict"):
         if isinstance(data, Mapping) and isinstance(data.get(key), Mapping):
             data = data[key]

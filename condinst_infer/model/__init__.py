@@ -170,7 +170,7 @@ class CondInst(nn.Module):
         params_at: Callable[[Tensor], Tensor],
     ) -> dict[str, Tensor]:
         """Graph outputs; `params_at` maps locations [N, K] to mask head parameters [N, K, P]."""
-        config, detect, mask = self.config, self.config.detect, self.config.mask
+        config, detect = self.config, self.config.detect
         candidates = self._candidates(detector, image_sizes)
         keep, count = class_nms(
             candidates.boxes,
@@ -196,13 +196,7 @@ class CondInst(nn.Module):
             centres,
             sizes,
             count,
-            stride=config.mask_feature_stride,
-            factor=config.mask_factor,
-            depth=mask.mask_head_depth,
-            width=mask.mask_head_width,
-            channels=mask.mask_channels,
-            coordinates=mask.coordinates,
-            use_features=mask.use_features,
+            **config.mask_head_settings,
         )
         return {
             "num_detections": count,

@@ -35,7 +35,7 @@ def select_candidates(
     """The best `topk` (location, class) pairs above the threshold of every level.
 
     Args:
-        class_logits, regression, centreness: one [N, C, h, w] per level; regression in stride units.
+        class_logits, regression, centreness: one [N, C, h, w] per level; see `HeadOutputs`.
         strides: network pixels per cell of each level.
         image_sizes: int [N, 2], valid rows and columns.
         topk: T, slots per level.
@@ -141,7 +141,7 @@ def places_from_locations(
 
 
 def _centre(place: Tensor, width: int, stride: int) -> tuple[Tensor, Tensor]:
-    """(x, y) in network pixels of cell `place` of a level: stride * column + stride // 2 (paper section 3.2)."""
+    """(x, y) of cell `place` in network pixels, stride * column + stride // 2; section 3.2."""
     row = quotient(place, width)
     return (place - row * width) * stride + stride // 2, row * stride + stride // 2
 

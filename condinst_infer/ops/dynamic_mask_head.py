@@ -78,7 +78,7 @@ def mask_logits(
         inputs.append(features.float().flatten(2))
     x = torch.cat(inputs, 1)  # [N, in, h*w]
     x = first.flatten(1, 2) @ x + bias.flatten(1)[:, :, None]  # [N, K*out, h*w]
-    x = x.unflatten(1, (params.shape[1], -1))  # [N, K, out, h*w]
+    x = x.unflatten(1, (params.shape[1], layers[0][0]))  # [N, K, out, h*w]
     for weight, bias in zip(weights[1:], biases[1:], strict=True):
         x = weight @ x.relu() + bias[..., None]
     return x[:, :, 0].unflatten(2, (rows, columns))

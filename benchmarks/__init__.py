@@ -1,0 +1,1 @@
+"""Scripts that compare and sweep; each writes one JSON file to `results/`."""

@@ -1,0 +1,92 @@
+"""Files the verbs read and write, and tables they print."""
+
+import glob
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from condinst_infer.errors import InputError
+
+# of the formats `read_image` knows
+IMAGE_SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm"),
+    *(".png", ".ppm", ".tif", ".tiff", ".webp"),
+)
+
+
+class ImageFile(NamedTuple):
+    """One image to read."""
+
+    path: Path
+    name: Path  # relative: where its results belong inside an output folder
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; on success it takes the final name, else it is deleted."""
+    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} can't be written: {error.strerror or error}.") from None
+
+
+def image_files(sources: Sequence[str], output: Path) -> list[ImageFile]:
+    """The images that files, folders and glob patterns name, each once.
+
+    A folder gives all images below it, sorted. What lies in `output` is left out of folders and
+    patterns, so that a second run does not read what the first one drew. A name that exists
+    nowhere stays in the list: reading it says what is wrong.
+
+    Raises:
+        InputError: a folder or a pattern without images.
+    """
+    found: dict[Path, ImageFile] = {}
+    for source in sources:
+        for file in _expanded(source, output.resolve()):
+            found.setdefault(file.path.resolve(), file)
+    return list(found.values())
+
+
+def _expanded(source: str, output: Path) -> list[ImageFile]:
+    path = Path(source)
+    if path.is_dir():
+        below = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        files = [ImageFile(p, p.relative_to(path)) for p in below if p.is_file()]
+        if output == path.resolve():
+            return files
+        what = f"images ({', '.join(IMAGE_SUFFIXES)}) in the folder"
+    elif not path.exists() and glob.has_magic(source):
+        matches = sorted(map(Path, glob.glob(source, recursive=True)))  # noqa: PTH207 - Path.glob takes no absolute pattern
+        files = [ImageFile(p, Path(p.name)) for p in matches if p.is_file()]
+        what = "files that match"
+    else:
+        return [ImageFile(path, Path(path.name))]
+    files = [file for file in files if output not in file.path.resolve().parents]
+    if not files:
+        raise InputError(f"there are no {what} {source}.")
+    return files
+
+
+def print_table(rows: Sequence[Mapping[str, object]]) -> None:
+    """Rows as aligned columns under the keys of the first one; numbers are set right."""
+    if not rows:
+        return
+    heads = list(rows[0])
+    cells = [heads, *([_text(row[head]) for head in heads] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    right = [all(isinstance(row[head], int | float) for row in rows) for head in heads]
+    for line in cells:
+        columns = zip(line, widths, right, strict=True)
+        print("  ".join(t.rjust(w) if r else t.ljust(w) for t, w, r in columns).rstrip())
+
+
+def _text(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

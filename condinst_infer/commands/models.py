@@ -1,0 +1,214 @@
+"""`condinst export`, `import`, `info`, `presets` and `compare`."""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+from condinst_infer import presets as models
+from condinst_infer.commands.files import print_table, replacing
+from condinst_infer.config import CondInstConfig, config_from_dict, override
+from condinst_infer.errors import CheckpointError, ConfigError, InputError, ModelFileError, require
+
+_HEADER_LIMIT = 100_000_000  # bytes; the safetensors format allows no longer header
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write the file, check it in ONNX Runtime against torch, then give it its name."""
+    _check_suffix(args.output, ".onnx")
+    for module in ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime"):
+        require(module, "export")
+    from condinst_infer import checkpoint
+    from condinst_infer.export import export_onnx
+    from condinst_infer.verify import verify_export
+
+    model = checkpoint.load(args.model)
+    model.config = _narrowed(model.config, args.max_detections, args.score_threshold)
+    with replacing(args.output) as part:
+        export_onnx(
+            model,
+            part,
+            graph=args.graph,
+            precision=args.precision,
+            size=args.size,
+            batch=args.batch,
+            checkpoint_sha256=checkpoint.file_sha256(args.model),
+            trained=True,
+        )
+        print(verify_export(model, part))
+    print(f"-> {args.output}")
+    return 0
+
+
+def _narrowed(
+    config: CondInstConfig, max_detections: int | None, score_threshold: float | None
+) -> CondInstConfig:
+    """`config` with another count, and another lowest reported score."""
+    changes: dict[str, Any] = {}
+    if max_detections is not None:
+        changes["max_detections"] = max_detections
+    if score_threshold is not None:
+        if not 0 <= score_threshold < 1:  # also refuses NaN
+            raise ConfigError(f"--score-threshold is {score_threshold}; it must be from 0 to 1.")
+        detect = config.detect
+        rooted = detect.threshold_by == "product" and detect.score_root
+        changes["score_threshold"] = score_threshold**2 if rooted else score_threshold
+    return override(config, **changes)
+
+
+def import_(args: argparse.Namespace) -> int:
+    """Convert published weights into a checkpoint of ours."""
+    _check_suffix(args.output, ".safetensors")
+    for module in ("torch", "safetensors", "yaml"):
+        require(module, "export")
+    from condinst_infer import checkpoint
+
+    model = checkpoint.import_weights(args.weights, args.config)
+    if args.classes is not None:
+        model.config = _renamed(model.config, args.classes)
+    with replacing(args.output) as part:
+        checkpoint.save(model, part)
+    print(f"{model.config.name}, {model.config.heads.num_classes} classes -> {args.output}")
+    return 0
+
+
+def _renamed(config: CondInstConfig, path: Path) -> CondInstConfig:
+    """`config` with the class names in a text file, one per line."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the class names in {path} can't be read: {error}.") from None
+    names = tuple(line.strip() for line in lines if line.strip())
+    if len(names) != config.heads.num_classes:
+        raise ConfigError(
+            f"{path} names {len(names)} classes, the weights have {config.heads.num_classes}."
+        )
+    return override(config, class_names=names)
+
+
+def info(args: argparse.Namespace) -> int:
+    """What is inside a model file."""
+    suffix = args.file.suffix.lower()
+    if suffix == ".onnx":
+        data = _onnx_info(args.file)
+    elif suffix == ".safetensors":
+        data = _safetensors_info(args.file)
+    else:
+        raise ModelFileError(f"{args.file} is no model file; it must be .onnx or .safetensors.")
+    with args.file.open("rb") as file:
+        data["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    data["bytes"] = args.file.stat().st_size
+    if args.json:
+        print(json.dumps(data))
+        return 0
+    config = config_from_dict(data.pop("config"))
+    for key, value in (_config_info(config) | data).items():
+        print(f"{key + ':':20}{value}")
+    return 0
+
+
+def _onnx_info(path: Path) -> dict[str, Any]:
+    from condinst_infer.engines.ort import OrtSession
+
+    session = OrtSession(path)
+    data = dataclasses.asdict(session.metadata)
+    data["versions"] = ", ".join(f"{k} {v}" for k, v in session.metadata.versions.items())
+    data["size"] = list(data["size"]) if data["size"] else "dynamic"
+    data["batch"] = data["batch"] or "dynamic"
+    data["inputs"] = {name: str(spec) for name, spec in session.inputs.items()}
+    data["outputs"] = {name: str(spec) for name, spec in session.outputs.items()}
+    return data
+
+
+def _safetensors_info(path: Path) -> dict[str, Any]:
+    """From the header alone: eight bytes of length, then JSON."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(length, _HEADER_LIMIT)))
+        metadata = header.pop("__metadata__", {})
+        tensors = [math.prod(tensor["shape"]) for tensor in header.values()]
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read: {error.strerror}.") from None
+    except (struct.error, ValueError, AttributeError, KeyError, TypeError):
+        raise CheckpointError(f"{path} is not a safetensors file.") from None
+    if "condinst" not in metadata:
+        raise CheckpointError(
+            f"{path} was not written by condinst-infer. Convert it: "
+            "condinst import WEIGHTS -o model.safetensors"
+        )
+    config = CondInstConfig.from_json(metadata["condinst"])
+    return {
+        "config": dataclasses.asdict(config),
+        "tensors": len(tensors),
+        "parameters": sum(tensors),
+    }
+
+
+def _config_info(config: CondInstConfig) -> dict[str, Any]:
+    """The lines about a config that a person wants to see."""
+    names = config.class_names
+    more = f", ... ({len(names)})" if len(names) > 8 else ""
+    detect = config.detect
+    return {
+        "name": config.name,
+        "backbone": config.backbone.backbone_type,
+        "neck": config.neck.neck_type,
+        "input": f"short side {config.input.short_side}, long side {config.input.long_side} pixels",
+        "head levels": " ".join(f"P{level}" for level in config.heads.head_levels),
+        "mask head": f"{config.mask.mask_head_depth} layers of {config.mask.mask_head_width}, "
+        f"{config.num_params} parameters, {config.mask.coordinates} coordinates",
+        "mask stride": f"{config.mask.mask_stride} pixels",
+        "max detections": detect.max_detections,
+        "lowest score": round(config.reported_floor, 4),
+        "classes": ", ".join(names[:8]) + more,
+    }
+
+
+def presets(args: argparse.Namespace) -> int:
+    """All presets, as a table or as JSON."""
+    rows = [_preset_row(name) for name in models.names()]
+    if args.json:
+        print(json.dumps(rows))
+        return 0
+    print_table(rows)
+    print("\nThe figures are the papers', not measured here; input is short x long side in pixels.")
+    return 0
+
+
+def _preset_row(name: str) -> dict[str, Any]:
+    config = models.preset(name)
+    levels = config.heads.head_levels
+    backbone = config.backbone.backbone_type
+    return {
+        "preset": name,
+        "backbone": backbone + ("+dcn" if any(config.backbone.deform_stages) else ""),
+        "neck": config.neck.neck_type,
+        "levels": f"P{levels[0]}-P{levels[-1]}",
+        "towers": "shared" if config.heads.share_convs else "separate",
+        "P": config.num_params,
+        "input": f"{config.input.short_side}x{config.input.long_side}",
+        "paper": models.figure(name),
+    }
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Print where two model files differ; 1 if more than they may."""
+    from condinst_infer.compare import compare as compared
+
+    report = compared(args.a, args.b, args.images)
+    if args.json:
+        print(json.dumps(report.to_dict()))
+    else:
+        print(report)
+        print("they agree." if report.ok else "they differ by more than they may.")
+    return 0 if report.ok else 1
+
+
+def _check_suffix(path: Path, suffix: str) -> None:
+    if path.suffix.lower() != suffix:
+        raise ConfigError(f"the output {path} must end in {suffix}.")

@@ -1,0 +1,181 @@
+"""`condinst predict` and `condinst demo`."""
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from condinst_infer.commands.files import ImageFile, image_files, replacing
+from condinst_infer.errors import ConfigError, InputError
+from condinst_infer.pipeline import Pipeline, load
+from condinst_infer.preprocess import read_image
+from condinst_infer.result import Instances
+
+COCO_FILE = "detections.json"
+
+
+def predict(args: argparse.Namespace) -> int:
+    """0 if all images were done, 1 if some could not be read; InputError if none could."""
+    files = image_files(args.source, args.output)
+    overlays = _overlay_paths(files, args.output) if args.overlays else [None] * len(files)
+    image_ids = _image_ids(files)
+    options = {name: getattr(args, name) for name in _FILTERS}
+    results: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
+    start = time.perf_counter()
+    pipeline = load(
+        args.model,
+        device=args.device,
+        threads=args.threads,
+        max_pixels=args.max_pixels,
+        max_batch=args.batch,
+    )
+    jobs = list(zip(files, overlays, image_ids, strict=True))
+    # none on a pipe (None), and on a terminal only when it takes longer than two seconds
+    with pipeline, tqdm(total=len(jobs), unit="image", disable=None, delay=2) as bar:
+        for i in range(0, len(jobs), args.batch):
+            chunk = jobs[i : i + args.batch]
+            images, chunk = _readable(chunk, args.max_pixels, failed)
+            for job, result in zip(chunk, pipeline(images, **options), strict=True):
+                file, overlay, image_id = job
+                if overlay is not None:
+                    write_image(overlay, result.plot())
+                rows += [r | {"file_name": file.path.name} for r in result.to_coco(image_id)]
+                results.append(_summary(file, overlay, image_id, result))
+            bar.update(len(images))
+    if files and len(failed) == len(files):
+        raise InputError("no image could be read.")
+    coco = args.output / COCO_FILE if args.coco_json else None
+    if coco is not None:
+        with replacing(coco) as part:
+            part.write_text(json.dumps(rows), encoding="utf-8")
+    _report(results, failed, coco, time.perf_counter() - start, args)
+    return 1 if failed else 0
+
+
+_FILTERS = ("score_threshold", "max_detections", "classes")
+Job = tuple[ImageFile, Path | None, int]
+
+
+def _readable(
+    jobs: list[Job], max_pixels: int, failed: list[dict[str, str]]
+) -> tuple[list[np.ndarray], list[Job]]:
+    """Images of those jobs that can be read, and these jobs; the others go to `failed`."""
+    images, kept = [], []
+    for job in jobs:
+        try:
+            images.append(read_image(job[0].path, max_pixels=max_pixels))
+            kept.append(job)
+        except InputError as error:
+            failed.append({"file": str(job[0].path), "error": str(error)})
+            tqdm.write(f"condinst: {error}", file=sys.stderr)
+    return images, kept
+
+
+def _overlay_paths(files: list[ImageFile], output: Path) -> list[Path | None]:
+    """Where each overlay goes: no two are the same, none is one of the sources."""
+    sources = {file.path.resolve() for file in files}
+    taken: set[Path] = set()
+    paths: list[Path | None] = []
+    for _, name in files:
+        suffix = ".png" if name.suffix.lower() == ".png" else ".jpg"
+        path, number = output / name.with_suffix(suffix), 1
+        while path in taken:
+            number += 1
+            path = output / name.with_name(f"{name.stem}-{number}{suffix}")
+        if path.resolve() in sources:
+            raise ConfigError(
+                f"the overlay of {name} would overwrite the image {path}; give another folder "
+                "with -o, or --no-overlays."
+            )
+        taken.add(path)
+        paths.append(path)
+    return paths
+
+
+def _image_ids(files: list[ImageFile]) -> list[int]:
+    """The numbers the files are named by, as COCO's are; else 1, 2, 3, ..."""
+    stems = [file.path.stem for file in files]
+    if all(stem.isascii() and stem.isdigit() for stem in stems):
+        numbers = [int(stem) for stem in stems]
+        if len(set(numbers)) == len(numbers):
+            return numbers
+    return list(range(1, len(files) + 1))
+
+
+def _summary(
+    file: ImageFile, overlay: Path | None, image_id: int, result: Instances
+) -> dict[str, Any]:
+    return {
+        "file": str(file.path),
+        "image_id": image_id,
+        "size": list(result.image_size),
+        "instances": len(result),
+        "overlay": None if overlay is None else str(overlay),
+    }
+
+
+def _report(
+    results: list[dict[str, Any]],
+    failed: list[dict[str, str]],
+    coco: Path | None,
+    seconds: float,
+    args: argparse.Namespace,
+) -> None:
+    if args.json:
+        data = {"images": results, "failed": failed, "seconds": round(seconds, 3)}
+        print(json.dumps(data | {"coco_json": None if coco is None else str(coco)}))
+        return
+    count = sum(result["instances"] for result in results)
+    skipped = f", {len(failed)} skipped" if failed else ""
+    print(f"{len(results)} images, {count} instances{skipped}, {seconds:.1f} s -> {args.output}")
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """`image`, BGR uint8 [H, W, 3], as the file format of the suffix of `path`."""
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 92] if path.suffix == ".jpg" else []
+    done, data = cv2.imencode(path.suffix, image, quality)
+    if not done:
+        raise InputError(f"{path} can't be written: OpenCV can't encode {path.suffix}.")
+    with replacing(path) as part:
+        part.write_bytes(data.tobytes())
+
+
+def demo(args: argparse.Namespace) -> int:
+    """Run the bundled model on the bundled photograph."""
+    data = resources.files("condinst_infer") / "data"
+    with (
+        resources.as_file(data / "demo.onnx") as model,
+        resources.as_file(data / "demo.jpg") as photo,
+        load(model, threads=args.threads) as pipeline,
+    ):
+        pipeline(photo)  # the first call also allocates
+        start = time.perf_counter()
+        result = pipeline(photo)
+        milliseconds = 1000 * (time.perf_counter() - start)
+        write_image(args.output, result.plot())
+        _report_demo(pipeline, result, milliseconds, args.output)
+    return 0
+
+
+def _report_demo(pipeline: Pipeline, result: Instances, milliseconds: float, path: Path) -> None:
+    height, width = result.image_size
+    counts = Counter(result.names).most_common()
+    print(f"model:     {pipeline.config.name}, {pipeline.metadata.precision}")
+    print(f"image:     {width} x {height}, {milliseconds:.0f} ms from file to masks")
+    print(f"instances: {len(result)}  " + ", ".join(f"{n} {name}" for name, n in counts[:6]))
+    print(f"overlay:   {path}")
+    if not pipeline.metadata.trained:
+        print(
+            "The weights of this model are not trained: what it draws shows that everything "
+            "runs, not what a trained model finds."
+        )

@@ -1,0 +1,262 @@
+"""Two artefacts of one model, stage by stage: where do they begin to differ, and is it too much?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from condinst_infer.errors import ConfigError
+from condinst_infer.metadata import Metadata
+from condinst_infer.preprocess import (
+    ImageSource,
+    canvas_size,
+    fitted_size,
+    network_size,
+    read_image,
+    resize,
+    stacked,
+)
+from condinst_infer.stages import HEADS, Stages, StageSource, stages_of
+
+HISTOGRAM_EDGES = (0.0, 0.5, 0.9, 0.99, 0.999, 1.0)  # of mask IoU
+DETECTION_ROWS = ("detections", "boxes", "scores", "masks")
+SAME_BOX = 0.05  # pixels
+MATCH_IOU = 0.5  # boxes of one class that overlap less are different detections
+
+
+class Limits(NamedTuple):
+    """What two artefacts may differ by."""
+
+    tensor: float  # largest difference over the largest magnitude of a stage
+    unmatched: float  # share of detections without a partner
+    box: float  # pixels
+    score: float
+    mask_iou: float  # mean
+    mask: float  # mean difference of probabilities
+
+
+# fp32: measured 2e-6 and 2e-4 pixels over all presets; fp16 has 11 bits and a hundred layers.
+# A detection at the threshold or at an NMS tie may go either way in any precision.
+LIMITS = {
+    "fp32": Limits(tensor=2e-4, unmatched=0.02, box=0.05, score=1e-3, mask_iou=0.995, mask=1e-4),
+    "fp16": Limits(tensor=3e-2, unmatched=0.15, box=4.0, score=3e-2, mask_iou=0.95, mask=5e-3),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a stage, how far it differs, and what was allowed."""
+
+    stage: str
+    difference: float
+    limit: float
+    unit: str
+
+    @property
+    def ok(self) -> bool:
+        return self.difference <= self.limit
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything `compare` found; `ok` if every stage is within its limit."""
+
+    rows: tuple[Row, ...]
+    detections: tuple[int, int]  # of A and B over all images
+    mask_iou_histogram: dict[str, int]  # matched pairs per interval
+    precision: str
+
+    @property
+    def ok(self) -> bool:
+        return all(row.ok for row in self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """This as plain data for JSON."""
+        rows = [asdict(row) | {"ok": row.ok} for row in self.rows]
+        return asdict(self) | {"rows": rows, "ok": self.ok}
+
+    def __str__(self) -> str:
+        lines = [f"{'stage':<20}{'difference':>12}{'limit':>10}  unit"]
+        for row in self.rows:
+            verdict = "" if row.ok else "  TOO FAR"
+            lines.append(
+                f"{row.stage:<20}{row.difference:>12.3g}{row.limit:>10.3g}  {row.unit}{verdict}"
+            )
+        lines.append(f"detections: {self.detections[0]} and {self.detections[1]}")
+        bins = "  ".join(f"{name}: {count}" for name, count in self.mask_iou_histogram.items())
+        return "\n".join([*lines, f"mask IoU of matched pairs: {bins}"])
+
+
+def compare(
+    path_a: str | Path,
+    path_b: str | Path,
+    images: Sequence[ImageSource] = (),
+    *,
+    threads: int | None = None,
+) -> Report:
+    """How far two artefacts of one model differ on `images`, or on two made-up batches.
+
+    Raises:
+        ConfigError: they are not the same model.
+    """
+    a, b = stages_of(path_a, threads=threads), stages_of(path_b, threads=threads)
+    _check_same_model(a.metadata, b.metadata)
+    return report_on(a, b, feeds_for(a.metadata, b.metadata, images))
+
+
+def _check_same_model(a: Metadata, b: Metadata) -> None:
+    for name in ("input", "backbone", "neck", "heads", "mask", "detect"):
+        if getattr(a.config, name) != getattr(b.config, name):
+            raise ConfigError(
+                f"these are different models: their {name} settings differ. "
+                "See both: condinst info FILE"
+            )
+
+
+def feeds_for(
+    a: Metadata, b: Metadata, images: Sequence[ImageSource]
+) -> list[dict[str, np.ndarray]]:
+    """Network inputs that both artefacts take."""
+    size, batch = a.size or b.size, a.batch or b.batch
+    if {a.size, b.size} - {None, size} or {a.batch, b.batch} - {None, batch}:
+        raise ConfigError("the two files are static and of different canvas or batch size.")
+    config = a.config.input
+    feeds = []
+    for source in images:
+        image = read_image(source)
+        shape = network_size(image.shape[:2], config)
+        canvas = size or canvas_size(shape, config.size_divisor)
+        shape = fitted_size(shape, canvas)
+        pixels, shapes = stacked([resize(image, shape)] * (batch or 1), canvas)
+        feeds.append({"images": pixels, "image_sizes": shapes})
+    if feeds:
+        return feeds
+    rng = np.random.default_rng(0)
+    divisor = config.size_divisor
+    for count, canvas in ((2, (6 * divisor, 8 * divisor)), (1, (8 * divisor, 5 * divisor))):
+        canvas, made = size or canvas, []
+        for i in range(batch or count):
+            shape = (canvas[0] - 7 * i, canvas[1] - 11 * i)
+            coarse = rng.integers(0, 256, (shape[0] // 16 + 2, shape[1] // 16 + 2, 3), np.uint8)
+            made.append(resize(coarse, shape))
+        pixels, shapes = stacked(made, canvas)
+        feeds.append({"images": pixels, "image_sizes": shapes})
+    return feeds
+
+
+def report_on(a: StageSource, b: StageSource, feeds: Sequence[Mapping[str, np.ndarray]]) -> Report:
+    half = "fp16" in (a.metadata.precision, b.metadata.precision)
+    precision = "fp16" if half else "fp32"
+    limits = LIMITS[precision]
+    worst: dict[str, float] = {}
+    pairs: list[tuple[float, float, float]] = []  # box distance, score difference, mask IoU
+    counts, unmatched = [0, 0], 0
+    for feed in feeds:
+        ours, theirs = a.run(feed), b.run(feed)
+        for stage in (*HEADS, "params_map", "mask_features"):
+            if stage in ours and stage in theirs:
+                scale = max(float(np.abs(ours[stage]).max()), 1e-6)
+                apart = np.abs(ours[stage].astype(np.float32) - theirs[stage].astype(np.float32))
+                worst[stage] = max(worst.get(stage, 0.0), float(apart.max()) / scale)
+        if "candidate_scores" in ours and "candidate_scores" in theirs:
+            share = _candidates_apart(ours, theirs, limits)
+            worst["candidates"] = max(worst.get("candidates", 0.0), share)
+        if "num_detections" in ours and "num_detections" in theirs:
+            for i in range(len(feed["images"])):
+                found = _matched(ours, theirs, i)
+                na, nb = int(ours["num_detections"][i]), int(theirs["num_detections"][i])
+                counts = [counts[0] + na, counts[1] + nb]
+                unmatched += na + nb - 2 * len(found)
+                pairs += found
+    rows = [
+        Row(s, d, limits.tensor, "of the largest value")
+        for s, d in worst.items()
+        if s != "candidates"
+    ]
+    if "candidates" in worst:
+        share = worst["candidates"]
+        rows.append(Row("candidates", share, limits.unmatched, "differ"))
+    if sum(counts):
+        rows += _detection_rows(pairs, unmatched / sum(counts), limits)
+    if not rows:
+        raise ConfigError("the two files have no stage in common that could be compared.")
+    histogram = np.histogram([iou for _, _, iou in pairs], HISTOGRAM_EDGES)[0]
+    names = [f"{lo:g}-{hi:g}" for lo, hi in zip(HISTOGRAM_EDGES, HISTOGRAM_EDGES[1:], strict=False)]
+    return Report(
+        tuple(rows),
+        (counts[0], counts[1]),
+        dict(zip(names, map(int, histogram), strict=True)),
+        precision,
+    )
+
+
+def _detection_rows(
+    pairs: Sequence[tuple[float, float, float]], unmatched: float, limits: Limits
+) -> list[Row]:
+    """Rows on the matched detections of all images."""
+    box, score, iou = np.array(pairs).T if pairs else (np.zeros(1), np.zeros(1), np.ones(1))
+    far = {
+        "detections": (unmatched, limits.unmatched, "without a partner"),
+        "boxes": (float(box.max()), limits.box, "pixels"),
+        "scores": (float(score.max()), limits.score, ""),
+        "masks": (float(1 - iou.mean()), 1 - limits.mask_iou, "1 - mean IoU"),
+    }
+    return [Row(stage, d, limit, unit) for stage, (d, limit, unit) in far.items()]
+
+
+def _candidates_apart(ours: Stages, theirs: Stages, limits: Limits) -> float:
+    """Share of candidates that only one side has, or that score or sit too differently.
+
+    A full graph does not say where its candidates sit: there only the sorted scores are compared.
+    """
+    names = ("candidate_scores", "candidate_boxes", "candidate_labels", "candidate_locations")
+    if names[3] not in ours or names[3] not in theirs:
+        a, b = (np.sort(side[names[0]].clip(0)) for side in (ours, theirs))
+        return float((np.abs(a - b) > limits.score).sum() / max(1, ((a > 0) | (b > 0)).sum()))
+    apart = total = 0
+    for i in range(len(ours[names[0]])):
+        sides = []
+        for side in (ours, theirs):
+            scores, boxes, labels, places = (side[name][i] for name in names)
+            real = scores > 0
+            keys = zip(places[real].tolist(), labels[real].tolist(), strict=True)
+            values = np.column_stack([scores[real], boxes[real]])
+            sides.append(dict(zip(keys, values, strict=True)))
+        a, b = sides
+        both = a.keys() & b.keys()
+        allowed = np.array([limits.score, *[limits.box] * 4])
+        far = sum((np.abs(a[key] - b[key]) > allowed).any() for key in both)
+        apart += len(a) + len(b) - 2 * len(both) + 2 * far
+        total += len(a) + len(b)
+    return apart / max(1, total)
+
+
+def _matched(ours: Stages, theirs: Stages, i: int) -> list[tuple[float, float, float]]:
+    """(box distance, score difference, mask IoU) of pairs matched by box IoU, best score first."""
+    na, nb = int(ours["num_detections"][i]), int(theirs["num_detections"][i])
+    boxes_a, boxes_b = ours["boxes"][i, :na], theirs["boxes"][i, :nb]
+    iou = _box_iou(boxes_a, boxes_b)
+    iou[ours["labels"][i, :na, None] != theirs["labels"][i, None, :nb]] = 0
+    pairs = []
+    for a in range(na):
+        b = int(iou[a].argmax()) if nb else 0
+        if nb and iou[a, b] >= MATCH_IOU:
+            iou[:, b] = -1
+            masks = (ours["masks"][i, a] > 0.5, theirs["masks"][i, b] > 0.5)
+            union = (masks[0] | masks[1]).sum()
+            overlap = (masks[0] & masks[1]).sum() / union if union else 1.0
+            distance = np.abs(boxes_a[a] - boxes_b[b]).max()
+            score = abs(ours["scores"][i, a] - theirs["scores"][i, b])
+            pairs.append((float(distance), float(score), float(overlap)))
+    return pairs
+
+
+def _box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """IoU [len(a), len(b)] of xyxy boxes; 1 for the same box, even one without area."""
+    inner = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
+    overlap = inner.clip(0).prod(2)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (a, b)]
+    iou = overlap / np.maximum(areas[0][:, None] + areas[1][None] - overlap, 1e-9)
+    return np.where((np.abs(a[:, None] - b[None]) < SAME_BOX).all(2), 1.0, iou)

@@ -1,0 +1,55 @@
+"""One mask: the part of the image that holds its foreground, and its run-length encoding."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """The part of a mask that holds its foreground; outside is background."""
+
+    x: int  # column of the left edge, original pixels
+    y: int  # row of the top edge
+    mask: np.ndarray  # bool [h, w], True inside the object; (0, 0) for an empty mask
+
+
+def rle_from_crop(crop: Crop, image_size: tuple[int, int]) -> dict[str, Any]:
+    """The compressed COCO RLE of a mask, equal to `pycocotools.mask.encode` of the dense one."""
+    height, width = image_size
+    columns = np.zeros((crop.mask.shape[1], crop.mask.shape[0] + 2), dtype=np.int8)
+    columns[:, 1:-1] = crop.mask.T  # runs go down the columns; a zero on both ends closes them
+    steps = np.diff(columns)  # [w, h + 1]
+    column, row = np.nonzero(steps > 0)
+    starts = (crop.x + column) * height + crop.y + row
+    column, row = np.nonzero(steps < 0)
+    stops = (crop.x + column) * height + crop.y + row
+    # Full-height columns touch the next one: one run, not two.
+    apart = starts[1:] != stops[:-1]
+    edges = np.empty(2 * (np.count_nonzero(apart) + min(len(starts), 1)) + 2, dtype=np.int64)
+    edges[0], edges[-1] = 0, height * width
+    edges[1:-1:2] = starts[np.concatenate([[True], apart])[: len(starts)]]
+    edges[2:-1:2] = stops[np.concatenate([apart, [True]])[: len(stops)]]
+    counts = np.diff(edges)
+    if len(counts) > 1 and counts[-1] == 0:  # COCO writes no empty run at the end
+        counts = counts[:-1]
+    return {"size": [height, width], "counts": compressed_counts(counts)}
+
+
+def compressed_counts(counts: Sequence[int] | np.ndarray) -> str:
+    """Run lengths [n] as COCO's text: differences to the run two before, five bits a character."""
+    rest = np.array(counts, dtype=np.int64)
+    rest[3:] -= np.asarray(counts, dtype=np.int64)[1:-2]
+    characters = []  # one uint8 [n] per group of five bits, 0 where the number has ended
+    open_ = np.ones(len(rest), dtype=bool)
+    while open_.any():
+        bits = rest & 31
+        rest = rest >> 5
+        # The sign is the highest bit of the last group, so the rest must agree with it.
+        more = rest != np.where(bits & 16, -1, 0)
+        characters.append(np.where(open_, bits + 32 * more + 48, 0).astype(np.uint8))
+        open_ = open_ & more
+    text = np.stack(characters, axis=1)  # [n, groups]
+    return text[text > 0].tobytes().decode("ascii")

@@ -1,0 +1,1 @@
+"""Runtimes that run an exported model; each is one file with one `Session`."""

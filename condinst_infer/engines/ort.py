@@ -1,0 +1,113 @@
+"""ONNX Runtime session: CPU, or CUDA where onnxruntime-gpu is installed."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from condinst_infer.errors import ConfigError, ModelFileError, SessionError, require
+from condinst_infer.metadata import metadata_from_props
+from condinst_infer.session import TensorSpec, check_contract, check_feeds, check_threads
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_DTYPES = {
+    "tensor(uint8)": np.dtype(np.uint8),
+    "tensor(int32)": np.dtype(np.int32),
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(float)": np.dtype(np.float32),
+}
+
+
+class OrtSession:
+    """An exported .onnx file in ONNX Runtime; `run` may be called from several threads at once.
+
+    Args:
+        path: a file written by `condinst export`.
+        device: "cpu" or "cuda".
+        threads: CPU threads of one `run`, at least 1; None lets ONNX Runtime take all cores.
+
+    Raises:
+        ModelFileError: missing, not ONNX, not ours, or changed after export.
+        SessionError: the runtime or the device is missing.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, device: str = "cpu", threads: int | None = None
+    ) -> None:
+        check_threads(threads)
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise ModelFileError(f"{self.path} does not exist or is not a file.")
+        ort = require("onnxruntime", "cpu")
+        providers = _providers(ort, device)
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # its errors are raised too, and said once
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            session = ort.InferenceSession(self.path, options, providers=providers)
+        except Exception as error:  # its errors share no base class
+            raise ModelFileError(
+                f"{self.path} is not a model ONNX Runtime can load: {_first_line(error)}"
+            ) from None
+        if session.get_providers()[0] != providers[0]:
+            # it falls back silently when the CUDA libraries don't load
+            raise SessionError(
+                f"ONNX Runtime could not start {providers[0]}; CUDA or cuDNN libraries are "
+                "missing or of another version. See: condinst doctor"
+            )
+        props = session.get_modelmeta().custom_metadata_map
+        self.metadata = metadata_from_props(props, self.path)
+        self.inputs = _specs(session.get_inputs())
+        self.outputs = _specs(session.get_outputs())
+        check_contract(self.inputs, self.outputs, self.metadata, self.path)
+        self._session: Any = session
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """All outputs by name, as new arrays; `feeds` by name, as `inputs` describes them."""
+        if self._session is None:
+            raise SessionError(f"the session of {self.path} is closed.")
+        check_feeds(self.inputs, feeds)
+        names = list(self.outputs)
+        try:
+            values = self._session.run(names, dict(feeds))
+        except Exception as error:  # its errors share no base class
+            raise SessionError(
+                f"ONNX Runtime failed on {self.path}: {_first_line(error)}"
+            ) from None
+        return dict(zip(names, values, strict=True))
+
+    def close(self) -> None:
+        """Free the model; a second call does nothing."""
+        self._session = None
+
+
+def _providers(ort: Any, device: str) -> list[str]:
+    """Execution providers for `device`, the wanted one first."""
+    if device not in _PROVIDERS:
+        raise ConfigError(f"device is {device!r}; it must be one of {', '.join(_PROVIDERS)}.")
+    if _PROVIDERS[device] not in ort.get_available_providers():
+        raise SessionError(
+            f"the installed onnxruntime {ort.__version__} has no {_PROVIDERS[device]}. Replace "
+            "it: pip uninstall onnxruntime && pip install 'condinst-infer[gpu]'"
+        )
+    return list(dict.fromkeys([_PROVIDERS[device], _PROVIDERS["cpu"]]))
+
+
+def _specs(values: Sequence[Any]) -> dict[str, TensorSpec]:
+    specs = {}
+    for value in values:
+        dtype = _DTYPES.get(value.type, np.dtype(object))  # object: never part of the contract
+        shape = tuple("?" if size is None else size for size in value.shape)
+        specs[value.name] = TensorSpec(dtype, shape)
+    return specs
+
+
+def _first_line(error: Exception) -> str:
+    """The runtime's own reason, without its error code and the lines after the first."""
+    line = str(error).strip().partition("\n")[0]
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)

@@ -1,0 +1,134 @@
+"""What every runtime offers, and what a model file has to look like to be run by one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from condinst_infer.errors import ConfigError, ModelFileError, SessionError
+from condinst_infer.metadata import Metadata
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Type and shape of one input or output; a dimension without a fixed size is a name or "?"."""
+
+    dtype: np.dtype
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype} [{', '.join(map(str, self.shape))}]"
+
+
+class Session(Protocol):
+    """One loaded model file. `run` gives arrays that stay valid until the next `run`."""
+
+    @property
+    def inputs(self) -> Mapping[str, TensorSpec]: ...
+    @property
+    def outputs(self) -> Mapping[str, TensorSpec]: ...
+    @property
+    def metadata(self) -> Metadata: ...
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]: ...
+    def close(self) -> None: ...
+
+
+_INT32, _FLOAT32 = np.dtype(np.int32), np.dtype(np.float32)
+
+
+def contract_inputs(metadata: Metadata) -> dict[str, TensorSpec]:
+    """The inputs a file with this metadata must have; dimension letters as in the contract."""
+    batch = metadata.batch or "N"
+    return {
+        "images": TensorSpec(np.dtype(np.uint8), (batch, *(metadata.size or ("H", "W")), 3)),
+        "image_sizes": TensorSpec(_INT32, (batch, 2)),
+    }
+
+
+def contract_outputs(metadata: Metadata) -> dict[str, TensorSpec]:
+    """The outputs a file with this metadata must have; dimension letters as in the contract."""
+    config = metadata.config
+    slots = config.detect.max_detections
+    half = np.dtype(np.float16) if metadata.precision == "fp16" else _FLOAT32
+    if metadata.graph == "full":
+        return {
+            "num_detections": TensorSpec(_INT32, ("N",)),
+            "boxes": TensorSpec(_FLOAT32, ("N", slots, 4)),
+            "scores": TensorSpec(_FLOAT32, ("N", slots)),
+            "labels": TensorSpec(_INT32, ("N", slots)),
+            "masks": TensorSpec(half, ("N", slots, "h", "w")),
+        }
+    return {
+        "candidate_boxes": TensorSpec(_FLOAT32, ("N", "M", 4)),
+        "candidate_scores": TensorSpec(_FLOAT32, ("N", "M")),
+        "candidate_labels": TensorSpec(_INT32, ("N", "M")),
+        "candidate_locations": TensorSpec(_INT32, ("N", "M")),
+        "params_map": TensorSpec(half, ("N", config.num_params, "A")),
+        "mask_features": TensorSpec(half, ("N", config.mask.mask_channels, "h", "w")),
+    }
+
+
+def check_contract(
+    inputs: Mapping[str, TensorSpec],
+    outputs: Mapping[str, TensorSpec],
+    metadata: Metadata,
+    path: object,
+) -> None:
+    """ModelFileError if the tensors found in the file `path` are not those of the contract."""
+    if metadata.graph not in ("full", "detector"):
+        raise ModelFileError(f"{path} holds a graph {metadata.graph!r} this version can't run.")
+    for kind, found, needed in (
+        ("input", inputs, contract_inputs(metadata)),
+        ("output", outputs, contract_outputs(metadata)),
+    ):
+        for name, spec in needed.items():
+            if name not in found or not _like(found[name], spec):
+                got = found[name] if name in found else "missing"
+                raise ModelFileError(
+                    f"{kind} {name!r} of {path} is {got}, the contract needs {spec}. "
+                    "Export it again: condinst export MODEL.safetensors -o MODEL.onnx"
+                )
+        if surplus := sorted(set(found) - set(needed)):
+            raise ModelFileError(
+                f"{path} has {kind}s that are not in the contract: {', '.join(surplus)}."
+            )
+
+
+def check_feeds(inputs: Mapping[str, TensorSpec], feeds: Mapping[str, np.ndarray]) -> None:
+    """SessionError if `feeds` are not exactly `inputs` by name, dtype and shape.
+
+    A named dimension must have one size in all feeds; "?" takes any.
+    """
+    if set(feeds) != set(inputs):
+        raise SessionError(f"the feeds are {sorted(feeds)}, the model needs {sorted(inputs)}.")
+    sizes: dict[str, int] = {}
+    for name, spec in inputs.items():
+        array = feeds[name]
+        got = TensorSpec(array.dtype, array.shape)
+        if not _like(got, spec):
+            raise SessionError(f"input {name!r} is {got}, the model needs {spec}.")
+        for letter, size in zip(spec.shape, array.shape, strict=True):
+            if isinstance(letter, str) and letter != "?" and sizes.setdefault(letter, size) != size:
+                raise SessionError(
+                    f"input {name!r} is {got}, the model needs {spec} with {letter} = "
+                    f"{sizes[letter]} as in the other input."
+                )
+
+
+def check_threads(threads: int | None) -> None:
+    """ConfigError if `threads` is not None or a whole number from 1."""
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise ConfigError(f"threads is {threads!r}; it must be a whole number >= 1.")
+
+
+def _like(got: TensorSpec, needed: TensorSpec) -> bool:
+    """Whether type and rank are the same, and sizes wherever both are fixed."""
+    return (
+        got.dtype == needed.dtype
+        and len(got.shape) == len(needed.shape)
+        and all(
+            a == b or isinstance(a, str) or isinstance(b, str)
+            for a, b in zip(got.shape, needed.shape, strict=True)
+        )
+    )

@@ -1,0 +1,116 @@
+"""Proof that an exported file computes what its network does."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from condinst_infer import ops
+from condinst_infer.compare import DETECTION_ROWS, LIMITS, Report, Row, feeds_for, report_on
+from condinst_infer.config import CondInstConfig
+from condinst_infer.errors import ParityError
+from condinst_infer.model import CondInst
+from condinst_infer.stages import OnnxStages, Stages, TorchStages
+
+
+def verify_export(model: CondInst, path: str | Path) -> Report:
+    """The report on the exported file `path` beside the network it came from.
+
+    Runs two inputs of different size and batch, where the file is not static.
+
+    Raises:
+        ParityError: a stage is past its limit; the text names it.
+    """
+    a, b = TorchStages(model), OnnxStages(Path(path), None)
+    feeds = feeds_for(a.metadata, b.metadata, ())
+    report = report_on(a, b, feeds)
+    # an untrained network is full of ties, and a tie may go either way: instead of the detections,
+    # NMS and mask heads are judged on the very inputs that the file gave them
+    rows = [r if r.stage not in DETECTION_ROWS else replace(r, limit=inf) for r in report.rows]
+    if b.metadata.graph == "full":
+        rows += _own_rows(model, [(a.run(feed), b.run(feed)) for feed in feeds], report.precision)
+    report = replace(report, rows=tuple(rows))
+    if not report.ok:
+        worst = next(row for row in report.rows if not row.ok)
+        raise ParityError(
+            f"the exported graph does not compute what the network does: {worst.stage} differs by "
+            f"{worst.difference:.3g} {worst.unit}, allowed are {worst.limit:.3g}. "
+            "Nothing was written."
+        )
+    return report
+
+
+def _own_rows(model: CondInst, runs: Sequence[tuple[Stages, Stages]], precision: str) -> list[Row]:
+    """NMS, gathered parameters and mask heads of an exported full graph on its own inputs.
+
+    Args:
+        model: the network in PyTorch, which says what they should be.
+        runs: its stages and those of the file, per input.
+    """
+    config, limits = model.config, LIMITS[precision]
+    worst = {"nms": 0.0, "params": 0.0, "mask_heads": 0.0}
+    for ours, theirs in runs:
+        boxes, scores, labels, features, params, centres, sizes, count = (
+            torch.from_numpy(theirs[name])
+            for name in ("candidate_boxes", "candidate_scores", "candidate_labels")
+            + ("mask_features", "params", "centres", "sizes", "num_detections")
+        )
+        detect = config.detect
+        keep, _ = ops.class_nms(
+            boxes,
+            scores,
+            labels,
+            iou_threshold=detect.nms_iou,
+            max_detections=detect.max_detections,
+        )
+        masks = ops.dynamic_mask_head(
+            features,
+            params,
+            centres,
+            sizes,
+            count,
+            **config.mask_head_settings,
+        )
+        apart = {
+            "nms": float((keep.numpy() != theirs["keep"]).mean()),
+            "params": _params_apart(config, ours, theirs),
+            "mask_heads": _mean_apart(masks.float().numpy(), theirs),
+        }
+        worst = {name: max(value, apart[name]) for name, value in worst.items()}
+    return [
+        Row("nms", worst["nms"], 0.0, "of the slots differ"),
+        Row("params", worst["params"], limits.tensor, "of the largest value"),
+        Row("mask_heads", worst["mask_heads"], limits.mask, "mean probability"),
+    ]
+
+
+def _mean_apart(masks: np.ndarray, theirs: Stages) -> float:
+    """Mean difference of probabilities over the masks that are not empty slots.
+
+    The mean, because a runtime may keep halved features in float32 inside, and the steepest
+    pixels then move by a tenth.
+    """
+    real = theirs["scores"] > 0
+    apart = np.abs(masks - theirs["masks"].astype(np.float32))
+    assert not apart[~real].any()
+    return float(apart[real].mean()) if real.any() else 0.0
+
+
+def _params_apart(config: CondInstConfig, ours: Stages, theirs: Stages) -> float:
+    """How far the gathered parameters are from the dense map's at the same places."""
+    height, width = (config.mask_feature_stride * n for n in theirs["mask_features"].shape[2:])
+    map_, offset, worst = ours["params_map"], 0, 0.0
+    scale = max(float(np.abs(map_).max()), 1e-6)
+    for stride, size in zip(config.strides, config.heads.sizes_of_interest, strict=True):
+        rows, columns = -(-height // stride), -(-width // stride)
+        for i, count in enumerate(theirs["num_detections"]):
+            here = theirs["sizes"][i, :count] == size
+            cell = (theirs["centres"][i, :count][here] // stride).astype(int)  # column, row
+            expected = map_[i][:, offset + cell[:, 1] * columns + cell[:, 0]].T
+            apart = np.abs(theirs["params"][i, :count][here].astype(np.float32) - expected)
+            worst = max(worst, float(apart.max(initial=0.0)) / scale)
+        offset += rows * columns
+    return worst

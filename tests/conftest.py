@@ -1,0 +1,97 @@
+"""Model files, photographs and the command line, for all test files."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from bright_model import write_bright_model
+from command_line import Run
+
+from condinst_infer import cli
+
+
+@pytest.fixture(scope="session")
+def bright_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of tests/bright_model.py, with dynamic batch and size."""
+    return write_bright_model(tmp_path_factory.mktemp("bright") / "bright.onnx")
+
+
+@pytest.fixture(scope="session")
+def nano_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A nano network of made-up weights that finds up to 20 instances in any image."""
+    import torch
+    from torch import nn
+
+    from condinst_infer import checkpoint
+    from condinst_infer.model import CondInst
+    from condinst_infer.presets import preset
+
+    torch.manual_seed(0)
+    config = preset("condinst_nano", short_side=128, long_side=192, max_detections=20)
+    model = CondInst(config).eval()
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):  # the usual start is too near zero to tell images apart
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    with torch.no_grad():  # scores from 0.4 to 0.9, no two so near that rounding swaps them
+        model.fcos.class_logits.weight *= 0.01
+        nn.init.constant_(model.fcos.class_logits.get_parameter("bias"), -1.5)
+        model.fcos.centreness.weight *= 0.01
+        model.fcos.box_regression.weight *= 0.05
+        nn.init.constant_(model.fcos.box_regression.get_parameter("bias"), 2)
+        model.fcos.controller.weight *= 0.05
+    path = tmp_path_factory.mktemp("nano") / "nano.safetensors"
+    checkpoint.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def nano_onnx(nano_checkpoint: Path) -> Path:
+    """`nano_checkpoint` exported with dynamic batch and size."""
+    return _exported(nano_checkpoint, "dynamic.onnx")
+
+
+@pytest.fixture(scope="session")
+def nano_static_onnx(nano_checkpoint: Path) -> Path:
+    """`nano_checkpoint` exported for two images of 128x160."""
+    return _exported(nano_checkpoint, "static.onnx", size=(128, 160), batch=2)
+
+
+def _exported(source: Path, name: str, **options: Any) -> Path:
+    from condinst_infer import checkpoint
+    from condinst_infer.export import export_onnx
+
+    path = source.with_name(name)
+    digest = checkpoint.file_sha256(source)
+    export_onnx(checkpoint.load(source), path, checkpoint_sha256=digest, trained=False, **options)
+    return path
+
+
+@pytest.fixture
+def condinst(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command line; gives exit status, stdout and stderr."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        try:
+            status = cli.main([str(word) for word in words])
+        except SystemExit as stop:  # argparse
+            status = stop.code if isinstance(stop.code, int) else 1
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with three images of a bright object, two of the same name."""
+    folder = tmp_path / "photos"
+    for name, size in (("a.png", (60, 90)), ("b/a.png", (90, 60)), ("12.jpg", (60, 90))):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = np.zeros((*size, 3), np.uint8)
+        image[20:50, 10:40] = 255
+        cv2.imwrite(str(path), image)
+    (folder / "notes.txt").write_text("no image")
+    return folder

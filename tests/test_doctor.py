@@ -1,0 +1,123 @@
+"""The doctor: what it reports on any machine, and that nothing about a machine makes it fail."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from condinst_infer import cli, doctor
+
+ALL: dict[str, str | None] = {name: "1.0" for name in doctor.PACKAGES}
+GPU = ["NVIDIA H200, 580.1, 143771 MiB, 9.0"]
+CUDA = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+def without(*names: str) -> dict[str, str | None]:
+    return {**ALL, **dict.fromkeys(names)}
+
+
+def test_everything_there_is_ok() -> None:
+    states = doctor.capabilities(ALL, CUDA, GPU)
+    assert [state["ok"] for state in states.values()] == [True] * 5
+    assert all(state["missing"] == [] and state["fix"] == "" for state in states.values())
+
+
+@pytest.mark.parametrize(
+    ("lost", "broken", "fix"),
+    [
+        ("onnxscript", {"export"}, "pip install 'condinst-infer[export]'"),
+        ("pycocotools", {"train"}, "pip install 'condinst-infer[train]'"),
+        ("tensorrt", {"build TensorRT engines"}, "pip install 'condinst-infer[tensorrt]'"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_command(lost: str, broken: set, fix: str) -> None:
+    states = doctor.capabilities(without(lost), CUDA, GPU)
+    assert {name for name, state in states.items() if not state["ok"]} == broken
+    for name in broken:
+        assert states[name]["missing"] == [lost] and states[name]["fix"] == fix
+
+
+def test_without_a_runtime_nothing_runs_on_the_cpu() -> None:
+    states = doctor.capabilities(without("onnxruntime", "onnxruntime-gpu"), [], [])
+    assert states["run on CPU"] == {
+        "ok": False,
+        "missing": ["onnxruntime"],
+        "fix": "pip install 'condinst-infer[cpu]'",
+    }
+    assert not states["export"]["ok"] and states["train"]["ok"]
+
+
+def test_cuda_needs_the_other_wheel_and_no_command_installs_a_gpu() -> None:
+    cpu_wheel = doctor.capabilities(without("onnxruntime-gpu"), CUDA[1:], GPU)["run on CUDA"]
+    assert cpu_wheel["missing"] == ["onnxruntime-gpu"]
+    assert cpu_wheel["fix"] == ("pip uninstall -y onnxruntime && pip install 'condinst-infer[gpu]'")
+    no_gpu = doctor.capabilities(ALL, CUDA, [])["run on CUDA"]
+    assert not no_gpu["ok"] and no_gpu["fix"] == "" and "NVIDIA GPU" in no_gpu["missing"][0]
+
+
+def test_the_report_is_json_and_complete(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert set(data["packages"]) == set(doctor.PACKAGES)
+    assert data["packages"]["numpy"].count(".") == 2
+    assert "CPUExecutionProvider" in data["providers"]
+    assert data["capabilities"]["run on CPU"]["ok"]
+
+
+def test_the_text_names_each_package_capability_and_command() -> None:
+    packages = without("tensorrt")
+    data = {
+        "python": "3.11",
+        "platform": "somewhere",
+        "packages": packages,
+        "providers": CUDA,
+        "gpus": GPU,
+        "capabilities": doctor.capabilities(packages, CUDA, GPU),
+    }
+    text = doctor.text(data)
+    for word in (*doctor.PACKAGES, *CUDA, *GPU, *data["capabilities"], "missing: tensorrt"):
+        assert word in text
+    assert "numpy                   1.0\n" in text and "tensorrt                -\n" in text
+    assert "pip install 'condinst-infer[tensorrt]'" in text and "[export]" not in text
+
+
+@pytest.mark.parametrize(
+    ("script", "gpus"),
+    [
+        (None, []),
+        ("echo broken driver >&2; exit 9", []),
+        (r"printf '\377\376'", []),
+        ("echo 'NVIDIA H200, 580.1, 143771 MiB, 9.0'; echo", GPU),
+    ],
+)
+def test_gpus_are_those_nvidia_smi_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, gpus: list[str]
+) -> None:
+    if script is not None:
+        program = tmp_path / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor.report()["gpus"] == gpus
+
+
+def test_a_broken_onnxruntime_is_only_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "onnxruntime.py").write_text("raise OSError('libcudart.so: cannot open')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    data = doctor.report()
+    assert data["providers"] == [] and not data["capabilities"]["run on CPU"]["ok"]
+
+
+def test_it_works_where_nothing_but_python_does() -> None:
+    """Even numpy and OpenCV may be broken: nothing outside the standard library is needed."""
+    block = "import sys; sys.modules.update(dict.fromkeys({!r}))".format(
+        ["numpy", "cv2", "PIL", "tqdm", "torch", "onnx", "onnxruntime"]
+    )
+    code = f"{block}; from condinst_infer.cli import main; sys.exit(main(['doctor']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "run on CPU              missing: onnxruntime" in done.stdout

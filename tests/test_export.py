@@ -1,0 +1,179 @@
+"""Exported files fulfil the contract and compute what the official implementations compute."""
+
+from pathlib import Path
+from typing import Any
+
+import goldens
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from goldens import SETS
+
+from condinst_infer import checkpoint
+from condinst_infer.engines.ort import OrtSession
+from condinst_infer.errors import ConfigError, ParityError
+from condinst_infer.export import export_onnx, in_precision
+from condinst_infer.model import CondInst
+from condinst_infer.verify import verify_export
+
+Feeds = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module", params=SETS)
+def golden_file(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
+    """A golden model and its exported file."""
+    path = tmp_path_factory.mktemp("golden") / f"{request.param}.onnx"
+    export_onnx(goldens.model(request.param), path)
+    return request.param, path
+
+
+def test_goldens_in_onnx_runtime(golden_file: tuple[str, Path]) -> None:
+    name, path = golden_file
+    session = OrtSession(path)
+    for case in ("img0", "img1"):
+        outputs = session.run(goldens.feeds(name, case))
+        goldens.check_detections(name, case, outputs, 0)
+        goldens.check_final(name, case, outputs, 0)
+    outputs = session.run(goldens.feeds(name, "batch"))
+    for slot in range(2):
+        goldens.check_detections(name, f"batch{slot}", outputs, slot)
+        goldens.check_final(name, f"batch{slot}", outputs, slot)
+    if "dense0_det_scores" in goldens.arrays(name):
+        session = dense_session(path)
+        for i in range(2):
+            values = session.run(None, goldens.feeds(name, f"img{i}"))
+            names = [output.name for output in session.get_outputs()]
+            outputs = dict(zip(names, values, strict=True))
+            goldens.check_detections(name, f"dense{i}", outputs, 0)
+
+
+def dense_session(path: Path) -> ort.InferenceSession:
+    """The file with the bias of its class predictor raised, as in the dense cases."""
+    proto = onnx.load(path)
+    node = next(n for n in proto.graph.node if n.name.startswith("fcos/class_logits/Conv"))
+    bias = next(t for t in proto.graph.initializer if t.name == node.input[2])
+    raised = onnx.numpy_helper.to_array(bias) + np.float32(goldens.DENSE_SHIFT)
+    bias.CopyFrom(onnx.numpy_helper.from_array(raised, bias.name))
+    return ort.InferenceSession(proto.SerializeToString())
+
+
+def random_feeds(sizes: list[tuple[int, int]], canvas: tuple[int, int]) -> Feeds:
+    rng = np.random.default_rng(len(sizes))
+    images = rng.integers(0, 256, (len(sizes), *canvas, 3), np.uint8)
+    return {"images": images, "image_sizes": np.array(sizes, np.int32)}
+
+
+def test_a_batch_equals_single_images_on_the_same_canvas(nano_onnx: Path) -> None:
+    session = OrtSession(nano_onnx)
+    feeds = random_feeds([(128, 160), (97, 131), (1, 1), (64, 160)], (128, 160))
+    feeds["images"][3] = 0
+    together = session.run(feeds)
+    for i in range(4):
+        alone = session.run({name: value[i : i + 1] for name, value in feeds.items()})
+        for name, value in alone.items():
+            np.testing.assert_allclose(together[name][i], value[0], rtol=1e-4, atol=1e-4)
+
+
+def test_the_padding_can_hold_anything(nano_onnx: Path) -> None:
+    session = OrtSession(nano_onnx)
+    feeds = random_feeds([(100, 90)], (128, 96))
+    first = session.run(feeds)
+    feeds["images"][:, 100:] = 255
+    feeds["images"][:, :, 90:] = 7
+    for name, value in session.run(feeds).items():
+        np.testing.assert_array_equal(value, first[name])
+
+
+@pytest.mark.parametrize("graph", ["full", "detector"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_contract(graph: str, precision: str, nano_checkpoint: Path, tmp_path: Path) -> None:
+    model, path = checkpoint.load(nano_checkpoint), tmp_path / "model.onnx"
+    export_onnx(model, path, graph=graph, precision=precision, size=(64, 96), batch=1)
+    proto = onnx.load(path)
+    assert {o.domain: o.version for o in proto.opset_import}[""] >= 19
+    first = proto.graph.node[0]
+    assert first.op_type == "Cast" and first.input[0] == "images"  # TensorRT wants it so
+    session = OrtSession(path)  # checks names, types and shapes against the contract
+    assert session.metadata.precision == precision and session.metadata.size == (64, 96)
+    assert session.metadata.versions["torch"] and "/" not in str(session.metadata.versions)
+    custom = [node for node in proto.graph.node if node.domain == "condinst"]
+    assert {n.op_type for n in custom} == {f.name for f in proto.functions}
+    assert len(custom) == (2 if graph == "full" else 0)
+    for node in custom:
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        assert attributes.pop("plugin_namespace") == b"condinst" and attributes.pop("aot") == 1
+        assert all(len(value) == 1 for value in attributes.values())
+    weights = [t for t in proto.graph.initializer if len(t.dims) == 4]
+    kind = onnx.TensorProto.FLOAT16 if precision == "fp16" else onnx.TensorProto.FLOAT
+    assert weights and all(t.data_type == kind for t in weights)
+    assert str(Path.cwd()).encode() not in path.read_bytes()  # no notes of the tracer
+    verify_export(model, path)
+
+
+def test_nodes_are_named_after_modules(nano_onnx: Path) -> None:
+    proto = onnx.load(nano_onnx)
+    names = [node.name for node in proto.graph.node]
+    assert len(set(names)) == len(names)
+    assert "backbone/stem/conv/Conv" in names or "backbone/stem/Relu" in names
+    assert not any(node.metadata_props for node in proto.graph.node)
+
+
+def distances(outputs: dict[str, Any], reference: dict[str, Any]) -> dict[str, float]:
+    """Largest difference of the tensors NMS can't reorder."""
+    return {
+        name: float(np.abs(np.asarray(outputs[name], np.float32) - reference[name]).max())
+        for name in ("params_map", "mask_features")
+    }
+
+
+def test_fp16_is_at_most_twice_as_far_as_torch_in_fp16(
+    nano_checkpoint: Path, tmp_path: Path
+) -> None:
+    model, path = checkpoint.load(nano_checkpoint), tmp_path / "half.onnx"
+    export_onnx(model, path, graph="detector", precision="fp16")
+    feeds = random_feeds([(96, 128), (90, 77)], (96, 128))
+    inputs = [torch.from_numpy(value) for value in feeds.values()]
+
+    def torch_outputs(network: CondInst) -> dict[str, Any]:
+        with torch.inference_mode():
+            return {k: v.float().numpy() for k, v in network.detector(*inputs).items()}
+
+    exact = torch_outputs(model)
+    half = distances(torch_outputs(in_precision(model, "fp16")), exact)
+    ours = distances(OrtSession(path).run(feeds), exact)
+    for name, distance in ours.items():
+        assert 0 < distance <= 2 * half[name], name
+
+
+def test_a_wrong_file_is_noticed(nano_checkpoint: Path, nano_onnx: Path, tmp_path: Path) -> None:
+    model = checkpoint.load(nano_checkpoint)
+    report = verify_export(model, nano_onnx)
+    assert report.ok and {"class_logits", "nms", "mask_heads"} <= {r.stage for r in report.rows}
+    proto = onnx.load(nano_onnx)
+    tensor = next(t for t in proto.graph.initializer if "mask_branch.output.bias" in t.name)
+    changed = onnx.numpy_helper.to_array(tensor) + np.float32(0.1)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(changed, tensor.name))
+    onnx.save(proto, tmp_path / "wrong.onnx")
+    with pytest.raises(ParityError, match="mask_features"):
+        verify_export(model, tmp_path / "wrong.onnx")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": (100, 128)}, "multiples of 32"),
+        ({"batch": 0}, "at least 1"),
+        ({"graph": "half"}, "full, detector"),
+        ({"precision": "int8"}, "fp16"),
+    ],
+)
+def test_impossible_options(
+    options: dict[str, Any], message: str, nano_checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        export_onnx(checkpoint.load(nano_checkpoint), tmp_path / "x.onnx", **options)
+    assert not list(tmp_path.iterdir())

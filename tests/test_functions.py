@@ -1,0 +1,256 @@
+"""The function bodies of the custom-domain nodes, run alone, against what `ops` means."""
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from nms_reference import Scene, greedy_nms, random_scene
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from condinst_infer import ops
+from condinst_infer.config import CondInstConfig, override
+from condinst_infer.export import export_onnx
+from condinst_infer.export.functions import OPSET, functions
+from condinst_infer.metadata import Metadata, metadata_from_props
+from condinst_infer.model import CondInst
+from condinst_infer.ops.custom import DOMAIN
+from condinst_infer.ops.dynamic_mask_head import COORDINATES
+from condinst_infer.presets import preset
+
+FLOAT, HALF, INT = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT32
+NMS_INPUTS = {"boxes": (FLOAT, 3), "scores": (FLOAT, 2), "labels": (INT, 2)}
+NMS_OUTPUTS = {"keep": (INT, 2), "count": (INT, 1)}
+HEADS = [  # every value of every ablation field at least once
+    {"mask_head_depth": depth, "mask_head_width": width, "mask_channels": channels}
+    | {"coordinates": coordinates, "use_features": features, "mask_stride": stride}
+    for depth, width, channels, coordinates, features, stride in (
+        (3, 8, 8, "relative", True, 4),
+        (1, 8, 8, "relative", True, 4),
+        (2, 2, 16, "absolute", True, 2),
+        (4, 16, 1, "relative", True, 8),
+        (3, 16, 16, "none", True, 4),
+        (1, 8, 1, "none", True, 8),
+        (3, 8, 8, "relative", False, 2),
+        (4, 2, 8, "absolute", False, 4),
+        (1, 2, 8, "absolute", False, 8),
+    )
+]
+
+
+def one_node_model(
+    name: str,
+    config: CondInstConfig,
+    inputs: Mapping[str, tuple[int, int]],
+    outputs: Mapping[str, tuple[int, int]],
+) -> onnx.ModelProto:
+    """A checked model whose only node is `name`, with the body for `config`; (type, rank) each."""
+
+    def infos(specs: Mapping[str, tuple[int, int]]) -> list[onnx.ValueInfoProto]:
+        return [
+            helper.make_tensor_value_info(key, dtype, [f"{key}_{i}" for i in range(rank)])
+            for key, (dtype, rank) in specs.items()
+        ]
+
+    (body,) = (body for body in functions(config) if body.name == name)
+    # the body reads no attribute, but a node without the declared ones is not whole
+    unread = dict.fromkeys(body.attribute, [0])
+    node = helper.make_node(name, list(inputs), list(outputs), domain=DOMAIN, **unread)
+    model = helper.make_model(
+        helper.make_graph([node], name, infos(inputs), infos(outputs)),
+        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)],
+        functions=[body],
+        ir_version=10,
+    )
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def nms_model(keep: int) -> onnx.ModelProto:
+    config = override(CondInstConfig(), max_detections=keep)
+    return one_node_model("ClassNMS", config, NMS_INPUTS, NMS_OUTPUTS)
+
+
+def mask_head_model(config: CondInstConfig, dtype: int = FLOAT) -> onnx.ModelProto:
+    inputs = {"features": (dtype, 4), "params": (dtype, 3), "centres": (FLOAT, 3)}
+    inputs |= {"sizes": (FLOAT, 2), "count": (INT, 1)}
+    return one_node_model("DynamicMaskHead", config, inputs, {"masks": (dtype, 4)})
+
+
+def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def assert_greedy(run: Any, scene: Scene, keep: int) -> None:
+    """`run` is the `run` of a session or evaluator of `nms_model(keep)`."""
+    found, count = run(None, dict(scene._asdict()))
+    expected, counts = greedy_nms(scene, threshold=0.6, keep=keep)
+    assert found.dtype == count.dtype == np.int32
+    np.testing.assert_array_equal(count, counts)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("classes", [1, 80])
+@pytest.mark.parametrize("keep", [1, 20, 100])
+def test_class_nms_body_is_greedy_on_many_scenes(keep: int, classes: int) -> None:
+    random, body = np.random.default_rng(keep + classes), session(nms_model(keep))
+    for batch, slots in itertools.product((1, 2, 3), (1, 2, 5, 20, 50, 90, 150, 250, 400, 500)):
+        for crowd in (5, 40):
+            scene = random_scene(random, batch=batch, slots=slots, classes=classes, crowd=crowd)
+            assert_greedy(body.run, scene, keep)
+
+
+@pytest.mark.parametrize("classes", [1, 80])
+def test_class_nms_body_is_greedy_at_full_size(classes: int) -> None:
+    random = np.random.default_rng(classes)
+    for keep, batch, slots in ((100, 1, 5000), (512, 1, 5000), (512, 2, 3000), (300, 3, 1000)):
+        scene = random_scene(random, batch=batch, slots=slots, classes=classes)
+        assert_greedy(session(nms_model(keep)).run, scene, keep)
+
+
+def test_class_nms_body_in_the_reference_evaluator() -> None:
+    random, evaluator = np.random.default_rng(8), ReferenceEvaluator(nms_model(6))
+    for slots, classes in ((1, 1), (12, 1), (30, 3)):
+        scene = random_scene(random, batch=2, slots=slots, classes=classes)
+        with np.errstate(invalid="ignore"):  # it is numpy, and some boxes have no area: 0 / 0
+            assert_greedy(evaluator.run, scene, 6)
+
+
+def mask_head_inputs(
+    config: CondInstConfig, batch: int, counts: list[int], size: tuple[int, int] = (5, 7)
+) -> dict[str, torch.Tensor]:
+    """Inputs of DynamicMaskHead with as many slots as the largest of `counts` needs."""
+    random = torch.Generator().manual_seed(9)
+    slots = max(1, *counts)
+    # parameters such that logits are about 1 at any depth and width, where probabilities move most
+    shrink = max(o * i for o, i in config.mask_layers) ** -0.25
+    return {
+        "features": torch.randn((batch, config.mask.mask_channels, *size), generator=random),
+        "params": shrink * torch.randn((batch, slots, config.num_params), generator=random),
+        "centres": 60 * torch.rand((batch, slots, 2), generator=random),
+        "sizes": torch.tensor([64.0, 128.0])[torch.randint(2, (batch, slots), generator=random)],
+        "count": torch.tensor(counts, dtype=torch.int32),
+    }
+
+
+def arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("head", HEADS, ids=str)
+@pytest.mark.parametrize("counts", [[7], [0], [3, 7, 0]], ids=str)
+def test_dynamic_mask_head_body_is_the_operation(head: dict[str, Any], counts: list[int]) -> None:
+    config = override(CondInstConfig(), **head)
+    inputs = mask_head_inputs(config, len(counts), counts)
+    expected = ops.dynamic_mask_head(**inputs, **config.mask_head_settings)
+    (masks,) = session(mask_head_model(config)).run(None, arrays(inputs))
+    # float32 sums in another order; measured worst 1.2e-7
+    np.testing.assert_allclose(masks, expected, rtol=0, atol=1e-6)
+    for mask, count in zip(masks, counts, strict=True):
+        assert (mask[count:] == 0).all() and (mask[:count].max((1, 2)) > 0).all()
+
+
+@pytest.mark.parametrize("head", HEADS, ids=str)
+def test_half_precision_body_is_as_near_as_torch(head: dict[str, Any]) -> None:
+    config = override(CondInstConfig(), **head)
+    inputs = mask_head_inputs(config, 2, [4, 2])
+    reference = ops.dynamic_mask_head(**inputs, **config.mask_head_settings)
+    halved = inputs | {name: inputs[name].half() for name in ("features", "params")}
+    of_torch = ops.dynamic_mask_head(**halved, **config.mask_head_settings)
+    (masks,) = session(mask_head_model(config, HALF)).run(None, arrays(halved))
+    assert masks.dtype == np.float16 and of_torch.dtype == torch.float16
+    error = np.abs(masks.astype(np.float32) - reference.numpy()).max()
+    assert error <= 2 * (of_torch.float() - reference).abs().max()
+
+
+@pytest.mark.parametrize("head", HEADS, ids=str)
+def test_dynamic_mask_head_body_in_the_reference_evaluator(head: dict[str, Any]) -> None:
+    config = override(CondInstConfig(), **head)
+    inputs = mask_head_inputs(config, 2, [1, 2], (2, 3))
+    expected = ops.dynamic_mask_head(**inputs, **config.mask_head_settings)
+    (masks,) = ReferenceEvaluator(mask_head_model(config)).run(None, arrays(inputs))
+    np.testing.assert_allclose(masks, expected, rtol=0, atol=1e-6)  # as above
+
+
+def attributes(model: onnx.ModelProto, name: str) -> dict[str, Any]:
+    """Attributes of the one node `name`; one-element lists as their element."""
+    (node,) = (node for node in model.graph.node if node.op_type == name)
+    assert node.domain == DOMAIN
+    values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    assert (values.pop("plugin_namespace"), values.pop("aot")) == (b"condinst", 1)
+    assert all(isinstance(value, list) and len(value) == 1 for value in values.values())
+    return {key: value[0] for key, value in values.items()}
+
+
+def constants(model: onnx.ModelProto, name: str) -> dict[str, np.ndarray]:
+    """The constants in the body of `name`, by the name they have there."""
+    (body,) = (body for body in model.functions if body.name == name)
+    found = {}
+    for node in body.node:
+        if node.op_type == "Constant":
+            value = helper.get_attribute_value(node.attribute[0])
+            array = numpy_helper.to_array(value) if node.attribute[0].HasField("t") else value
+            found[node.output[0]] = np.asarray(array)
+    return found
+
+
+def assert_attributes_match(model: onnx.ModelProto, metadata: Metadata) -> None:
+    config = metadata.config
+    nms, nms_body = attributes(model, "ClassNMS"), constants(model, "ClassNMS")
+    assert nms == {
+        "iou_threshold": pytest.approx(config.detect.nms_iou, rel=1e-7),  # stored as float32
+        "max_detections": config.detect.max_detections,
+        "runs": len(config.heads.head_levels),
+    }
+    assert nms_body["threshold"] == np.float32(nms["iou_threshold"])
+    assert nms_body["steps"] == nms["max_detections"]
+    head, body = attributes(model, "DynamicMaskHead"), constants(model, "DynamicMaskHead")
+    settings = config.mask_head_settings
+    assert head == settings | {"coordinates": COORDINATES.index(settings["coordinates"])}
+    assert body.get("stride", head["stride"]) == head["stride"]
+    assert body["scales"].tolist() == [1, 1, head["factor"], head["factor"]]
+    inputs = head["channels"] * head["use_features"] + 2 * (head["coordinates"] > 0)
+    widths = [inputs, *[head["width"]] * (head["depth"] - 1), 1]
+    lengths = [o * i for i, o in itertools.pairwise(widths)] + widths[1:]
+    assert body["lengths"].tolist() == lengths
+    assert ("absolute" in body) == (COORDINATES[head["coordinates"]] == "absolute")
+
+
+def test_attributes_of_an_export_match_its_bodies(nano_onnx: Path) -> None:
+    model = onnx.load(nano_onnx)
+    props = {prop.key: prop.value for prop in model.metadata_props}
+    assert_attributes_match(model, metadata_from_props(props, nano_onnx))
+
+
+def test_attributes_of_an_ablation_match_its_bodies(tmp_path: Path) -> None:
+    ablation = {"mask_head_depth": 2, "mask_head_width": 4, "mask_channels": 5}
+    ablation |= {"coordinates": "absolute", "mask_stride": 2, "nms_iou": 0.45, "max_detections": 9}
+    config = preset("condinst_nano", num_classes=2, **ablation)
+    path = tmp_path / "ablation.onnx"
+    export_onnx(CondInst(config).eval(), path, size=(64, 96), batch=1)
+    assert_attributes_match(onnx.load(path), Metadata(config))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "least"), [((64, 88), 2.5), ((100, 168), 5.0)])
+def test_dynamic_mask_head_body_outruns_grouped_convolution(
+    size: tuple[int, int], least: float
+) -> None:
+    from benchmarks.mask_heads import measure
+
+    ratios = []
+    while len(ratios) < 3 and max(ratios, default=0.0) < least:  # machines are noisy
+        result = measure(size)
+        ratios.append(result["ratio"])
+        assert result["largest_difference"] < 1e-5  # float32; measured 7e-7 and 1.4e-6
+    assert max(ratios) >= least, ratios

@@ -1,0 +1,114 @@
+"""What imports what, and what stands where."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import condinst_infer
+
+ROOT = Path(condinst_infer.__file__).parent
+HEAVY = ("torch", "onnx", "onnxruntime", "tensorrt")
+
+# a module imports only modules of rows above its own (or of its own package)
+ROWS = [
+    ["errors", "coco"],
+    ["config_rules"],
+    ["config"],
+    ["presets", "metadata"],
+    ["crop"],
+    ["draw"],
+    ["result"],
+    ["preprocess", "postprocess", "session", "bench"],
+    ["ops"],
+    ["model"],
+    ["checkpoint"],
+    ["export"],
+    ["engines"],
+    ["pipeline", "stages"],
+    ["compare"],
+    ["verify"],
+    ["doctor"],
+    ["commands"],
+    ["cli"],
+    ["__main__", "__init__"],
+]
+ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
+FORBIDDEN = {
+    "engines": {"torch", "model", "train", "export"},
+    "export": {"engines", "train"},
+    "ops": {"numpy"},
+}
+
+
+def modules() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))
+
+
+def owner(path: Path) -> str:
+    """The row a file belongs to: its package or its own name."""
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[tuple[str, bool]]:
+    """(dotted name, whether at the top of the file) of every import in it."""
+    tree = ast.parse(path.read_text())
+    found = set()
+    for node in ast.walk(tree):
+        top = node in tree.body
+        if isinstance(node, ast.Import):
+            found |= {(alias.name, top) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            assert node.module is not None
+            if node.module == "condinst_infer":
+                found |= {(f"condinst_infer.{alias.name}", top) for alias in node.names}
+            else:
+                found.add((node.module, top))
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_only_what_stands_above(path: Path) -> None:
+    own = owner(path)
+    assert own in ROW_OF, f"{own} has no row"
+    for name, _ in imported(path):
+        parts = name.split(".")
+        if parts[0] == "condinst_infer":
+            other = parts[1] if len(parts) > 1 else "__init__"
+            other = other if other in ROW_OF else "__init__"
+            allowed = other == own or ROW_OF[other] < ROW_OF[own]
+            assert allowed or other == "__init__", f"{own} imports {other}"
+            assert other not in FORBIDDEN.get(own, ()), f"{own} imports {other}"
+        else:
+            assert parts[0] not in FORBIDDEN.get(own, ()), f"{own} imports {parts[0]}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_are_short_enough_to_read(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert len(lines) <= 300
+    assert max(map(len, lines), default=0) <= 100
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno is not None
+            length = node.end_lineno - node.lineno + 1
+            assert length <= 100, f"{node.name} has {length} lines"
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, condinst_infer, condinst_infer.presets, condinst_infer.config\n"
+        f"print([m for m in {HEAVY} if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_public_names() -> None:
+    for name in condinst_infer.__all__:
+        assert getattr(condinst_infer, name) is not None
+    with pytest.raises(AttributeError):
+        condinst_infer.no_such_name  # noqa: B018 - the access is the test
