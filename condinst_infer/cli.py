@@ -14,11 +14,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from condinst_infer import __version__
-from condinst_infer.config import DetectConfig
+from condinst_infer.config import MAX_BATCH, MAX_PIXELS, DetectConfig
 from condinst_infer.errors import CondInstError, ParityError
-
-MAX_PIXELS = 100_000_000  # test_cli compares it with the pipeline's; importing that costs OpenCV
-MAX_BATCH = 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,6 +15,9 @@ from condinst_infer.coco import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 from condinst_infer.config_rules import check
 from condinst_infer.errors import ConfigError
 
+MAX_PIXELS = 100_000_000  # 300 MB decoded; a hostile file of a few kilobytes can claim more
+MAX_BATCH = 1  # images a dynamic file is given at once: more gain nothing on a CPU, and cost memory
+
 
 @dataclass(frozen=True)
 class InputConfig:
@@ -22,9 +25,7 @@ class InputConfig:
 
     short_side: int = 800  # MIN_SIZE_TEST; paper section 4.1
     long_side: int = 1333  # MAX_SIZE_TEST
-    resize_rule: str = (
-        "short_first"  # "min_scale" is mmdetection's; they differ by a pixel at times
-    )
+    resize_rule: str = "short_first"  # mmdetection's "min_scale" differs by a pixel at times
     channel_order: str = "bgr"  # order of the network's input channels; callers always give BGR
     pixel_mean: tuple[float, ...] = (103.53, 116.28, 123.675)  # in channel_order
     pixel_std: tuple[float, ...] = (1.0, 1.0, 1.0)  # Caffe-style weights expect no scaling

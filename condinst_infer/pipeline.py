@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast, overload
 import numpy as np
 from PIL import Image
 
-from condinst_infer.config import CondInstConfig
+from condinst_infer.config import MAX_BATCH, MAX_PIXELS, CondInstConfig
 from condinst_infer.errors import ConfigError, ModelFileError, SessionError, require
 from condinst_infer.metadata import Metadata
 from condinst_infer.postprocess import (
@@ -18,7 +18,6 @@ from condinst_infer.postprocess import (
     labels_from_classes,
 )
 from condinst_infer.preprocess import (
-    MAX_PIXELS,
     ImageSource,
     canvas_size,
     fitted_size,
@@ -30,7 +29,6 @@ from condinst_infer.preprocess import (
 from condinst_infer.result import Instances
 from condinst_infer.session import Session, check_threads
 
-MAX_BATCH = 8  # images of one canvas that a dynamic file is given at once
 Size = tuple[int, int]  # (height, width)
 
 

@@ -9,13 +9,12 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from condinst_infer.config import InputConfig
+from condinst_infer.config import MAX_PIXELS, InputConfig
 from condinst_infer.errors import InputError
 
 ImageSource = str | os.PathLike[str] | np.ndarray | Image.Image
 Size = tuple[int, int]  # (height, width)
 
-MAX_PIXELS = 100_000_000  # 300 MB decoded; a hostile file of a few kilobytes can claim more
 # What cameras and data sets write. Pillow reads more, some by running other programs (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000")
 

@@ -95,3 +95,11 @@ def photos(tmp_path: Path) -> Path:
         cv2.imwrite(str(path), image)
     (folder / "notes.txt").write_text("no image")
     return folder
+
+
+@pytest.fixture(scope="session")
+def demo_folder() -> Path:
+    """The data that ships with the package."""
+    import condinst_infer
+
+    return Path(condinst_infer.__file__).parent / "data"

@@ -8,7 +8,6 @@ import pytest
 from command_line import Run, assert_refused
 
 import condinst_infer as ci
-from condinst_infer import cli
 from condinst_infer.commands.files import image_files, print_table, replacing
 from condinst_infer.errors import InputError
 
@@ -76,12 +75,6 @@ def test_tables_align_and_set_numbers_right(capsys: pytest.CaptureFixture[str]) 
     ]
     print_table([])
     assert capsys.readouterr().out == ""
-
-
-def test_defaults_in_the_help_are_the_library_s() -> None:
-    from condinst_infer import pipeline, preprocess
-
-    assert cli.MAX_PIXELS == preprocess.MAX_PIXELS and cli.MAX_BATCH == pipeline.MAX_BATCH
 
 
 def test_every_verb_explains_itself_with_an_example(condinst: Run) -> None:

@@ -67,10 +67,13 @@ def scenes() -> tuple[Tensor, Tensor]:
 
 
 def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Equal but for float32 sums in another order; measured worst 2e-5, in boxes of 100 pixels."""
+    """Equal but for float32 sums in another order.
+
+    Measured worst: boxes 3e-4 of up to 300 pixels, scores 2e-6, masks 1e-5.
+    """
     for name in ("num_detections", "labels"):
         assert torch.equal(found[name], expected[name]), name
-    for name, atol in (("boxes", 5e-4), ("scores", 1e-5), ("masks", 1e-4)):
+    for name, atol in (("boxes", 1e-3), ("scores", 1e-5), ("masks", 1e-4)):
         torch.testing.assert_close(found[name], expected[name], rtol=0, atol=atol)
 
 
@@ -141,8 +144,9 @@ def test_ablation_runs_and_its_parts_agree(ablation: str) -> None:
     assert torch.equal(candidates["mask_features"], raw.mask_features)
 
 
-def test_batch_equals_single_images_on_the_same_canvas() -> None:
-    model = lively()
+@pytest.mark.parametrize("norm", ["bn", "gn"])
+def test_batch_equals_single_images_on_the_same_canvas(norm: str) -> None:
+    model = lively(tower_norm=norm)
     images, sizes = scenes()
     with torch.inference_mode():
         together = model(images, sizes)

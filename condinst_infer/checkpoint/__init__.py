@@ -4,7 +4,6 @@ import hashlib
 import json
 import pickle
 import warnings
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -132,8 +131,6 @@ def _foreign_weights(path: Path) -> dict[str, Tensor]:
         else:
             with warnings.catch_warnings():  # about pickle protocols: the error below says more
                 warnings.simplefilter("ignore")
-                with warnings.catch_warnings():  # about the pickle protocol of files others wrote
-                warnings.simplefilter("ignore", UserWarning)
                 data = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(

@@ -64,7 +64,8 @@ def _expanded(source: str, output: Path) -> list[ImageFile]:
             return files
         what = f"images ({', '.join(IMAGE_SUFFIXES)}) in the folder"
     elif not path.exists() and glob.has_magic(source):
-        matches = sorted(map(Path, glob.glob(source, recursive=True)))  # noqa: PTH207 - Path.glob takes no absolute pattern
+        # Path.glob takes no absolute pattern
+        matches = sorted(map(Path, glob.glob(source, recursive=True)))  # noqa: PTH207
         files = [ImageFile(p, Path(p.name)) for p in matches if p.is_file()]
         what = "files that match"
     else:

@@ -1,0 +1,90 @@
+"""Write the generated parts of README.md: presets, the help text and measured results.
+
+    python -m benchmarks.readme
+
+A part stands between `<!-- name -->` and `<!-- /name -->`. A test says when README.md is stale.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from condinst_infer import presets
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def parts() -> dict[str, str]:
+    """Every generated part by name, in Markdown."""
+    return {"presets": preset_table(), "help": help_text(), "results": result_table()}
+
+
+def preset_table() -> str:
+    """One row per preset."""
+    rows = ["| preset | backbone | neck | levels | towers | input | paper |", "|---" * 7 + "|"]
+    for name in presets.names():
+        config = presets.preset(name)
+        levels = config.heads.head_levels
+        deform = "+DCN" if any(config.backbone.deform_stages) else ""
+        towers = "shared" if config.heads.share_convs else "separate"
+        size = f"{config.input.short_side}x{config.input.long_side}"
+        cells = [
+            f"`{name}`",
+            config.backbone.backbone_type + deform,
+            config.neck.neck_type,
+            f"P{levels[0]}-P{levels[-1]}",
+            towers,
+            size,
+            presets.figure(name),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def help_text() -> str:
+    """What `condinst --help` prints."""
+    command = [sys.executable, "-m", "condinst_infer", "--help"]
+    environment = {"COLUMNS": "100", "PATH": "", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return f"```\n{run.stdout.rstrip()}\n```"
+
+
+def result_table() -> str:
+    """One row per comparison in the result files."""
+    rows = ["| what | ours, ms | beside | its ms | ratio | machine |", "|---" * 6 + "|"]
+    for path in sorted(RESULTS.glob("*.json")):
+        data = json.loads(path.read_text())
+        for case in data.get("results", [data]):
+            rows.append(_result_row(case, data["environment"]))
+    return "\n".join(rows)
+
+
+def _result_row(case: dict[str, Any], environment: dict[str, Any]) -> str:
+    times = {name: summary["p50"] for name, summary in case["times_ms"].items()}
+    ours, theirs = times.values()
+    machine = f"{environment['cpu']}, torch {environment['packages']['torch']}"
+    cells = [case["what"], f"{ours:.1f}", case["against"], f"{theirs:.1f}"]
+    return f"| {' | '.join([*cells, f'{theirs / ours:.1f}x', machine])} |"
+
+
+def written(text: str, made: dict[str, str]) -> str:
+    """`text` with each part between its markers replaced."""
+    for name, part in made.items():
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+        text, count = re.subn(pattern, lambda m, p=part: f"{m[1]}{p}\n{m[2]}", text, flags=re.S)
+        assert count == 1, f"README.md needs one part {name}"
+    return text
+
+
+def main() -> None:
+    """Rewrite README.md."""
+    path = ROOT / "README.md"
+    path.write_text(written(path.read_text(), parts()))
+
+
+if __name__ == "__main__":
+    main()

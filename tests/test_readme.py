@@ -1,0 +1,41 @@
+"""README.md says what is true."""
+
+import re
+from pathlib import Path
+
+from benchmarks import readme
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text()
+
+
+def test_generated_parts_are_up_to_date() -> None:
+    assert readme.written(TEXT, readme.parts()) == TEXT, "run: python -m benchmarks.readme"
+
+
+def test_links_lead_somewhere() -> None:
+    for page in ("README.md", "export/README.md", "engines/README.md", "benchmarks/README.md"):
+        text = (ROOT / page).read_text()
+        for target in re.findall(r"\]\((?!http)([^)#]+)", text):
+            assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
+
+
+def test_ci_runs_the_commands_of_the_readme() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    command = next(line for line in TEXT.splitlines() if "requirements-dev.txt" in line)
+    for step in command.strip().split(" && "):
+        assert step in script, step
+
+
+def test_the_python_example_runs(demo_folder: Path) -> None:
+    block = re.search(r"```python\n(.*?)```", TEXT, re.S)
+    assert block is not None and len(block[1].splitlines()) <= 10
+    code = block[1].replace("model.onnx", str(demo_folder / "demo.onnx"))
+    scope: dict[str, object] = {}
+    exec(code.replace("street.jpg", str(demo_folder / "demo.jpg")), scope)  # the documented lines
+    assert getattr(scope["overlay"], "shape", None) == (480, 640, 3)
+
+
+def test_the_package_data_is_what_the_demo_needs(demo_folder: Path) -> None:
+    assert {path.name for path in demo_folder.iterdir()} == {"demo.onnx", "demo.jpg"}
+    assert sum(path.stat().st_size for path in demo_folder.iterdir()) < 10_000_000
