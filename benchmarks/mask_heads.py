@@ -9,6 +9,7 @@ Needs the `export` extra.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -74,17 +75,17 @@ def body_session(config: CondInstConfig, threads: int) -> onnxruntime.InferenceS
 
 def measure(
     size: tuple[int, int], *, count: int = 100, repeats: int = 15, threads: int = 2
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """One result: times of both, their ratio, and the largest difference of a probability."""
     torch.set_num_threads(threads)
     config = CondInstConfig()
     arrays = feeds(count, size, config)
-    tensors = {name: torch.from_numpy(array) for name, array in arrays.items() if name != "count"}
+    tensors = [torch.from_numpy(arrays[n]) for n in ("features", "params", "centres", "sizes")]
     session = body_session(config, threads)
 
     def grouped() -> torch.Tensor:
         with torch.inference_mode():
-            logits = mask_logits_by_grouped_conv(**tensors, stride=config.mask_feature_stride)
+            logits = mask_logits_by_grouped_conv(*tensors, stride=config.mask_feature_stride)
             return aligned_bilinear(logits, config.mask_factor).sigmoid()
 
     def body() -> np.ndarray:
@@ -119,7 +120,6 @@ def main() -> None:
         )
         results.append(result)
         times = result["times_ms"]
-        assert isinstance(times, dict)
         print(
             f"{size[0]}x{size[1]}: body {times['body']['p50']:.1f} ms, "
             f"grouped convolution {times['grouped']['p50']:.1f} ms, ratio {result['ratio']:.2f}"

@@ -98,18 +98,7 @@ def _predict(verbs: Verbs) -> None:
         "source", nargs="+", metavar="SOURCE", help="image files, folders (searched) or patterns"
     )
     _output(verb, "DIR", "folder for the results, made if missing")
-    verb.add_argument(
-        "--score-threshold", type=float, metavar="S", help="lowest score, 0 to 1 (default: all)"
-    )
-    verb.add_argument(
-        "--max-detections", type=int, metavar="K", help="most instances per image (default: all)"
-    )
-    verb.add_argument(
-        "--classes",
-        type=_classes,
-        metavar="A,B",
-        help="names or numbers of the classes to keep, with commas (default: all)",
-    )
+    _filters(verb)
     switch = argparse.BooleanOptionalAction
     verb.add_argument(
         "--overlays", action=switch, default=True, help="draw each image (default: yes)"
@@ -137,6 +126,21 @@ def _predict(verbs: Verbs) -> None:
     )
     _json(verb)
     verb.set_defaults(command="condinst_infer.commands.predict:predict")
+
+
+def _filters(verb: _Parser) -> None:
+    verb.add_argument(
+        "--score-threshold", type=float, metavar="S", help="lowest score, 0 to 1 (default: all)"
+    )
+    verb.add_argument(
+        "--max-detections", type=int, metavar="K", help="most instances per image (default: all)"
+    )
+    verb.add_argument(
+        "--classes",
+        type=_classes,
+        metavar="A,B",
+        help="names or numbers of the classes to keep, with commas (default: all)",
+    )
 
 
 def _export(verbs: Verbs) -> None:

@@ -25,6 +25,7 @@ PACKAGES = (
     "safetensors",
     "onnx",
     "onnxscript",
+    "pyyaml",
     "pycocotools",
     "supervision",
     "tensorrt",
@@ -80,11 +81,8 @@ def capabilities(
             _missing(lacks, "torch", "safetensors", "onnx", "onnxscript") + runtime,
             _extra("export"),
         ),
-        "train": _capability(
-            _missing(lacks, "torch", "safetensors", "pycocotools"), _extra("train")
-        ),
-        "build TensorRT engines": _capability(
-            _no_gpu(gpus) + _missing(lacks, "tensorrt"), _extra("tensorrt")
+        "import and PyTorch": _capability(
+            _missing(lacks, "torch", "safetensors", "pyyaml"), _extra("export")
         ),
     }
 

@@ -43,7 +43,8 @@ def greedy_nms(scene: Scene, *, threshold: float, keep: int) -> tuple[np.ndarray
 def random_scene(
     random: np.random.Generator, *, batch: int, slots: int, classes: int, crowd: int = 20
 ) -> Scene:
-    """Boxes in heaps of about `crowd`; a third of the scenes on a grid, with ties of every kind.
+    """Boxes in heaps of about `crowd`; a third of the scenes on a grid: equal scores and boxes,
+    and overlaps that are exactly 0.5 or 0.6.
 
     Every image has another number of empty slots, the last of several none but empty ones; one box
     in twenty has no area.
@@ -55,7 +56,7 @@ def random_scene(
     boxes = np.concatenate([centres - extents / 2, centres + extents / 2], 2)
     scores = random.uniform(0.05, 1, (batch, slots))
     if random.random() < 1 / 3:
-        boxes, scores = np.round(boxes / 8) * 8, np.round(scores * 10) / 10
+        boxes, scores = np.round(boxes / 24) * 24, np.round(scores * 10) / 10
     flat = random.random((batch, slots)) < 0.05
     boxes[:, :, 2] = np.where(flat, boxes[:, :, 0], boxes[:, :, 2])
     empty = random.random((batch, slots)) < np.linspace(0, 1, batch, endpoint=True)[:, None]

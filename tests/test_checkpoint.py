@@ -123,7 +123,10 @@ def test_one_error_lists_every_tensor_that_does_not_fit(small: CondInst, tmp_pat
     path = saved(small, tmp_path / "model.safetensors")
     weights = load_file(path)
     del weights["backbone.stem.conv.weight"], weights["fcos.scales.2"]
-    weights |= {"backbone.extra": torch.zeros(1), "fcos.controller.weight": torch.zeros(169, 16)}
+    weights |= {
+        "backbone.extra": torch.zeros(1),
+        "fcos.controller.weight": torch.zeros(16, 169, 3, 3),
+    }
     save_file(weights, path, metadata={KEY: small.config.to_json()})
     with pytest.raises(CheckpointError) as error:
         checkpoint.load(path)
@@ -131,7 +134,7 @@ def test_one_error_lists_every_tensor_that_does_not_fit(small: CondInst, tmp_pat
     assert text.startswith(f"{path}: the weights do not fit the configuration condinst_nano")
     assert "(backbone.stem.conv.weight, fcos.controller.weight, fcos.scales.2)" in text
     assert "1 surplus (backbone.extra)" in text
-    assert "fcos.controller.weight [169, 16], needed [169, 16, 3, 3]" in text
+    assert "fcos.controller.weight [16, 169, 3, 3], needed [169, 16, 3, 3]" in text
     assert "\n" not in text
 
 

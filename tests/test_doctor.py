@@ -20,7 +20,7 @@ def without(*names: str) -> dict[str, str | None]:
 
 def test_everything_there_is_ok() -> None:
     states = doctor.capabilities(ALL, CUDA, GPU)
-    assert [state["ok"] for state in states.values()] == [True] * 5
+    assert [state["ok"] for state in states.values()] == [True] * 4
     assert all(state["missing"] == [] and state["fix"] == "" for state in states.values())
 
 
@@ -28,8 +28,7 @@ def test_everything_there_is_ok() -> None:
     ("lost", "broken", "fix"),
     [
         ("onnxscript", {"export"}, "pip install 'condinst-infer[export]'"),
-        ("pycocotools", {"train"}, "pip install 'condinst-infer[train]'"),
-        ("tensorrt", {"build TensorRT engines"}, "pip install 'condinst-infer[tensorrt]'"),
+        ("pyyaml", {"import and PyTorch"}, "pip install 'condinst-infer[export]'"),
     ],
 )
 def test_a_missing_package_is_named_with_its_command(lost: str, broken: set, fix: str) -> None:
@@ -46,7 +45,7 @@ def test_without_a_runtime_nothing_runs_on_the_cpu() -> None:
         "missing": ["onnxruntime"],
         "fix": "pip install 'condinst-infer[cpu]'",
     }
-    assert not states["export"]["ok"] and states["train"]["ok"]
+    assert not states["export"]["ok"] and states["import and PyTorch"]["ok"]
 
 
 def test_cuda_needs_the_other_wheel_and_no_command_installs_a_gpu() -> None:
@@ -67,7 +66,7 @@ def test_the_report_is_json_and_complete(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_the_text_names_each_package_capability_and_command() -> None:
-    packages = without("tensorrt")
+    packages = without("onnxscript")
     data = {
         "python": "3.11",
         "platform": "somewhere",
@@ -77,10 +76,10 @@ def test_the_text_names_each_package_capability_and_command() -> None:
         "capabilities": doctor.capabilities(packages, CUDA, GPU),
     }
     text = doctor.text(data)
-    for word in (*doctor.PACKAGES, *CUDA, *GPU, *data["capabilities"], "missing: tensorrt"):
+    for word in (*doctor.PACKAGES, *CUDA, *GPU, *data["capabilities"], "missing: onnxscript"):
         assert word in text
-    assert "numpy                   1.0\n" in text and "tensorrt                -\n" in text
-    assert "pip install 'condinst-infer[tensorrt]'" in text and "[export]" not in text
+    assert "numpy                   1.0\n" in text and "onnxscript              -\n" in text
+    assert "pip install 'condinst-infer[export]'" in text and "[gpu]" not in text
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_goldens_in_onnx_runtime(golden_file: tuple[str, Path]) -> None:
         for i in range(2):
             values = session.run(None, goldens.feeds(name, f"img{i}"))
             names = [output.name for output in session.get_outputs()]
-            outputs = dict(zip(names, values, strict=True))
+            outputs = {n: np.asarray(v) for n, v in zip(names, values, strict=True)}
             goldens.check_detections(name, f"dense{i}", outputs, 0)
 
 

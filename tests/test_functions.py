@@ -60,7 +60,7 @@ def one_node_model(
 
     (body,) = (body for body in functions(config) if body.name == name)
     # the body reads no attribute, but a node without the declared ones is not whole
-    unread = dict.fromkeys(body.attribute, [0])
+    unread: dict[str, Any] = dict.fromkeys(body.attribute, [0])
     node = helper.make_node(name, list(inputs), list(outputs), domain=DOMAIN, **unread)
     model = helper.make_model(
         helper.make_graph([node], name, infos(inputs), infos(outputs)),
@@ -91,9 +91,17 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     )
 
 
-def assert_greedy(run: Any, scene: Scene, keep: int) -> None:
-    """`run` is the `run` of a session or evaluator of `nms_model(keep)`."""
-    found, count = run(None, dict(scene._asdict()))
+def run(
+    runner: onnxruntime.InferenceSession | ReferenceEvaluator, feeds: Mapping[str, np.ndarray]
+) -> list[np.ndarray]:
+    return [np.asarray(output) for output in runner.run(None, dict(feeds))]
+
+
+def assert_greedy(
+    runner: onnxruntime.InferenceSession | ReferenceEvaluator, scene: Scene, keep: int
+) -> None:
+    """What `runner` of `nms_model(keep)` puts out for `scene` is what the greedy loop keeps."""
+    found, count = run(runner, scene._asdict())
     expected, counts = greedy_nms(scene, threshold=0.6, keep=keep)
     assert found.dtype == count.dtype == np.int32
     np.testing.assert_array_equal(count, counts)
@@ -107,7 +115,7 @@ def test_class_nms_body_is_greedy_on_many_scenes(keep: int, classes: int) -> Non
     for batch, slots in itertools.product((1, 2, 3), (1, 2, 5, 20, 50, 90, 150, 250, 400, 500)):
         for crowd in (5, 40):
             scene = random_scene(random, batch=batch, slots=slots, classes=classes, crowd=crowd)
-            assert_greedy(body.run, scene, keep)
+            assert_greedy(body, scene, keep)
 
 
 @pytest.mark.parametrize("classes", [1, 80])
@@ -115,7 +123,7 @@ def test_class_nms_body_is_greedy_at_full_size(classes: int) -> None:
     random = np.random.default_rng(classes)
     for keep, batch, slots in ((100, 1, 5000), (512, 1, 5000), (512, 2, 3000), (300, 3, 1000)):
         scene = random_scene(random, batch=batch, slots=slots, classes=classes)
-        assert_greedy(session(nms_model(keep)).run, scene, keep)
+        assert_greedy(session(nms_model(keep)), scene, keep)
 
 
 def test_class_nms_body_in_the_reference_evaluator() -> None:
@@ -123,7 +131,7 @@ def test_class_nms_body_in_the_reference_evaluator() -> None:
     for slots, classes in ((1, 1), (12, 1), (30, 3)):
         scene = random_scene(random, batch=2, slots=slots, classes=classes)
         with np.errstate(invalid="ignore"):  # it is numpy, and some boxes have no area: 0 / 0
-            assert_greedy(evaluator.run, scene, 6)
+            assert_greedy(evaluator, scene, 6)
 
 
 def mask_head_inputs(
@@ -153,7 +161,7 @@ def test_dynamic_mask_head_body_is_the_operation(head: dict[str, Any], counts: l
     config = override(CondInstConfig(), **head)
     inputs = mask_head_inputs(config, len(counts), counts)
     expected = ops.dynamic_mask_head(**inputs, **config.mask_head_settings)
-    (masks,) = session(mask_head_model(config)).run(None, arrays(inputs))
+    (masks,) = run(session(mask_head_model(config)), arrays(inputs))
     # float32 sums in another order; measured worst 1.2e-7
     np.testing.assert_allclose(masks, expected, rtol=0, atol=1e-6)
     for mask, count in zip(masks, counts, strict=True):
@@ -167,7 +175,7 @@ def test_half_precision_body_is_as_near_as_torch(head: dict[str, Any]) -> None:
     reference = ops.dynamic_mask_head(**inputs, **config.mask_head_settings)
     halved = inputs | {name: inputs[name].half() for name in ("features", "params")}
     of_torch = ops.dynamic_mask_head(**halved, **config.mask_head_settings)
-    (masks,) = session(mask_head_model(config, HALF)).run(None, arrays(halved))
+    (masks,) = run(session(mask_head_model(config, HALF)), arrays(halved))
     assert masks.dtype == np.float16 and of_torch.dtype == torch.float16
     error = np.abs(masks.astype(np.float32) - reference.numpy()).max()
     assert error <= 2 * (of_torch.float() - reference).abs().max()
@@ -178,7 +186,7 @@ def test_dynamic_mask_head_body_in_the_reference_evaluator(head: dict[str, Any])
     config = override(CondInstConfig(), **head)
     inputs = mask_head_inputs(config, 2, [1, 2], (2, 3))
     expected = ops.dynamic_mask_head(**inputs, **config.mask_head_settings)
-    (masks,) = ReferenceEvaluator(mask_head_model(config)).run(None, arrays(inputs))
+    (masks,) = run(ReferenceEvaluator(mask_head_model(config)), arrays(inputs))
     np.testing.assert_allclose(masks, expected, rtol=0, atol=1e-6)  # as above
 
 

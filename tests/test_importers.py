@@ -1,6 +1,5 @@
 """Weights and configurations of other implementations give the network they describe."""
 
-import itertools
 from typing import Any
 
 import pytest
@@ -13,11 +12,12 @@ from foreign_names import (
     renamed,
     torchvision_name,
 )
+from torch import Tensor
 
 from condinst_infer import checkpoint
 from condinst_infer.config import CondInstConfig, override
 from condinst_infer.errors import CheckpointError
-from condinst_infer.model import CondInst
+from condinst_infer.model import CondInst, HeadOutputs
 from condinst_infer.presets import preset
 
 # a small network: AdelaiDet's keys, and the fields they stand for
@@ -111,11 +111,14 @@ def assert_same(found: CondInst, expected: CondInst) -> None:
     images = torch.randint(0, 256, (1, 128, 160, 3), generator=random, dtype=torch.uint8)
     sizes = torch.tensor([[120, 160]], dtype=torch.int32)
     with torch.inference_mode():
-        outputs = zip(found.heads(images, sizes), expected.heads(images, sizes), strict=True)
-    for a, b in itertools.chain.from_iterable(
-        zip(x, y, strict=True) if isinstance(x, tuple) else [(x, y)] for x, y in outputs
-    ):
-        assert a is b is None or (torch.equal(a, b) and a.isfinite().all())
+        outputs = tensors(found.heads(images, sizes)), tensors(expected.heads(images, sizes))
+    for a, b in zip(*outputs, strict=True):
+        assert a.isfinite().all() and torch.equal(a, b)
+
+
+def tensors(raw: HeadOutputs) -> list[Tensor]:
+    maps = [*raw.class_logits, *raw.regression, *raw.centreness, *raw.params, raw.mask_features]
+    return maps if raw.semantic_logits is None else [*maps, raw.semantic_logits]
 
 
 @pytest.mark.parametrize("option", OPTIONS)

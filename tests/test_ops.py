@@ -239,9 +239,10 @@ def test_class_nms_is_the_greedy_loop(classes: int) -> None:
     random = np.random.default_rng(7)
     for slots, keep in itertools.product((1, 2, 37, 300), (1, 30, 60)):
         scene = random_scene(random, batch=3, slots=slots, classes=classes)
-        expected, counts = greedy_nms(scene, threshold=0.6, keep=keep)
+        # boxes on a grid often overlap by exactly a half, which does not suppress
+        expected, counts = greedy_nms(scene, threshold=0.5, keep=keep)
         tensors = [torch.from_numpy(part) for part in scene]
-        found, count = ops.class_nms(*tensors, iou_threshold=0.6, max_detections=keep)
+        found, count = ops.class_nms(*tensors, iou_threshold=0.5, max_detections=keep)
         assert found.dtype == count.dtype == torch.int32
         np.testing.assert_array_equal(found, expected)
         np.testing.assert_array_equal(count, counts)

@@ -116,10 +116,6 @@ def config_from_adelaidet(cfg: Mapping[str, Any]) -> CondInstConfig:
     dla, neck = "dla" in name, "BiFPN" if "bifpn" in name else "FPN"
     if not dla and "resnet" not in name:
         raise ConfigError(f"MODEL.BACKBONE.NAME is {name!r}; only ResNet and DLA are supported.")
-    levels = _levels(c["MODEL.FCOS.IN_FEATURES"])
-    interest = [int(size) for size in c["MODEL.FCOS.SIZES_OF_INTEREST"]][: len(levels) - 1]
-    mask, branch = "MODEL.CONDINST.MASK_HEAD.", "MODEL.CONDINST.MASK_BRANCH."
-    threshold = "product" if c["MODEL.FCOS.THRESH_WITH_CTR"] else "class"
     classes = int(c["MODEL.FCOS.NUM_CLASSES"])
     coco = classes == len(COCO_CLASS_NAMES)
     return CondInstConfig(
@@ -142,36 +138,49 @@ def config_from_adelaidet(cfg: Mapping[str, Any]) -> CondInstConfig:
             neck_extra_levels=int(c["MODEL.FCOS.TOP_LEVELS"]),
             bifpn_repeats=int(c["MODEL.BiFPN.NUM_REPEATS"]),
         ),
-        heads=HeadsConfig(
-            num_classes=classes,
-            head_levels=levels,
-            sizes_of_interest=(*interest, interest[-1] * 2),
-            share_convs=int(c["MODEL.FCOS.NUM_SHARE_CONVS"]),
-            class_convs=int(c["MODEL.FCOS.NUM_CLS_CONVS"]),
-            box_convs=int(c["MODEL.FCOS.NUM_BOX_CONVS"]),
-            tower_norm=_norm(c, "MODEL.FCOS.NORM"),
-            regression_scales=bool(c["MODEL.FCOS.USE_SCALE"]),
-            prior_probability=float(c["MODEL.FCOS.PRIOR_PROB"]),
-        ),
-        mask=MaskConfig(
-            mask_levels=_levels(c[branch + "IN_FEATURES"]),
-            mask_branch_channels=int(c[branch + "CHANNELS"]),
-            mask_branch_convs=int(c[branch + "NUM_CONVS"]),
-            mask_branch_norm=_norm(c, branch + "NORM"),
-            mask_channels=int(c[branch + "OUT_CHANNELS"]),
-            mask_head_depth=int(c[mask + "NUM_LAYERS"]),
-            mask_head_width=int(c[mask + "CHANNELS"]),
-            coordinates="none" if c[mask + "DISABLE_REL_COORDS"] else "relative",
-            mask_stride=int(c["MODEL.CONDINST.MASK_OUT_STRIDE"]),
-            semantic_loss=bool(c[branch + "SEMANTIC_LOSS_ON"]),
-        ),
+        heads=_heads(c),
+        mask=_mask(c),
         detect=DetectConfig(
             score_threshold=float(c["MODEL.FCOS.INFERENCE_TH_TEST"]),
-            threshold_by=threshold,
+            threshold_by="product" if c["MODEL.FCOS.THRESH_WITH_CTR"] else "class",
             nms_iou=float(c["MODEL.FCOS.NMS_TH"]),
             pre_nms_topk=int(c["MODEL.FCOS.PRE_NMS_TOPK_TEST"]),
             max_detections=int(c["MODEL.FCOS.POST_NMS_TOPK_TEST"]),
         ),
+    )
+
+
+def _heads(c: Mapping[str, Any]) -> HeadsConfig:
+    fcos = "MODEL.FCOS."
+    levels = _levels(c[fcos + "IN_FEATURES"])
+    # theirs bound the levels' ranges: one fewer than levels, the last is doubled for the coarsest
+    interest = [int(size) for size in c[fcos + "SIZES_OF_INTEREST"]][: len(levels) - 1]
+    return HeadsConfig(
+        num_classes=int(c[fcos + "NUM_CLASSES"]),
+        head_levels=levels,
+        sizes_of_interest=(*interest, interest[-1] * 2),
+        share_convs=int(c[fcos + "NUM_SHARE_CONVS"]),
+        class_convs=int(c[fcos + "NUM_CLS_CONVS"]),
+        box_convs=int(c[fcos + "NUM_BOX_CONVS"]),
+        tower_norm=_norm(c, fcos + "NORM"),
+        regression_scales=bool(c[fcos + "USE_SCALE"]),
+        prior_probability=float(c[fcos + "PRIOR_PROB"]),
+    )
+
+
+def _mask(c: Mapping[str, Any]) -> MaskConfig:
+    head, branch = "MODEL.CONDINST.MASK_HEAD.", "MODEL.CONDINST.MASK_BRANCH."
+    return MaskConfig(
+        mask_levels=_levels(c[branch + "IN_FEATURES"]),
+        mask_branch_channels=int(c[branch + "CHANNELS"]),
+        mask_branch_convs=int(c[branch + "NUM_CONVS"]),
+        mask_branch_norm=_norm(c, branch + "NORM"),
+        mask_channels=int(c[branch + "OUT_CHANNELS"]),
+        mask_head_depth=int(c[head + "NUM_LAYERS"]),
+        mask_head_width=int(c[head + "CHANNELS"]),
+        coordinates="none" if c[head + "DISABLE_REL_COORDS"] else "relative",
+        mask_stride=int(c["MODEL.CONDINST.MASK_OUT_STRIDE"]),
+        semantic_loss=bool(c[branch + "SEMANTIC_LOSS_ON"]),
     )
 
 

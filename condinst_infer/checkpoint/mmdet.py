@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from condinst_infer.checkpoint.adelaidet_config import flattened
+from condinst_infer.checkpoint.adelaidet_config import NORMS, flattened
 from condinst_infer.checkpoint.names import (
     TORCHVISION_RESNET,
     Rules,
@@ -99,23 +99,16 @@ def config_from_mmdet(cfg: Mapping[str, Any]) -> CondInstConfig:
     for key, value in ONLY.items():
         if c[key] != value:
             raise ConfigError(f"{key} is {c[key]!r}; only {value!r} is supported.")
-    strides = [int(stride) for stride in c["bbox_head.strides"]]
-    levels = tuple(stride.bit_length() - 1 for stride in strides)
     in_levels = tuple(range(int(c["neck.start_level"]) + 2, 6))
-    extra = int(c["neck.num_outs"]) - len(in_levels)
     classes = int(c["bbox_head.num_classes"])
     coco = classes == len(COCO_CLASS_NAMES)
-    convs = int(c["bbox_head.stacked_convs"])
-    branch = "mask_head.mask_feature_head."
-    first, last = int(c[branch + "start_level"]), int(c[branch + "end_level"])
-    rgb = bool(c["data_preprocessor.bgr_to_rgb"])
     return CondInstConfig(
         name="mmdet",
         class_names=COCO_CLASS_NAMES if coco else tuple(f"class {i}" for i in range(classes)),
         category_ids=COCO_CATEGORY_IDS if coco else tuple(range(1, classes + 1)),
         input=InputConfig(
             resize_rule="min_scale",
-            channel_order="rgb" if rgb else "bgr",
+            channel_order="rgb" if c["data_preprocessor.bgr_to_rgb"] else "bgr",
             pixel_mean=tuple(map(float, c["data_preprocessor.mean"])),
             pixel_std=tuple(map(float, c["data_preprocessor.std"])),
             size_divisor=int(c["data_preprocessor.pad_size_divisor"]),
@@ -124,26 +117,19 @@ def config_from_mmdet(cfg: Mapping[str, Any]) -> CondInstConfig:
         neck=NeckConfig(
             neck_channels=int(c["neck.out_channels"]),
             neck_in_levels=in_levels,
-            neck_extra_levels=extra,
+            neck_extra_levels=int(c["neck.num_outs"]) - len(in_levels),
         ),
         heads=HeadsConfig(
             num_classes=classes,
-            head_levels=levels,
-            sizes_of_interest=tuple(s * int(c["mask_head.size_of_interest"]) for s in strides),
-            class_convs=convs,
-            box_convs=convs,
+            head_levels=_levels(c),
+            sizes_of_interest=tuple(
+                int(stride) * int(c["mask_head.size_of_interest"])
+                for stride in c["bbox_head.strides"]
+            ),
+            class_convs=int(c["bbox_head.stacked_convs"]),
+            box_convs=int(c["bbox_head.stacked_convs"]),
         ),
-        mask=MaskConfig(
-            mask_levels=levels[first : last + 1],
-            mask_branch_channels=int(c[branch + "feat_channels"]),
-            mask_branch_convs=int(c[branch + "num_stacked_convs"]),
-            mask_branch_norm={"BN": "bn", "SyncBN": "bn", "GN": "gn"}[c[branch + "norm_cfg.type"]],
-            mask_channels=int(c[branch + "out_channels"]),
-            mask_head_depth=int(c["mask_head.num_layers"]),
-            mask_head_width=int(c["mask_head.feat_channels"]),
-            coordinates="none" if c["mask_head.disable_rel_coors"] else "relative",
-            mask_stride=int(c["mask_head.mask_out_stride"]),
-        ),
+        mask=_mask(c),
         detect=DetectConfig(
             score_threshold=float(c["test_cfg.score_thr"]),
             threshold_by="class",
@@ -154,6 +140,29 @@ def config_from_mmdet(cfg: Mapping[str, Any]) -> CondInstConfig:
             nms_iou=float(c["test_cfg.nms.iou_threshold"]),
             max_detections=int(c["test_cfg.max_per_img"]),
         ),
+    )
+
+
+def _levels(c: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(int(stride).bit_length() - 1 for stride in c["bbox_head.strides"])
+
+
+def _mask(c: Mapping[str, Any]) -> MaskConfig:
+    head, branch = "mask_head.", "mask_head.mask_feature_head."
+    norm = c[branch + "norm_cfg.type"]
+    if norm not in NORMS:
+        raise ConfigError(f"{branch}norm_cfg.type is {norm!r}; it must be BN, SyncBN or GN.")
+    first, last = int(c[branch + "start_level"]), int(c[branch + "end_level"])
+    return MaskConfig(
+        mask_levels=_levels(c)[first : last + 1],
+        mask_branch_channels=int(c[branch + "feat_channels"]),
+        mask_branch_convs=int(c[branch + "num_stacked_convs"]),
+        mask_branch_norm=NORMS[norm],
+        mask_channels=int(c[branch + "out_channels"]),
+        mask_head_depth=int(c[head + "num_layers"]),
+        mask_head_width=int(c[head + "feat_channels"]),
+        coordinates="none" if c[head + "disable_rel_coors"] else "relative",
+        mask_stride=int(c[head + "mask_out_stride"]),
     )
 
 

@@ -74,8 +74,8 @@ def model_from_renamed(
     expected = model.state_dict()
     found: dict[str, Tensor] = {}
     surplus, wrong = [], []
-    for name, tensor in weights.items():
-        new = rename(name)
+    for name, value in weights.items():
+        new, tensor = rename(name), torch.as_tensor(value)
         if new == UNUSED or name.endswith("num_batches_tracked"):
             continue
         if new is None or new not in expected or new in found:

@@ -31,7 +31,7 @@ def predict(args: argparse.Namespace) -> int:
     results: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
-    start = time.perf_counter()
+    reported, start = 0, time.perf_counter()
     pipeline = load(
         args.model,
         device=args.device,
@@ -45,6 +45,9 @@ def predict(args: argparse.Namespace) -> int:
         for i in range(0, len(jobs), args.batch):
             chunk = jobs[i : i + args.batch]
             images, chunk = _readable(chunk, args.max_pixels, failed)
+            for failure in failed[reported:] if len(files) > 1 else ():  # one file: raised below
+                tqdm.write(f"condinst: {failure['error']}", file=sys.stderr)
+            reported = len(failed)
             for job, result in zip(chunk, pipeline(images, **options), strict=True):
                 file, overlay, image_id = job
                 if overlay is not None:
@@ -53,7 +56,7 @@ def predict(args: argparse.Namespace) -> int:
                 results.append(_summary(file, overlay, image_id, result))
             bar.update(len(images))
     if files and len(failed) == len(files):
-        raise InputError("no image could be read.")
+        raise InputError(failed[0]["error"] if len(files) == 1 else "no image could be read.")
     coco = args.output / COCO_FILE if args.coco_json else None
     if coco is not None:
         with replacing(coco) as part:
@@ -77,7 +80,6 @@ def _readable(
             kept.append(job)
         except InputError as error:
             failed.append({"file": str(job[0].path), "error": str(error)})
-            tqdm.write(f"condinst: {error}", file=sys.stderr)
     return images, kept
 
 

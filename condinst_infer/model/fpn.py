@@ -84,7 +84,9 @@ class BiFPNLayer(nn.Module):
             weights = functional.relu(weights)
             weights = weights / (weights.sum() + 1e-4)
             resized = [_moved(maps[k], target - level_of[k], maps[target]) for k in inputs]
-            x = sum(weights[j] * m for j, m in enumerate(resized))
+            x = weights[0] * resized[0]
+            for weight, map_ in zip(weights[1:], resized[1:], strict=True):
+                x = x + weight * map_
             maps.append(output(functional.silu(x)))
             level_of.append(target)
         return [maps[len(maps) - 1 - level_of[::-1].index(level)] for level in range(5)]
