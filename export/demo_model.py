@@ -32,10 +32,11 @@ def demo_model() -> CondInst:
     model = CondInst(config)
     with torch.no_grad():
         for name, tensor in model.named_parameters():
-            if tensor.dim() == 4:
-                noise = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(
-                    tensor.shape
-                )
+            if name.endswith("bias"):
+                tensor.zero_()
+            elif tensor.dim() == 4:
+                random = np.random.default_rng(zlib.crc32(name.encode()))
+                noise = random.standard_normal(tensor.shape)
                 tensor.copy_(torch.from_numpy(noise) * math.sqrt(2 / tensor[0].numel()))
         for level in (3, 4, 5):  # batch norms have no statistics yet, and maps grow without them
             getattr(model.neck, f"output{level}").conv.weight /= 30

@@ -1,5 +1,6 @@
 """Exported files fulfil the contract and compute what the official implementations compute."""
 
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +178,10 @@ def test_impossible_options(
     with pytest.raises(ConfigError, match=message):
         export_onnx(checkpoint.load(nano_checkpoint), tmp_path / "x.onnx", **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_demo_model_is_what_its_script_makes(demo_folder: Path) -> None:
+    script = Path(__file__).parents[1] / "export" / "demo_model.py"
+    made = runpy.run_path(str(script))["demo_model"]()
+    assert verify_export(made, demo_folder / "demo.onnx").ok
+    assert OrtSession(demo_folder / "demo.onnx").metadata.trained is False
