@@ -137,14 +137,20 @@ def test_class_nms_body_in_the_reference_evaluator() -> None:
 def mask_head_inputs(
     config: CondInstConfig, batch: int, counts: list[int], size: tuple[int, int] = (5, 7)
 ) -> dict[str, torch.Tensor]:
-    """Inputs of DynamicMaskHead with as many slots as the largest of `counts` needs."""
+    """Inputs of DynamicMaskHead with as many slots as the largest of `counts` needs.
+
+    Parameters of unused slots are NaN: they must not show.
+    """
     random = torch.Generator().manual_seed(9)
     slots = max(1, *counts)
     # parameters such that logits are about 1 at any depth and width, where probabilities move most
     shrink = max(o * i for o, i in config.mask_layers) ** -0.25
+    params = shrink * torch.randn((batch, slots, config.num_params), generator=random)
+    for of_image, count in zip(params, counts, strict=True):
+        of_image[count:] = torch.nan
     return {
         "features": torch.randn((batch, config.mask.mask_channels, *size), generator=random),
-        "params": shrink * torch.randn((batch, slots, config.num_params), generator=random),
+        "params": params,
         "centres": 60 * torch.rand((batch, slots, 2), generator=random),
         "sizes": torch.tensor([64.0, 128.0])[torch.randint(2, (batch, slots), generator=random)],
         "count": torch.tensor(counts, dtype=torch.int32),

@@ -82,6 +82,10 @@ def export_onnx(
     if graph == "full":
         proto.functions.extend(functions(model.config))
     with_contract_shapes(proto, metadata)
+    # the tracer's choice is newer than the operations need, which old runtimes refuse
+    proto.ir_version = onnx.helper.find_min_ir_version_for(
+        list(proto.opset_import), ignore_unknown=True
+    )
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, str(path))
 

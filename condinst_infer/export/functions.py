@@ -124,6 +124,16 @@ def _dynamic_mask_head(config: CondInstConfig) -> str:
         # half precision can't hold the folded coordinates
         "params32 = Cast <to = 1> (params)",
         "features32 = Cast <to = 1> (features)",
+        # unused slots are emptied here, where they are small, and multiplied by zero at the end:
+        # a Where over all masks takes three times as long as the product
+        "kept_scalar = Squeeze (kept)",
+        "slots = Range (s0, kept_scalar, s1)",
+        "count64 = Cast <to = 7> (count)",
+        "count_column = Unsqueeze (count64, i1)",
+        "real = Less (slots, count_column)",
+        "real3 = Unsqueeze (real, i2)",
+        "zero = Constant <value = float {0}> ()",
+        "real_params = Where (real3, params32, zero)",
         *_split_params(layers),
     ]
     inputs = []
@@ -140,41 +150,43 @@ def _dynamic_mask_head(config: CondInstConfig) -> str:
             "flat = Reshape (features32, flat_shape)",
         ]
         inputs.append("flat")
+    inputs.append("ones")  # the first bias is a column of weights: one pass over [K*out, h*w] less
     out, into = layers[0]
     lines += [
-        f"x_in = Concat <axis = 1> ({', '.join(inputs)})",  # [N, in, h*w]
-        f"w0_shape = Constant <value = int64[3] {{0, -1, {into}}}> ()",
-        f"w0_rows = Reshape ({first}, w0_shape)",  # [N, K*out, in]
-        "x0_product = MatMul (w0_rows, x_in)",
-        "b0_shape = Constant <value = int64[3] {0, -1, 1}> ()",
-        "b0_column = Reshape (b0_folded, b0_shape)",
-        "x0_flat = Add (x0_product, b0_column)",
+        "cells = Mul (rows, columns)",
+        "ones_shape = Concat <axis = 0> (batch, i1, cells)",
+        "one = Constant <value = float {1}> ()",
+        "ones = Expand (one, ones_shape)",
+        "b0_last = Unsqueeze (b0_folded, i3)",
+        f"w0_biased = Concat <axis = 3> ({first}, b0_last)",
+        f"x_in = Concat <axis = 1> ({', '.join(inputs)})",  # [N, in + 1, h*w]
+        f"w0_shape = Constant <value = int64[3] {{0, -1, {into + 1}}}> ()",
+        "w0_rows = Reshape (w0_biased, w0_shape)",  # [N, K*out, in + 1]
+        "x0_flat = MatMul (w0_rows, x_in)",
         f"x0_out = Constant <value = int64[1] {{{out}}}> ()",
         "x0_shape = Concat <axis = 0> (batch, kept, x0_out, minus1)",
-        "x0 = Reshape (x0_flat, x0_shape)",  # [N, K, out, h*w]
+        # ReLU before the Reshape, so that a runtime can do it in place
+        "x0_relu = Relu (x0_flat)" if len(layers) > 1 else "x0_relu = Identity (x0_flat)",
+        "x0 = Reshape (x0_relu, x0_shape)",  # [N, K, out, h*w]
     ]
     for i in range(1, len(layers)):
         lines += [
-            f"x{i}_relu = Relu (x{i - 1})",
-            f"x{i}_product = MatMul (w{i}, x{i}_relu)",
+            f"x{i}_product = MatMul (w{i}, x{i - 1})",
             f"b{i}_column = Unsqueeze (b{i}, i3)",
-            f"x{i} = Add (x{i}_product, b{i}_column)",
+            f"x{i}_sum = Add (x{i}_product, b{i}_column)",
+            f"x{i} = {'Relu' if i < len(layers) - 1 else 'Identity'} (x{i}_sum)",
         ]
     lines += [
         "logits_shape = Concat <axis = 0> (batch, kept, rows, columns)",
         f"logits = Reshape (x{len(layers) - 1}, logits_shape)",
         *_upsampled(config.mask_factor),
         "probabilities = Sigmoid (upsampled)",
-        "kept_scalar = Squeeze (kept)",
-        "slots = Range (s0, kept_scalar, s1)",
-        "count64 = Cast <to = 7> (count)",
-        "count_column = Unsqueeze (count64, i1)",
-        "real = Less (slots, count_column)",
         "last_two = Constant <value = int64[2] {2, 3}> ()",
         "real4 = Unsqueeze (real, last_two)",
-        "zero = Constant <value = float {0}> ()",
-        "masks32 = Where (real4, probabilities, zero)",
-        "masks = CastLike (masks32, features)",
+        # cast before the product: a cast that is the output stays a copy even from float to float
+        "cast_probabilities = CastLike (probabilities, features)",
+        "cast_real = CastLike (real4, features)",
+        "masks = Mul (cast_probabilities, cast_real)",
         "}",
     ]
     return "\n".join(lines)
@@ -186,7 +198,7 @@ def _split_params(layers: tuple[tuple[int, int], ...]) -> list[str]:
     names = [*(f"w{i}_flat" for i in range(len(layers))), *(f"b{i}" for i in range(len(layers)))]
     lines = [
         f"lengths = Constant <value = int64[{len(lengths)}] {{{', '.join(map(str, lengths))}}}> ()",
-        f"{', '.join(names)} = Split <axis = 2> (params32, lengths)",
+        f"{', '.join(names)} = Split <axis = 2> (real_params, lengths)",
     ]
     for i, (out, into) in enumerate(layers):
         lines += [
