@@ -1,5 +1,6 @@
 """What a configuration has to fulfil to make a model."""
 
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -25,48 +26,83 @@ def check(config: Any) -> None:
     """ConfigError for the first rule that `config` breaks."""
     for section in fields(config):
         settings = getattr(config, section.name)
+        if is_dataclass(section.type) and not isinstance(settings, section.type):  # pyright: ignore
+            raise ConfigError(
+                f"{section.name} is {settings!r}; it must be an {section.type.__name__}."
+            )
         for f in fields(settings) if is_dataclass(settings) else ():
-            value = getattr(settings, f.name)
-            if f.name in CHOICES and value not in CHOICES[f.name]:
-                raise ConfigError(f"{f.name} is {value!r}; it must be one of {CHOICES[f.name]}.")
-            least = 0 if f.name in _MAY_BE_ZERO else 1
-            if f.type is int and (type(value) is not int or value < least):
-                raise ConfigError(f"{f.name} is {value!r}; it must be a whole number >= {least}.")
-    heads, mask, neck = config.heads, config.mask, config.neck
-    pyramid = {*neck.neck_in_levels}
-    pyramid |= {max(pyramid) + 1 + i for i in range(neck.neck_extra_levels)}
-    rules = {
-        f"head_levels {heads.head_levels} must be levels of the pyramid {sorted(pyramid)}": set(
-            heads.head_levels
-        )
-        <= pyramid,
-        f"mask_levels {mask.mask_levels} must be levels of the pyramid {sorted(pyramid)}": set(
-            mask.mask_levels
-        )
-        <= pyramid
-        and len(mask.mask_levels) > 0,
-        "sizes_of_interest needs one entry per head level": len(heads.sizes_of_interest)
-        == len(heads.head_levels),
-        "class_names and category_ids need num_classes entries each": heads.num_classes
-        == len(config.class_names)
-        == len(config.category_ids),
-        f"mask_stride {mask.mask_stride} must be the mask features' stride "
-        f"{config.mask_feature_stride} divided by 1, 2 or 4": config.mask_feature_stride
-        in (mask.mask_stride, 2 * mask.mask_stride, 4 * mask.mask_stride),
-        "mask_head_depth must be 1 to 4": mask.mask_head_depth <= 4,
-        "mask_head_width and mask_channels must be at most 16": max(
-            mask.mask_head_width, mask.mask_channels
-        )
-        <= 16,
-        "a mask head without features needs coordinates": mask.use_features
-        or mask.coordinates != "none",
-        "max_detections must be at most 512": config.detect.max_detections <= 512,
-        "a bifpn has three input levels (3, 4, 5) and two extra ones": neck.neck_type != "bifpn"
-        or (neck.neck_in_levels == (3, 4, 5) and neck.neck_extra_levels == 2),
-    }
-    for rule, holds in rules.items():
+            _check_field(f.name, f.type, getattr(settings, f.name))
+    for rule, holds in _rules(config):
         if not holds:
             raise ConfigError(f"{rule}.")
+
+
+def _check_field(name: str, kind: Any, value: Any) -> None:
+    """ConfigError for a value that could not be right whatever the others are."""
+    if name in CHOICES and value not in CHOICES[name]:
+        raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(CHOICES[name])}.")
+    least = 0 if name in _MAY_BE_ZERO else 1
+    if kind is int and (type(value) is not int or value < least):
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number >= {least}.")
+    if kind is float and not (type(value) in (int, float) and 0 <= value <= 1):
+        raise ConfigError(f"{name} is {value!r}; it must be a number from 0 to 1.")
+    if kind is bool and type(value) is not bool:
+        raise ConfigError(f"{name} is {value!r}; it must be true or false.")
+    if name.endswith("levels") and kind is not int:
+        if not value or tuple(value) != tuple(range(value[0], value[0] + len(value))):
+            raise ConfigError(f"{name} is {value!r}; it must be levels in a row, like (3, 4, 5).")
+
+
+def _rules(config: Any) -> Iterator[tuple[str, bool]]:
+    """What must hold between fields, and whether it does."""
+    heads, mask, neck, backbone = config.heads, config.mask, config.neck, config.backbone
+    size, stride = config.input, config.mask_feature_stride
+    last = neck.neck_in_levels[-1] + neck.neck_extra_levels
+    pyramid = set(range(neck.neck_in_levels[0], last + 1))
+    for name, levels in (("head_levels", heads.head_levels), ("mask_levels", mask.mask_levels)):
+        yield (
+            f"{name} {levels} must be levels of the pyramid {sorted(pyramid)}",
+            set(levels) <= pyramid,
+        )
+    yield (
+        "sizes_of_interest needs one entry per head level",
+        len(heads.sizes_of_interest) == len(heads.head_levels),
+    )
+    yield (
+        "class_names and category_ids need num_classes entries each",
+        heads.num_classes == len(config.class_names) == len(config.category_ids),
+    )
+    yield (
+        f"mask_stride {mask.mask_stride} must be the mask features' stride {stride} "
+        "divided by 1, 2 or 4",
+        stride in (mask.mask_stride, 2 * mask.mask_stride, 4 * mask.mask_stride),
+    )
+    yield "mask_head_depth must be 1 to 4", mask.mask_head_depth <= 4
+    yield (
+        "mask_head_width and mask_channels must be at most 16",
+        max(mask.mask_head_width, mask.mask_channels) <= 16,
+    )
+    yield (
+        "a mask head without features needs coordinates",
+        mask.use_features or mask.coordinates != "none",
+    )
+    yield "max_detections must be at most 512", config.detect.max_detections <= 512
+    yield (
+        "a bifpn has three input levels (3, 4, 5) and two extra ones",
+        neck.neck_type != "bifpn"
+        or (neck.neck_in_levels == (3, 4, 5) and neck.neck_extra_levels == 2),
+    )
+    yield "size_divisor must be a multiple of 32", size.size_divisor % 32 == 0
+    yield (
+        "pixel_mean and pixel_std need three numbers each, and pixel_std none that is 0",
+        len(size.pixel_mean) == len(size.pixel_std) == 3 and 0 not in size.pixel_std,
+    )
+    plain = backbone.backbone_type in ("resnet18", "resnet34", "dla34")
+    yield (
+        f"{backbone.backbone_type} can have neither deformable convolutions nor groups",
+        not plain or (not any(backbone.deform_stages) and backbone.groups == 1),
+    )
+    yield "deform_stages needs four entries, res2 to res5", len(backbone.deform_stages) == 4
 
 
 _MAY_BE_ZERO = {

@@ -162,9 +162,9 @@ def arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("head", HEADS, ids=str)
-@pytest.mark.parametrize("counts", [[7], [0], [3, 7, 0]], ids=str)
+@pytest.mark.parametrize("counts", [[7], [0], [3, 7, 0], [23]], ids=str)
 def test_dynamic_mask_head_body_is_the_operation(head: dict[str, Any], counts: list[int]) -> None:
-    config = override(CondInstConfig(), **head)
+    config = override(CondInstConfig(), **head, max_detections=max(1, *counts))
     inputs = mask_head_inputs(config, len(counts), counts)
     expected = ops.dynamic_mask_head(**inputs, **config.mask_head_settings)
     (masks,) = run(session(mask_head_model(config)), arrays(inputs))
@@ -176,7 +176,7 @@ def test_dynamic_mask_head_body_is_the_operation(head: dict[str, Any], counts: l
 
 @pytest.mark.parametrize("head", HEADS, ids=str)
 def test_half_precision_body_is_as_near_as_torch(head: dict[str, Any]) -> None:
-    config = override(CondInstConfig(), **head)
+    config = override(CondInstConfig(), **head, max_detections=4)
     inputs = mask_head_inputs(config, 2, [4, 2])
     reference = ops.dynamic_mask_head(**inputs, **config.mask_head_settings)
     halved = inputs | {name: inputs[name].half() for name in ("features", "params")}
@@ -189,7 +189,7 @@ def test_half_precision_body_is_as_near_as_torch(head: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("head", HEADS, ids=str)
 def test_dynamic_mask_head_body_in_the_reference_evaluator(head: dict[str, Any]) -> None:
-    config = override(CondInstConfig(), **head)
+    config = override(CondInstConfig(), **head, max_detections=2)
     inputs = mask_head_inputs(config, 2, [1, 2], (2, 3))
     expected = ops.dynamic_mask_head(**inputs, **config.mask_head_settings)
     (masks,) = run(ReferenceEvaluator(mask_head_model(config)), arrays(inputs))
@@ -232,11 +232,12 @@ def assert_attributes_match(model: onnx.ModelProto, metadata: Metadata) -> None:
     settings = config.mask_head_settings
     assert head == settings | {"coordinates": COORDINATES.index(settings["coordinates"])}
     assert body.get("stride", head["stride"]) == head["stride"]
-    assert body["scales"].tolist() == [1, 1, head["factor"], head["factor"]]
+    assert body["scales_0"].tolist() == [1, 1, head["factor"], head["factor"]]
     inputs = head["channels"] * head["use_features"] + 2 * (head["coordinates"] > 0)
     widths = [inputs, *[head["width"]] * (head["depth"] - 1), 1]
     lengths = [o * i for i, o in itertools.pairwise(widths)] + widths[1:]
     assert body["lengths"].tolist() == lengths
+    assert body["groups"].sum() == nms["max_detections"]
     assert ("absolute" in body) == (COORDINATES[head["coordinates"]] == "absolute")
 
 

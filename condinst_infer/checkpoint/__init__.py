@@ -83,10 +83,10 @@ def load(path: str | Path) -> CondInst:
             f"{path} has no CondInst configuration inside. "
             "Import other weights first: condinst import WEIGHTS -o model.safetensors"
         )
-    config = CondInstConfig.from_json(metadata[KEY])
     try:
+        config = CondInstConfig.from_json(metadata[KEY])
         return model_from_renamed(config, weights, lambda name: name)
-    except CheckpointError as error:
+    except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{path}: {error}") from None
 
 

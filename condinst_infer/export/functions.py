@@ -11,6 +11,7 @@ from condinst_infer.ops.custom import DOMAIN
 from condinst_infer.ops.dynamic_mask_head import ABSOLUTE_SCALE
 
 OPSET = 19
+AT_ONCE = 10  # mask heads of one step
 
 _CLASS_NMS = """
 <domain: "{domain}", opset_import: ["" : {opset}]>
@@ -102,32 +103,27 @@ def functions(config: CondInstConfig) -> list[onnx.FunctionProto]:
 
 def _dynamic_mask_head(config: CondInstConfig) -> str:
     """The steps of `ops.dynamic_mask_head`: folded first layer, batched products, upsampling."""
-    layers, stride = config.mask_layers, config.mask_feature_stride
+    layers, count = config.mask_layers, config.detect.max_detections
+    groups = [min(AT_ONCE, count - start) for start in range(0, count, AT_ONCE)]
     lines = [
         f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]>',
         "DynamicMaskHead <stride, factor, depth, width, channels, coordinates, use_features, "
         "plugin_namespace, aot> (features, params, centres, sizes, count) => (masks)",
         "{",
-        "i0 = Constant <value = int64[1] {0}> ()",
-        "i1 = Constant <value = int64[1] {1}> ()",
-        "i2 = Constant <value = int64[1] {2}> ()",
-        "i3 = Constant <value = int64[1] {3}> ()",
-        "minus1 = Constant <value = int64[1] {-1}> ()",
+        *(f"i{i} = Constant <value = int64[1] {{{i}}}> ()" for i in range(4)),
         "s0 = Constant <value_int: int = 0> ()",
         "s1 = Constant <value_int: int = 1> ()",
         "shape = Shape (features)",
         "batch = Gather <axis = 0> (shape, i0)",
         "rows = Gather <axis = 0> (shape, i2)",
         "columns = Gather <axis = 0> (shape, i3)",
-        "params_shape = Shape (params)",
-        "kept = Gather <axis = 0> (params_shape, i1)",
         # half precision can't hold the folded coordinates
         "params32 = Cast <to = 1> (params)",
         "features32 = Cast <to = 1> (features)",
         # unused slots are emptied here, where they are small, and multiplied by zero at the end:
         # a Where over all masks takes three times as long as the product
-        "kept_scalar = Squeeze (kept)",
-        "slots = Range (s0, kept_scalar, s1)",
+        f"slots_end = Constant <value_int: int = {count}> ()",
+        "slots = Range (s0, slots_end, s1)",
         "count64 = Cast <to = 7> (count)",
         "count_column = Unsqueeze (count64, i1)",
         "real = Less (slots, count_column)",
@@ -135,61 +131,79 @@ def _dynamic_mask_head(config: CondInstConfig) -> str:
         "zero = Constant <value = float {0}> ()",
         "real_params = Where (real3, params32, zero)",
         *_split_params(layers),
+        *_inputs(config),
+        "last_two = Constant <value = int64[2] {2, 3}> ()",
+        "real4 = Unsqueeze (real, last_two)",
+        "real_like = CastLike (real4, features)",
+        f"groups = Constant <value = int64[{len(groups)}] {{{', '.join(map(str, groups))}}}> ()",
     ]
-    inputs = []
-    first = "w0"
-    if config.mask.coordinates != "none":
-        lines += _coordinates(stride, layers[0], config.mask.coordinates)
-        inputs.append("xy")
-        first = "w0_folded"
+    later = [name for i in range(1, len(layers)) for name in (f"w{i}", f"b{i}_column")]
+    for name in ("w0_biased", "real_like", *later):
+        parts = ", ".join(f"{name}_{g}" for g in range(len(groups)))
+        lines.append(f"{parts} = Split <axis = 1> ({name}, groups)")
+    for g, kept in enumerate(groups):
+        lines += _group(g, kept, config)
+    parts = ", ".join(f"masks_{g}" for g in range(len(groups)))
+    return "\n".join([*lines, f"masks = Concat <axis = 1> ({parts})", "}"])
+
+
+def _inputs(config: CondInstConfig) -> list[str]:
+    """x_in [N, in + 1, h*w], whose last row is ones, and w0_biased [N, K, out, in + 1]."""
+    layers, lines, inputs = config.mask_layers, [], []
+    if config.mask.coordinates == "none":
+        lines += ["w0_folded = Identity (w0)", "b0_folded = Identity (b0)"]
     else:
-        lines.append("b0_folded = Identity (b0)")
+        lines += _coordinates(config.mask_feature_stride, layers[0], config.mask.coordinates)
+        inputs.append("xy")
     if config.mask.use_features:
         lines += [
             f"flat_shape = Constant <value = int64[3] {{0, {config.mask.mask_channels}, -1}}> ()",
             "flat = Reshape (features32, flat_shape)",
         ]
         inputs.append("flat")
-    inputs.append("ones")  # the first bias is a column of weights: one pass over [K*out, h*w] less
-    out, into = layers[0]
-    lines += [
+    for i in range(1, len(layers)):
+        lines.append(f"b{i}_column = Unsqueeze (b{i}, i3)")
+    return [
+        *lines,
         "cells = Mul (rows, columns)",
         "ones_shape = Concat <axis = 0> (batch, i1, cells)",
         "one = Constant <value = float {1}> ()",
         "ones = Expand (one, ones_shape)",
-        "b0_last = Unsqueeze (b0_folded, i3)",
-        f"w0_biased = Concat <axis = 3> ({first}, b0_last)",
-        f"x_in = Concat <axis = 1> ({', '.join(inputs)})",  # [N, in + 1, h*w]
-        f"w0_shape = Constant <value = int64[3] {{0, -1, {into + 1}}}> ()",
-        "w0_rows = Reshape (w0_biased, w0_shape)",  # [N, K*out, in + 1]
-        "x0_flat = MatMul (w0_rows, x_in)",
-        f"x0_out = Constant <value = int64[1] {{{out}}}> ()",
-        "x0_shape = Concat <axis = 0> (batch, kept, x0_out, minus1)",
+        f"x_in = Concat <axis = 1> ({', '.join([*inputs, 'ones'])})",
+        "b0_column = Unsqueeze (b0_folded, i3)",
+        "w0_biased = Concat <axis = 3> (w0_folded, b0_column)",
+    ]
+
+
+def _group(g: int, kept: int, config: CondInstConfig) -> list[str]:
+    """masks_<g> of `kept` instances: few enough that what lies between two steps stays in cache."""
+    layers = config.mask_layers
+    (out, into), last = layers[0], len(layers) - 1
+    lines = [
+        f"w0_shape_{g} = Constant <value = int64[3] {{0, {kept * out}, {into + 1}}}> ()",
+        f"w0_rows_{g} = Reshape (w0_biased_{g}, w0_shape_{g})",
+        f"x0_flat_{g} = MatMul (w0_rows_{g}, x_in)",  # [N, kept*out, h*w]
         # ReLU before the Reshape, so that a runtime can do it in place
-        "x0_relu = Relu (x0_flat)" if len(layers) > 1 else "x0_relu = Identity (x0_flat)",
-        "x0 = Reshape (x0_relu, x0_shape)",  # [N, K, out, h*w]
+        f"x0_relu_{g} = {'Relu' if last else 'Identity'} (x0_flat_{g})",
+        f"x0_shape_{g} = Constant <value = int64[4] {{0, {kept}, {out}, -1}}> ()",
+        f"x0_{g} = Reshape (x0_relu_{g}, x0_shape_{g})",
     ]
     for i in range(1, len(layers)):
         lines += [
-            f"x{i}_product = MatMul (w{i}, x{i - 1})",
-            f"b{i}_column = Unsqueeze (b{i}, i3)",
-            f"x{i}_sum = Add (x{i}_product, b{i}_column)",
-            f"x{i} = {'Relu' if i < len(layers) - 1 else 'Identity'} (x{i}_sum)",
+            f"x{i}_product_{g} = MatMul (w{i}_{g}, x{i - 1}_{g})",
+            f"x{i}_sum_{g} = Add (x{i}_product_{g}, b{i}_column_{g})",
+            f"x{i}_{g} = {'Relu' if i < last else 'Identity'} (x{i}_sum_{g})",
         ]
-    lines += [
-        "logits_shape = Concat <axis = 0> (batch, kept, rows, columns)",
-        f"logits = Reshape (x{len(layers) - 1}, logits_shape)",
-        *_upsampled(config.mask_factor),
-        "probabilities = Sigmoid (upsampled)",
-        "last_two = Constant <value = int64[2] {2, 3}> ()",
-        "real4 = Unsqueeze (real, last_two)",
-        # cast before the product: a cast that is the output stays a copy even from float to float
-        "cast_probabilities = CastLike (probabilities, features)",
-        "cast_real = CastLike (real4, features)",
-        "masks = Mul (cast_probabilities, cast_real)",
-        "}",
+    return [
+        *lines,
+        f"kept_{g} = Constant <value = int64[1] {{{kept}}}> ()",
+        f"logits_shape_{g} = Concat <axis = 0> (batch, kept_{g}, rows, columns)",
+        f"logits_{g} = Reshape (x{last}_{g}, logits_shape_{g})",
+        *_upsampled(config.mask_factor, g),
+        f"probabilities_{g} = Sigmoid (upsampled_{g})",
+        f"cast_{g} = CastLike (probabilities_{g}, features)",
+        f"masks_{g} = Mul (cast_{g}, real_like_{g})",
     ]
-    return "\n".join(lines)
 
 
 def _split_params(layers: tuple[tuple[int, int], ...]) -> list[str]:
@@ -210,7 +224,7 @@ def _split_params(layers: tuple[tuple[int, int], ...]) -> list[str]:
 
 def _coordinates(stride: int, layer: tuple[int, int], coordinates: str) -> list[str]:
     """xy [N, 2, h*w] in pixels, and first-layer weights and bias folded for them."""
-    out, into = layer
+    _, into = layer
     axes = []
     for axis, length in (("x", "columns"), ("y", "rows")):
         axes += [
@@ -235,14 +249,10 @@ def _coordinates(stride: int, layer: tuple[int, int], coordinates: str) -> list[
             "b0_centre = ReduceSum <keepdims = 0> (w0_centre, i3)",
             "b0_folded = Add (b0, b0_centre)",
         ]
-    features = into - 2
-    split = [
-        f"w0_parts = Constant <value = int64[2] {{2, {features}}}> ()",
-        "w0_xy, w0_features = Split <axis = 3> (w0, w0_parts)",
-    ]
-    join = ["w0_folded = Concat <axis = 3> (w0_pixel, w0_features)"]
-    if features == 0:
-        split, join = ["w0_xy = Identity (w0)"], ["w0_folded = Identity (w0_pixel)"]
+    split, join = "w0_xy = Identity (w0)", "w0_folded = Identity (w0_pixel)"
+    if into > 2:
+        split = "w0_xy, w0_features = Split <axis = 3> (w0, w0_parts)"
+        join = "w0_folded = Concat <axis = 3> (w0_pixel, w0_features)"
     return [
         f"stride = Constant <value = float {{{stride}}}> ()",
         f"half = Constant <value = float {{{stride // 2}}}> ()",
@@ -258,28 +268,29 @@ def _coordinates(stride: int, layer: tuple[int, int], coordinates: str) -> list[
         "xy_one = Concat <axis = 1> (x_flat, y_flat)",
         "xy_shape = Concat <axis = 0> (batch, i1, i1)",
         "xy = Expand (xy_one, xy_shape)",
-        *split,
+        f"w0_parts = Constant <value = int64[2] {{2, {into - 2}}}> ()",
+        split,
         *fold,
-        *join,
+        join,
     ]
 
 
-def _upsampled(factor: int) -> list[str]:
+def _upsampled(factor: int, g: int) -> list[str]:
     """Aligned bilinear: pad by a cell, asymmetric Resize, cut the shifted window out."""
     if factor == 1:
-        return ["upsampled = Identity (logits)"]
+        return [f"upsampled_{g} = Identity (logits_{g})"]
     start = factor - factor // 2
     return [
-        "pads = Constant <value = int64[8] {0, 0, 1, 1, 0, 0, 1, 1}> ()",
-        'padded = Pad <mode = "edge"> (logits, pads)',
-        f"scales = Constant <value = float[4] {{1, 1, {factor}, {factor}}}> ()",
-        'resized = Resize <mode = "linear", coordinate_transformation_mode = "asymmetric"> '
-        "(padded, , scales)",
-        f"start = Constant <value = int64[2] {{{start}, {start}}}> ()",
-        f"factor2 = Constant <value = int64[2] {{{factor}, {factor}}}> ()",
-        "size = Concat <axis = 0> (rows, columns)",
-        "up_size = Mul (size, factor2)",
-        "end = Add (start, up_size)",
-        "axes = Constant <value = int64[2] {2, 3}> ()",
-        "upsampled = Slice (resized, start, end, axes)",
+        f"pads_{g} = Constant <value = int64[8] {{0, 0, 1, 1, 0, 0, 1, 1}}> ()",
+        f'padded_{g} = Pad <mode = "edge"> (logits_{g}, pads_{g})',
+        f"scales_{g} = Constant <value = float[4] {{1, 1, {factor}, {factor}}}> ()",
+        f'resized_{g} = Resize <mode = "linear", coordinate_transformation_mode = "asymmetric"> '
+        f"(padded_{g}, , scales_{g})",
+        f"start_{g} = Constant <value = int64[2] {{{start}, {start}}}> ()",
+        f"factor_{g} = Constant <value = int64[2] {{{factor}, {factor}}}> ()",
+        f"size_{g} = Concat <axis = 0> (rows, columns)",
+        f"up_size_{g} = Mul (size_{g}, factor_{g})",
+        f"end_{g} = Add (start_{g}, up_size_{g})",
+        f"axes_{g} = Constant <value = int64[2] {{2, 3}}> ()",
+        f"upsampled_{g} = Slice (resized_{g}, start_{g}, end_{g}, axes_{g})",
     ]
