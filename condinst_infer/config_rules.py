@@ -25,11 +25,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
 def check(config: Any) -> None:
     """ConfigError for the first rule that `config` breaks."""
     for section in fields(config):
-        settings = getattr(config, section.name)
-        if is_dataclass(section.type) and not isinstance(settings, section.type):  # pyright: ignore
-            raise ConfigError(
-                f"{section.name} is {settings!r}; it must be an {section.type.__name__}."
-            )
+        settings, kind = getattr(config, section.name), section.type
+        if isinstance(kind, type) and is_dataclass(kind) and not is_dataclass(settings):
+            raise ConfigError(f"{section.name} is {settings!r}; it must be an {kind.__name__}.")
         for f in fields(settings) if is_dataclass(settings) else ():
             _check_field(f.name, f.type, getattr(settings, f.name))
     for rule, holds in _rules(config):
@@ -49,7 +47,8 @@ def _check_field(name: str, kind: Any, value: Any) -> None:
     if kind is bool and type(value) is not bool:
         raise ConfigError(f"{name} is {value!r}; it must be true or false.")
     if name.endswith("levels") and kind is not int:
-        if not value or tuple(value) != tuple(range(value[0], value[0] + len(value))):
+        levels: Any = value
+        if not levels or tuple(levels) != tuple(range(levels[0], levels[0] + len(levels))):
             raise ConfigError(f"{name} is {value!r}; it must be levels in a row, like (3, 4, 5).")
 
 
