@@ -153,12 +153,13 @@ def config_from_adelaidet(cfg: Mapping[str, Any]) -> CondInstConfig:
 def _heads(c: Mapping[str, Any]) -> HeadsConfig:
     fcos = "MODEL.FCOS."
     levels = _levels(c[fcos + "IN_FEATURES"])
-    # theirs bound the levels' ranges: one fewer than levels, the last is doubled for the coarsest
-    interest = [int(size) for size in c[fcos + "SIZES_OF_INTEREST"]][: len(levels) - 1]
+    # theirs bound the levels' ranges; the last is doubled for the coarsest level
+    interest = [int(size) for size in c[fcos + "SIZES_OF_INTEREST"]]
+    interest = (*interest, 2 * interest[-1])[: len(levels)]
     return HeadsConfig(
         num_classes=int(c[fcos + "NUM_CLASSES"]),
         head_levels=levels,
-        sizes_of_interest=(*interest, interest[-1] * 2),
+        sizes_of_interest=interest,
         share_convs=int(c[fcos + "NUM_SHARE_CONVS"]),
         class_convs=int(c[fcos + "NUM_CLS_CONVS"]),
         box_convs=int(c[fcos + "NUM_BOX_CONVS"]),
