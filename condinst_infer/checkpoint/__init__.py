@@ -135,7 +135,8 @@ def _foreign_weights(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError:
         raise CheckpointError(
             f"{path} is not a file of plain tensors: reading it could run code, so it was refused. "
-            "Save it again where you trust it: torch.save(checkpoint['model'], PATH)"
+            "Where you trust it, save its tensors alone: torch.save(checkpoint['model'], PATH), "
+            "or checkpoint['state_dict'] if it is mmdetection's."
         ) from None
     except Exception as error:  # whatever torch's unpickler stumbles over in damaged bytes
         reason = str(error).split("\n")[0].rstrip(".") or type(error).__name__
