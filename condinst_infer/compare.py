@@ -84,6 +84,8 @@ class Report:
             lines.append(
                 f"{row.stage:<20}{row.difference:>12.3g}{row.limit:>10.3g}  {row.unit}{verdict}"
             )
+        if not sum(self.detections):
+            return "\n".join([*lines, "no detections were there to compare"])
         lines.append(f"detections: {self.detections[0]} and {self.detections[1]}")
         bins = "  ".join(f"{name}: {count}" for name, count in self.mask_iou_histogram.items())
         return "\n".join([*lines, f"mask IoU of matched pairs: {bins}"])
