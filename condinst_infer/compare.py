@@ -1,6 +1,6 @@
 """Two artefacts of one model, stage by stage: where do they begin to differ, and is it too much?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,7 +105,13 @@ def compare(
     """
     a, b = stages_of(path_a, threads=threads), stages_of(path_b, threads=threads)
     _check_same_model(a.metadata, b.metadata)
-    return report_on(a, b, feeds_for(a.metadata, b.metadata, images))
+    feeds = feeds_for(a.metadata, b.metadata, images)
+    return report_on(((a.run(feed), b.run(feed)) for feed in feeds), precision_of(a, b))
+
+
+def precision_of(a: StageSource, b: StageSource) -> str:
+    """The key in LIMITS of what two artefacts may differ by."""
+    return "fp16" if "fp16" in (a.metadata.precision, b.metadata.precision) else "fp32"
 
 
 def _check_same_model(a: Metadata, b: Metadata) -> None:
@@ -148,15 +154,13 @@ def feeds_for(
     return feeds
 
 
-def report_on(a: StageSource, b: StageSource, feeds: Sequence[Mapping[str, np.ndarray]]) -> Report:
-    half = "fp16" in (a.metadata.precision, b.metadata.precision)
-    precision = "fp16" if half else "fp32"
+def report_on(runs: Iterable[tuple[Stages, Stages]], precision: str) -> Report:
+    """The report on the stages of two artefacts, one pair per input."""
     limits = LIMITS[precision]
     worst: dict[str, float] = {}
     pairs: list[tuple[float, float, float]] = []  # box distance, score difference, mask IoU
     counts, unmatched = [0, 0], 0
-    for feed in feeds:
-        ours, theirs = a.run(feed), b.run(feed)
+    for ours, theirs in runs:
         for stage in (*HEADS, "params_map", "mask_features"):
             if stage in ours and stage in theirs:
                 scale = max(float(np.abs(ours[stage]).max()), 1e-6)
@@ -166,7 +170,7 @@ def report_on(a: StageSource, b: StageSource, feeds: Sequence[Mapping[str, np.nd
             share = _candidates_apart(ours, theirs, limits)
             worst["candidates"] = max(worst.get("candidates", 0.0), share)
         if "num_detections" in ours and "num_detections" in theirs:
-            for i in range(len(feed["images"])):
+            for i in range(len(ours["num_detections"])):
                 found = _matched(ours, theirs, i)
                 na, nb = int(ours["num_detections"][i]), int(theirs["num_detections"][i])
                 counts = [counts[0] + na, counts[1] + nb]

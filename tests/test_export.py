@@ -231,3 +231,14 @@ def test_the_demo_model_is_what_its_script_makes(demo_folder: Path) -> None:
     made = runpy.run_path(str(script))["demo_model"]()
     assert verify_export(made, demo_folder / "demo.onnx").ok
     assert OrtSession(demo_folder / "demo.onnx").metadata.trained is False
+
+
+def test_a_wrong_gather_after_nms_is_noticed(
+    nano_checkpoint: Path, nano_onnx: Path, tmp_path: Path
+) -> None:
+    proto = onnx.load(nano_onnx)
+    taken = next(node for node in proto.graph.node if "labels" in node.output)
+    taken.input[1], taken.input[2] = taken.input[2], taken.input[1]  # Where: real and unused
+    onnx.save(proto, tmp_path / "wrong.onnx")
+    with pytest.raises(ParityError, match="outputs"):
+        verify_export(checkpoint.load(nano_checkpoint), tmp_path / "wrong.onnx")
