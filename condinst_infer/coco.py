@@ -13,7 +13,7 @@ COCO_CATEGORY_IDS = (
     *range(84, 91),
 )
 
-COCO_CLASS_NAMES = tuple(
+COCO_CLASS_NAMES: tuple[str, ...] = tuple(
     """person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,
 stop sign,parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,
 umbrella,handbag,tie,suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,baseball glove,
@@ -22,3 +22,17 @@ sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,potted plan
 toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink,refrigerator,book,
 clock,vase,scissors,teddy bear,hair drier,toothbrush""".replace("\n", "").split(",")
 )
+
+
+def classes_of(count: int) -> dict[str, tuple]:
+    """`class_names` and `category_ids` of a model with `count` classes whose names are not known.
+
+    80 are taken for COCO's; others are numbered.
+    """
+    if count == len(COCO_CLASS_NAMES):
+        return {"class_names": COCO_CLASS_NAMES, "category_ids": COCO_CATEGORY_IDS}
+    numbers = range(count)
+    return {
+        "class_names": tuple(f"class {i}" for i in numbers),
+        "category_ids": tuple(i + 1 for i in numbers),
+    }

@@ -9,15 +9,7 @@ import numpy as np
 
 from condinst_infer.errors import ConfigError
 from condinst_infer.metadata import Metadata
-from condinst_infer.preprocess import (
-    ImageSource,
-    canvas_size,
-    fitted_size,
-    network_size,
-    read_image,
-    resize,
-    stacked,
-)
+from condinst_infer.preprocess import ImageSource, network_image, read_image, resize, stacked
 from condinst_infer.stages import HEADS, Stages, StageSource, stages_of
 
 HISTOGRAM_EDGES = (0.0, 0.5, 0.9, 0.99, 0.999, 1.0)  # of mask IoU
@@ -133,11 +125,8 @@ def feeds_for(
     config = a.config.input
     feeds = []
     for source in images:
-        image = read_image(source)
-        shape = network_size(image.shape[:2], config)
-        canvas = size or canvas_size(shape, config.size_divisor)
-        shape = fitted_size(shape, canvas)
-        pixels, shapes = stacked([resize(image, shape)] * (batch or 1), canvas)
+        pixels, canvas = network_image(read_image(source), config, size)
+        pixels, shapes = stacked([pixels] * (batch or 1), canvas)
         feeds.append({"images": pixels, "image_sizes": shapes})
     if feeds:
         return feeds

@@ -17,15 +17,7 @@ from condinst_infer.postprocess import (
     instances_from_outputs,
     labels_from_classes,
 )
-from condinst_infer.preprocess import (
-    ImageSource,
-    canvas_size,
-    fitted_size,
-    network_size,
-    read_image,
-    resize,
-    stacked,
-)
+from condinst_infer.preprocess import ImageSource, network_image, read_image, stacked
 from condinst_infer.result import Instances
 from condinst_infer.session import Session, check_threads
 
@@ -171,13 +163,7 @@ class Pipeline:
 
     def _prepared(self, source: ImageSource) -> "_Prepared":
         image = read_image(source, max_pixels=self._max_pixels)
-        settings, canvas = self.config.input, self.metadata.size
-        size = network_size(image.shape[:2], settings)
-        if canvas is None:
-            canvas = canvas_size(size, settings.size_divisor)
-        else:
-            size = fitted_size(size, canvas)
-        return _Prepared(image, resize(image, size), canvas)
+        return _Prepared(image, *network_image(image, self.config.input, self.metadata.size))
 
     def _feeds(self, batch: "list[tuple[int, _Prepared]]") -> dict[str, np.ndarray]:
         """`images` and `image_sizes`; a file of static batch is filled up with black images."""

@@ -182,6 +182,21 @@ def resize(image: np.ndarray, size: Size) -> np.ndarray:
     return np.asarray(resized)
 
 
+def network_image(
+    image: np.ndarray, config: InputConfig, canvas: Size | None
+) -> tuple[np.ndarray, Size]:
+    """`image`, BGR uint8 [H, W, 3], at the size the network wants, and the canvas it goes on.
+
+    Args:
+        canvas: of a static model, (height, width): what does not fit is scaled down, never
+            cropped. None gives the smallest canvas the image fits on.
+    """
+    size = network_size(image.shape[:2], config)
+    if canvas is None:
+        return resize(image, size), canvas_size(size, config.size_divisor)
+    return resize(image, fitted_size(size, canvas)), canvas
+
+
 def stacked(images: Sequence[np.ndarray], canvas: Size) -> tuple[np.ndarray, np.ndarray]:
     """Images on one canvas each, at the top left; the rest is 0.
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from condinst_infer.coco import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
+from condinst_infer.coco import classes_of
 from condinst_infer.config import (
     BackboneConfig,
     CondInstConfig,
@@ -116,12 +116,9 @@ def config_from_adelaidet(cfg: Mapping[str, Any]) -> CondInstConfig:
     dla, neck = "dla" in name, "BiFPN" if "bifpn" in name else "FPN"
     if not dla and "resnet" not in name:
         raise ConfigError(f"MODEL.BACKBONE.NAME is {name!r}; only ResNet and DLA are supported.")
-    classes = int(c["MODEL.FCOS.NUM_CLASSES"])
-    coco = classes == len(COCO_CLASS_NAMES)
     return CondInstConfig(
         name=str(c.get("name", "adelaidet")),
-        class_names=COCO_CLASS_NAMES if coco else tuple(f"class {i}" for i in range(classes)),
-        category_ids=COCO_CATEGORY_IDS if coco else tuple(range(1, classes + 1)),
+        **classes_of(int(c["MODEL.FCOS.NUM_CLASSES"])),
         input=InputConfig(
             short_side=int(c["INPUT.MIN_SIZE_TEST"]),
             long_side=int(c["INPUT.MAX_SIZE_TEST"]),

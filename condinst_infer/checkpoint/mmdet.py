@@ -13,7 +13,7 @@ from condinst_infer.checkpoint.names import (
     prefixed,
     renamer,
 )
-from condinst_infer.coco import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
+from condinst_infer.coco import classes_of
 from condinst_infer.config import (
     BackboneConfig,
     CondInstConfig,
@@ -101,11 +101,9 @@ def config_from_mmdet(cfg: Mapping[str, Any]) -> CondInstConfig:
             raise ConfigError(f"{key} is {c[key]!r}; only {value!r} is supported.")
     in_levels = tuple(range(int(c["neck.start_level"]) + 2, 6))
     classes = int(c["bbox_head.num_classes"])
-    coco = classes == len(COCO_CLASS_NAMES)
     return CondInstConfig(
         name="mmdet",
-        class_names=COCO_CLASS_NAMES if coco else tuple(f"class {i}" for i in range(classes)),
-        category_ids=COCO_CATEGORY_IDS if coco else tuple(range(1, classes + 1)),
+        **classes_of(classes),
         input=InputConfig(
             resize_rule="min_scale",
             channel_order="rgb" if c["data_preprocessor.bgr_to_rgb"] else "bgr",
