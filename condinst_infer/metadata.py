@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from condinst_infer.config import CondInstConfig, config_from_dict
@@ -32,6 +33,12 @@ class Metadata:
         """This as ONNX metadata_props; the digest shows later tampering."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
         return {KEY: text, DIGEST_KEY: hashlib.sha256(text.encode()).hexdigest()}
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def metadata_from_props(props: Mapping[str, str], path: object) -> Metadata:

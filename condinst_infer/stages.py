@@ -57,13 +57,13 @@ class TorchStages:
         ]
         try:
             with torch.inference_mode():
-                inputs = [torch.from_numpy(feeds[name]) for name in ("images", "image_sizes")]
-                outputs = self.model.detector(*inputs)
-                parts = {name: np.concatenate(maps, 2) for name, maps in seen.items()}
-                outputs |= self.model(*inputs)
+                images, sizes = (torch.from_numpy(feeds[n]) for n in ("images", "image_sizes"))
+                raw = self.model.heads(images, sizes)  # one pass; `finish` equals `forward`
+                outputs = self.model.before_nms(raw, sizes) | self.model.finish(raw, sizes)
         finally:
             for hook in hooks:
                 hook.remove()
+        parts = {name: np.concatenate(maps, 2) for name, maps in seen.items()}
         return parts | {name: tensor.numpy() for name, tensor in outputs.items()}
 
 

@@ -1,6 +1,5 @@
 """Weights and config in one safetensors file, and importers for the weights of others."""
 
-import hashlib
 import json
 import pickle
 import warnings
@@ -10,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from condinst_infer.checkpoint.adelaidet import cfg_from_adelaidet_weights, model_from_adelaidet
@@ -24,7 +23,7 @@ from condinst_infer.checkpoint.mmdet import (
 from condinst_infer.checkpoint.names import model_from_renamed
 from condinst_infer.config import CondInstConfig
 from condinst_infer.errors import CheckpointError, ConfigError, InputError, require
-from condinst_infer.metadata import KEY
+from condinst_infer.metadata import KEY, file_sha256
 from condinst_infer.model import CondInst
 
 __all__ = [
@@ -90,12 +89,6 @@ def load(path: str | Path) -> CondInst:
         raise CheckpointError(f"{path}: {error}") from None
 
 
-def file_sha256(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def import_weights(path: str | Path, config_path: str | Path | None = None) -> CondInst:
     """The model in an AdelaiDet or mmdetection checkpoint.
 
@@ -126,8 +119,7 @@ def _foreign_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} does not exist or is not a file.")
     try:
         if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                data: Any = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            data: Any = load_file(path)
         else:
             with warnings.catch_warnings():  # about pickle protocols: the error below says more
                 warnings.simplefilter("ignore")

@@ -76,7 +76,7 @@ def model_from_renamed(
     surplus, wrong = [], []
     for name, value in weights.items():
         new, tensor = rename(name), torch.as_tensor(value)
-        if new == UNUSED or name.endswith("num_batches_tracked"):
+        if new == UNUSED or _is_counter(name):
             continue
         if new is None or new not in expected or new in found:
             surplus.append(name)

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import math
 import struct
@@ -13,6 +12,7 @@ from condinst_infer import presets as models
 from condinst_infer.commands.files import print_table, replacing
 from condinst_infer.config import CondInstConfig, config_from_dict, override
 from condinst_infer.errors import CheckpointError, ConfigError, InputError, ModelFileError, require
+from condinst_infer.metadata import file_sha256
 
 _HEADER_LIMIT = 100_000_000  # bytes; the safetensors format allows no longer header
 
@@ -99,8 +99,7 @@ def info(args: argparse.Namespace) -> int:
         data = _safetensors_info(args.file)
     else:
         raise ModelFileError(f"{args.file} is no model file; it must be .onnx or .safetensors.")
-    with args.file.open("rb") as file:
-        data["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    data["sha256"] = file_sha256(args.file)
     data["bytes"] = args.file.stat().st_size
     if args.json:
         print(json.dumps(data))

@@ -31,7 +31,7 @@ def predict(args: argparse.Namespace) -> int:
     results: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
-    reported, start = 0, time.perf_counter()
+    start = time.perf_counter()
     pipeline = load(
         args.model,
         device=args.device,
@@ -44,10 +44,10 @@ def predict(args: argparse.Namespace) -> int:
     with pipeline, tqdm(total=len(jobs), unit="image", disable=None, delay=2) as bar:
         for i in range(0, len(jobs), args.batch):
             chunk = jobs[i : i + args.batch]
-            images, chunk = _readable(chunk, args.max_pixels, failed)
-            for failure in failed[reported:] if len(files) > 1 else ():  # one file: raised below
+            images, chunk, bad = _readable(chunk, args.max_pixels)
+            for failure in bad if len(files) > 1 else ():  # that of a single file is raised below
                 tqdm.write(f"condinst: {failure['error']}", file=sys.stderr)
-            reported = len(failed)
+            failed += bad
             for job, result in zip(chunk, pipeline(images, **options), strict=True):
                 file, overlay, image_id = job
                 if overlay is not None:
@@ -70,17 +70,17 @@ Job = tuple[ImageFile, Path | None, int]
 
 
 def _readable(
-    jobs: list[Job], max_pixels: int, failed: list[dict[str, str]]
-) -> tuple[list[np.ndarray], list[Job]]:
-    """Images of those jobs that can be read, and these jobs; the others go to `failed`."""
-    images, kept = [], []
+    jobs: list[Job], max_pixels: int
+) -> tuple[list[np.ndarray], list[Job], list[dict[str, str]]]:
+    """Images of those jobs that can be read, these jobs, and file and error of the others."""
+    images, kept, failed = [], [], []
     for job in jobs:
         try:
             images.append(read_image(job[0].path, max_pixels=max_pixels))
             kept.append(job)
         except InputError as error:
             failed.append({"file": str(job[0].path), "error": str(error)})
-    return images, kept
+    return images, kept, failed
 
 
 def _overlay_paths(files: list[ImageFile], output: Path) -> list[Path | None]:

@@ -21,13 +21,14 @@ from condinst_infer.export.graph import named_by_scope, with_contract_shapes
 from condinst_infer.metadata import Metadata
 from condinst_infer.model import CondInst
 from condinst_infer.model.layers import ConvNorm, DeformConvNorm
+from condinst_infer.session import contract_outputs
 
 GRAPHS = ("full", "detector")
 PRECISIONS = ("fp32", "fp16")
 
 
 class Traced(nn.Module):
-    """The cut of the network that becomes the graph; outputs in the order of `output_names`."""
+    """The cut of the network that becomes the graph; outputs in the order of the contract."""
 
     def __init__(self, model: CondInst, graph: str) -> None:
         super().__init__()
@@ -65,7 +66,6 @@ def export_onnx(
     _check(model.config, graph, precision, size, batch)
     require("onnxscript", "export")
     traced = Traced(in_precision(model, precision), graph).eval()
-    proto = _traced_onnx(traced, size, batch)
     metadata = Metadata(
         config=model.config,
         graph=graph,
@@ -76,6 +76,7 @@ def export_onnx(
         trained=trained,
         versions=_versions(),
     )
+    proto = _traced_onnx(traced, metadata)
     named_by_scope(proto)
     for key, value in metadata.to_props().items():
         proto.metadata_props.add(key=key, value=value)
@@ -106,9 +107,8 @@ def in_precision(model: CondInst, precision: str) -> CondInst:
     return model
 
 
-def _traced_onnx(
-    traced: Traced, size: tuple[int, int] | None, batch: int | None
-) -> onnx.ModelProto:
+def _traced_onnx(traced: Traced, metadata: Metadata) -> onnx.ModelProto:
+    size, batch = metadata.size, metadata.batch
     # sizes that no dimension could be taken for by chance; batch 2 because 1 is special to tracing
     height, width = size or (160, 224)
     images = torch.zeros((batch or 2, height, width, 3), dtype=torch.uint8)
@@ -127,19 +127,11 @@ def _traced_onnx(
             opset_version=OPSET,
             dynamic_shapes=axes,
             input_names=["images", "image_sizes"],
-            output_names=list(output_names(traced.graph)),
+            output_names=list(contract_outputs(metadata)),
             verbose=False,
         )
     assert program is not None
     return program.model_proto
-
-
-def output_names(graph: str) -> tuple[str, ...]:
-    """Outputs of a graph in their order."""
-    if graph == "full":
-        return ("num_detections", "boxes", "scores", "labels", "masks")
-    candidates = ("boxes", "scores", "labels", "locations")
-    return (*(f"candidate_{name}" for name in candidates), "params_map", "mask_features")
 
 
 def _check(

@@ -135,9 +135,11 @@ class CondInst(nn.Module):
 
     def detector(self, images: Tensor, image_sizes: Tensor) -> dict[str, Tensor]:
         """The outputs of the detector graph: candidates before NMS, and maps (export/README.md)."""
-        raw = self.heads(images, image_sizes)
-        detector = (raw.class_logits, raw.regression, raw.centreness)
-        candidates = self._candidates(detector, image_sizes)
+        return self.before_nms(self.heads(images, image_sizes), image_sizes)
+
+    def before_nms(self, raw: HeadOutputs, image_sizes: Tensor) -> dict[str, Tensor]:
+        """The outputs of `detector` from those of `heads`."""
+        candidates = self._candidates(raw[:3], image_sizes)
         return {
             "candidate_boxes": candidates.boxes,
             "candidate_scores": candidates.scores,
