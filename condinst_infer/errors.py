@@ -6,6 +6,7 @@ CondInstError
   CheckpointError   a weight file that does not fit
   ModelFileError    an .onnx or .engine that is not ours, damaged or of another contract
   SessionError      a runtime that is missing or refused the file or the feeds
+  TrainingError     a training that can't go on
   ParityError       two artefacts that should agree and don't
   MissingExtraError a package that an extra would have installed
 """
@@ -36,6 +37,10 @@ class ModelFileError(CondInstError):
 
 class SessionError(CondInstError):
     """A runtime that is missing, or that refused the file or the feeds."""
+
+
+class TrainingError(CondInstError):
+    """A training that can't go on."""
 
 
 class ParityError(CondInstError):

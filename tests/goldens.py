@@ -10,10 +10,13 @@ import numpy as np
 import torch
 
 from condinst_infer.checkpoint import model_from_adelaidet, model_from_mmdet
+from condinst_infer.config import CondInstConfig
 from condinst_infer.model import CondInst
+from condinst_infer.train.targets import GroundTruth, ground_truth
 
 FOLDER = Path(__file__).parent / "data" / "goldens"
 SETS = ("A_R50_1x", "C_RT_R50_shtw", "D_RT_DLA34_shtw", "M_mmdet_R50")
+TRAINED_SETS = ("A_R50_1x", "C_RT_R50_shtw", "M_mmdet_R50")  # with a training step
 DENSE_SHIFT = 1.25  # added to every class logit in the dense cases
 
 # text in the name -> gain of a convolution's weights; the first that fits, otherwise 1
@@ -40,14 +43,14 @@ _GAINS_MMDET = {
 
 @functools.cache
 def arrays(name: str) -> dict[str, np.ndarray]:
-    """The arrays of set `name`, or of "unit"."""
+    """The arrays of the file `name`."""
     with np.load(FOLDER / f"{name}.npz") as file:
         return dict(file)
 
 
 @functools.cache
 def facts(name: str) -> dict[str, Any]:
-    """Configuration and bookkeeping of set `name`, or of "unit"."""
+    """Configuration and bookkeeping of the file `name`."""
     return json.loads((FOLDER / f"{name}.json").read_text())
 
 
@@ -105,6 +108,43 @@ def feeds(name: str, case: str) -> dict[str, np.ndarray]:
     canvas[:, : images.shape[1], : images.shape[2]] = images
     sizes = np.array([images.shape[1:3]] * len(images), np.int32)
     return {"images": canvas, "image_sizes": sizes}
+
+
+def training_images() -> tuple[torch.Tensor, torch.Tensor]:
+    """The two images of the training step and their sizes, as the network takes them."""
+    golden = arrays("train")
+    _, _, height, width = golden["padded_nchw"]
+    images = np.zeros((2, height, width, 3), np.uint8)
+    for canvas, image in zip(images, (golden["img0"], golden["img1"]), strict=True):
+        canvas[: image.shape[0], : image.shape[1]] = image
+    sizes = [golden[f"img{i}"].shape[:2] for i in (0, 1)]
+    return torch.from_numpy(images), torch.tensor(sizes, dtype=torch.int32)
+
+
+def training_truths(config: CondInstConfig) -> list[GroundTruth]:
+    """What is in the two images of the training step."""
+    golden, truths = arrays("train"), []
+    _, _, height, width = golden["padded_nchw"]
+    for i in (0, 1):
+        rows, columns, _ = golden[f"img{i}"].shape
+        masks = unpacked(golden[f"gt{i}_masks_packed"], (rows, columns))
+        canvas = np.zeros((len(masks), height, width), bool)
+        canvas[:, :rows, :columns] = masks
+        truth = ground_truth(
+            torch.from_numpy(canvas),
+            torch.from_numpy(golden[f"gt{i}_boxes"]),
+            torch.from_numpy(golden[f"gt{i}_classes"]),
+            mask_stride=config.mask.mask_stride,
+            feature_stride=config.mask_feature_stride,
+        )
+        truths.append(truth)
+    return truths
+
+
+def unpacked(packed: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bool masks [G, H, W] of `size` (H, W) from bits uint8 [G, ...]."""
+    bits = np.unpackbits(packed, axis=1, count=size[0] * size[1])
+    return bits.reshape(-1, *size).astype(bool)
 
 
 def check_detections(

@@ -28,6 +28,8 @@ ROWS = [
     ["export"],
     ["engines"],
     ["pipeline", "stages"],
+    ["evaluate"],
+    ["train"],
     ["compare"],
     ["verify"],
     ["doctor"],

@@ -33,9 +33,11 @@ __all__ = [
     "config_from_mmdet",
     "file_sha256",
     "import_weights",
+    "is_ours",
     "load",
     "model_from_adelaidet",
     "model_from_mmdet",
+    "read_tensors",
     "save",
 ]
 
@@ -89,6 +91,17 @@ def load(path: str | Path) -> CondInst:
         raise CheckpointError(f"{path}: {error}") from None
 
 
+def is_ours(path: Path) -> bool:
+    """Whether `path` is a file that `save` could have written."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return KEY in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
 def import_weights(path: str | Path, config_path: str | Path | None = None) -> CondInst:
     """The model in an AdelaiDet or mmdetection checkpoint.
 
@@ -101,7 +114,7 @@ def import_weights(path: str | Path, config_path: str | Path | None = None) -> C
     Raises:
         CheckpointError, ConfigError: as `model_from_adelaidet` and `model_from_mmdet`.
     """
-    weights = _foreign_weights(Path(path))
+    weights = read_tensors(Path(path))
     cfg = None if config_path is None else _foreign_config(Path(config_path))
     if any(name.startswith("bbox_head.") for name in weights):
         return model_from_mmdet(weights, cfg_from_mmdet_weights(weights) if cfg is None else cfg)
@@ -114,7 +127,8 @@ def import_weights(path: str | Path, config_path: str | Path | None = None) -> C
     )
 
 
-def _foreign_weights(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a .pth or .safetensors file of any origin; nothing in it is executed."""
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist or is not a file.")
     try:

@@ -12,7 +12,7 @@ from condinst_infer.session import check_feeds, check_threads, contract_inputs, 
 
 
 class TorchSession:
-    """A network run by PyTorch on the CPU; safe to call from several threads.
+    """A network run by PyTorch where its weights are; safe to call from several threads.
 
     Args:
         model: in evaluation mode.
@@ -40,9 +40,10 @@ class TorchSession:
         if self.model is None:
             raise SessionError("this session is closed.")
         check_feeds(self.inputs, feeds)
+        device = next(self.model.parameters()).device
         with torch.inference_mode():
-            outputs = self.model(*(torch.from_numpy(feeds[name]) for name in self.inputs))
-        return {name: tensor.numpy() for name, tensor in outputs.items()}
+            outputs = self.model(*(torch.from_numpy(feeds[n]).to(device) for n in self.inputs))
+        return {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
 
     def close(self) -> None:
         """Free the model; a second call does nothing."""

@@ -157,19 +157,22 @@ def dynamic_mask_head(
         output = (features.dtype, (batch, params.shape[1], factor * rows, factor * columns))
         inputs = (features, params, centres, sizes, count)
         return custom_node("DynamicMaskHead", inputs, attributes, [output])[0]
+    used = int(count.max()) if count.numel() else 0  # the slots above hold nothing in any image
     logits = mask_logits(
         features,
-        params,
-        centres,
-        sizes,
+        params[:, :used],
+        centres[:, :used],
+        sizes[:, :used],
         stride=stride,
         coordinates=coordinates,
         use_features=use_features,
         **shape,
     )
-    real = torch.arange(params.shape[1], device=params.device) < count[:, None]  # [N, K]
+    real = torch.arange(used, device=params.device) < count[:, None]  # [N, used]
     probabilities = aligned_bilinear(logits, factor).sigmoid()
-    return torch.where(real[:, :, None, None], probabilities, 0.0).to(features.dtype)
+    masks = probabilities.new_zeros(*params.shape[:2], *probabilities.shape[2:])
+    masks[:, :used] = torch.where(real[:, :, None, None], probabilities, 0.0)
+    return masks.to(features.dtype)
 
 
 def _pixels(rows: int, columns: int, stride: int, like: Tensor) -> Tensor:

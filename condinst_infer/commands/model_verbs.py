@@ -1,0 +1,111 @@
+"""The options of the verbs in `models`, which turn model files into others or look inside."""
+
+from pathlib import Path
+
+from condinst_infer.commands import options
+from condinst_infer.commands.options import Verbs, add_json, add_output, add_verb
+from condinst_infer.config import DetectConfig
+
+
+def _export(verbs: Verbs) -> None:
+    verb = add_verb(
+        verbs,
+        "export",
+        "write a checkpoint as ONNX, and check the file against PyTorch",
+        "condinst export model.safetensors -o model.onnx --precision fp16",
+    )
+    verb.add_argument("model", type=Path, metavar="MODEL", help="a .safetensors checkpoint of ours")
+    add_output(verb, "FILE", "the .onnx file to write")
+    verb.add_argument(
+        "--graph",
+        choices=("full", "detector"),
+        default="full",
+        help="the whole model, or up to NMS for our CUDA kernels (default: %(default)s)",
+    )
+    verb.add_argument(
+        "--precision",
+        choices=("fp32", "fp16"),
+        default="fp32",
+        help="of weights and features (default: %(default)s)",
+    )
+    verb.add_argument(
+        "--size",
+        type=options.size,
+        metavar="HxW",
+        help="static canvas in pixels, multiples of 32 (default: dynamic)",
+    )
+    verb.add_argument(
+        "--batch",
+        type=options.batch,
+        metavar="N",
+        help="static batch, or dynamic (default: dynamic)",
+    )
+    default = DetectConfig()
+    verb.add_argument(
+        "--max-detections",
+        type=options.positive,
+        metavar="K",
+        help=f"most instances per image (default: the checkpoint's, usually "
+        f"{default.max_detections})",
+    )
+    verb.add_argument(
+        "--score-threshold",
+        type=float,
+        metavar="S",
+        help="lowest score the file can report, 0 to 1 (default: the checkpoint's, usually "
+        f"{default.score_threshold**0.5:.3f})",
+    )
+    verb.set_defaults(command="condinst_infer.commands.models:export")
+
+
+def _import(verbs: Verbs) -> None:
+    verb = add_verb(
+        verbs,
+        "import",
+        "convert AdelaiDet or mmdetection weights into a checkpoint",
+        "condinst import CondInst_MS_R_50_1x.pth --config MS_R_50_1x.yaml -o model.safetensors",
+    )
+    verb.add_argument(
+        "weights", type=Path, metavar="WEIGHTS", help="a .pth file; nothing in it is executed"
+    )
+    verb.add_argument("--config", type=Path, metavar="YAML", help="the config it was trained with")
+    verb.add_argument("--classes", type=Path, metavar="FILE", help="class names, one per line")
+    add_output(verb, "FILE", "the .safetensors file to write")
+    verb.set_defaults(command="condinst_infer.commands.models:import_")
+
+
+def _info(verbs: Verbs) -> None:
+    verb = add_verb(verbs, "info", "show what is inside a model file", "condinst info model.onnx")
+    verb.add_argument("file", type=Path, metavar="FILE", help="a .onnx or .safetensors file")
+    add_json(verb)
+    verb.set_defaults(command="condinst_infer.commands.models:info")
+
+
+def _presets(verbs: Verbs) -> None:
+    verb = add_verb(verbs, "presets", "list the models of the papers", "condinst presets --json")
+    add_json(verb)
+    verb.set_defaults(command="condinst_infer.commands.models:presets")
+
+
+def _compare(verbs: Verbs) -> None:
+    verb = add_verb(
+        verbs,
+        "compare",
+        "show, stage by stage, how two model files differ",
+        "condinst compare model.safetensors model.onnx street.jpg\n\n"
+        "exit status: 0 they agree, 1 they don't",
+    )
+    verb.add_argument("a", type=Path, metavar="A", help="a .onnx or .safetensors file")
+    verb.add_argument("b", type=Path, metavar="B", help="another one of the same model")
+    verb.add_argument(
+        "images",
+        nargs="*",
+        type=Path,
+        metavar="IMAGE",
+        help="images (default: two made-up batches)",
+    )
+    add_json(verb)
+    verb.set_defaults(command="condinst_infer.commands.models:compare")
+
+
+VERBS = (_export, _import, _info, _presets, _compare)

@@ -1,0 +1,93 @@
+"""Options that several verbs share, and what their texts may be."""
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+from condinst_infer.config import MAX_BATCH
+
+Verbs = Any  # what add_subparsers returns has no public name
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong call in one line instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"condinst: {message}. See: {self.prog} --help\n")
+
+
+def add_verb(verbs: Verbs, name: str, text: str, example: str) -> Parser:
+    """The parser of one verb; `text` says what it does, without a capital and a full stop."""
+    return verbs.add_parser(
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_output(verb: Parser, metavar: str, text: str, default: str | None = None) -> None:
+    """`-o`, required if it has no default."""
+    verb.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar=metavar,
+        required=default is None,
+        default=default,
+        help=text,
+    )
+
+
+def add_runtime(verb: Parser) -> None:
+    """`--device`, `--threads` and `--batch`: how a model file is run on images."""
+    verb.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)"
+    )
+    add_threads(verb)
+    verb.add_argument(
+        "--batch",
+        type=positive,
+        default=MAX_BATCH,
+        metavar="N",
+        help="images read and run at once; more cost memory (default: %(default)s)",
+    )
+
+
+def add_threads(verb: Parser) -> None:
+    """`--threads`."""
+    verb.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all)")
+
+
+def add_json(verb: Parser) -> None:
+    """`--json`."""
+    verb.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def positive(text: str) -> int:
+    """A whole number >= 1."""
+    if not re.fullmatch(r"0*[1-9][0-9]{0,11}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 1")
+    return int(text)
+
+
+def batch(text: str) -> int | None:
+    """A whole number >= 1, or None for "dynamic"."""
+    return None if text == "dynamic" else positive(text)
+
+
+def size(text: str) -> tuple[int, int]:
+    """(height, width) from "512x736"."""
+    match = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HxW, such as 512x736")
+    return int(match[1]), int(match[2])
+
+
+def classes(text: str) -> list[int | str]:
+    """Class names and numbers from "person,2"."""
+    names = [name.strip() for name in text.split(",")]
+    return [int(name) if name.isdigit() else name for name in names if name]

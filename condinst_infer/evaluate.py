@@ -1,0 +1,300 @@
+"""COCO's average precision of what a pipeline finds, or of detections in a file."""
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from condinst_infer.config import MAX_BATCH, CondInstConfig, DetectConfig
+from condinst_infer.errors import ConfigError, InputError, require
+from condinst_infer.pipeline import Pipeline
+
+Size = tuple[int, int]  # (height, width)
+Numbers = dict[str, float | None]
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """COCO's twelve numbers for boxes and for masks, 0 to 100; None where nothing defines one.
+
+    AP: mean over IoU 0.50 to 0.95; AP50, AP75: at one IoU; S, M, L: objects below 32^2, between,
+    and above 96^2 pixels. AR1, AR10: recall with one and ten detections per class and image, AR:
+    with `max_detections` of them, as all the others.
+    """
+
+    box: Numbers
+    mask: Numbers
+    images: int
+    detections: int
+    max_detections: int
+
+
+class Truth(NamedTuple):
+    """What a COCO instances file holds, checked."""
+
+    file: Path
+    images: dict[int, str]  # file names of the images to evaluate, by id
+    sizes: dict[int, Size]  # of all images in the file, by id
+    categories: dict[int, str]  # names by id
+    annotations: list[dict[str, Any]]  # on `images`, as COCO's evaluation reads them
+
+
+def evaluate(
+    pipeline: Pipeline,
+    annotations: str | Path,
+    images: str | Path,
+    *,
+    max_detections: int = DetectConfig.max_detections,
+    limit: int | None = None,
+    batch: int = MAX_BATCH,
+) -> Evaluation:
+    """The average precision of what `pipeline` finds in the images of an annotation file.
+
+    Args:
+        pipeline: any; its classes must be among those of the file, by name or else by id.
+        annotations: a COCO instances file.
+        images: folder that its `file_name` entries are relative to.
+        max_detections: most that count per class and image, best first.
+        limit: only the first images of the file; None takes all.
+        batch: images read and run at once.
+
+    Raises:
+        InputError: the file, an image or the classes of the model don't fit; the text says which.
+        MissingExtraError: faster-coco-eval is not installed.
+    """
+    truth = read_truth(annotations, limit=limit)
+    found = detect(pipeline, truth, images, batch=batch)
+    return score(truth, found, max_detections=max_detections)
+
+
+def evaluate_detections(
+    annotations: str | Path,
+    detections: Iterable[Mapping[str, Any]],
+    *,
+    max_detections: int = DetectConfig.max_detections,
+) -> Evaluation:
+    """The average precision of rows of a COCO result file; errors as in `evaluate`."""
+    return score(read_truth(annotations), detections, max_detections=max_detections)
+
+
+def read_truth(annotations: str | Path, *, limit: int | None = None) -> Truth:
+    """The first `limit` images of a COCO instances file, or all, with what is on them.
+
+    Crowds, polygons, compressed and uncompressed RLE are taken; missing `iscrowd` is 0, missing
+    `area` and `bbox` come from the mask.
+
+    Raises:
+        InputError: not such a file, or inconsistent.
+    """
+    file = Path(annotations)
+    content = read_json(file)
+    for part in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(part), list):
+            raise InputError(f"{file} is no COCO instances file: it has no list of {part}.")
+    try:
+        sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in content["images"]}
+        images = {entry["id"]: entry["file_name"] for entry in content["images"][:limit]}
+        categories = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{file}: an image or a category can't be read: {error!r}.") from None
+    if not sizes or not categories:
+        raise InputError(f"{file} lists no {'categories' if sizes else 'images'}.")
+    truth = Truth(file, images, sizes, categories, [])
+    rows = _entries(truth, content["annotations"], f"{file}: annotation", scored=False)
+    return truth._replace(annotations=rows)
+
+
+def read_json(file: Path) -> Any:
+    """The JSON in a file.
+
+    Raises:
+        InputError: there is no such file, or it holds something else.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{file} can't be read: {error.strerror or error}.") from None
+    except ValueError as error:
+        raise InputError(f"{file} is not JSON: {error}.") from None
+
+
+def detect(
+    pipeline: Pipeline, truth: Truth, images: str | Path, *, batch: int = MAX_BATCH
+) -> list[dict[str, Any]]:
+    """What `pipeline` finds in the images of `truth`, as rows of a COCO result file."""
+    category_of = _category_of(pipeline.config, truth)
+    # images of one size share a canvas, and only those fill a batch
+    ids = sorted(truth.images, key=lambda image: truth.sizes[image])
+    paths = [Path(images) / truth.images[image] for image in ids]
+    for path in paths:  # before minutes of work
+        if not path.is_file():
+            raise InputError(
+                f"{path} does not exist; the image folder must be the one that file_name in "
+                f"{truth.file} is relative to."
+            )
+    rows: list[dict[str, Any]] = []
+    step = max(batch, pipeline.metadata.batch or 1)
+    with tqdm(total=len(ids), unit="image", disable=None, delay=2) as bar:
+        for i in range(0, len(ids), step):
+            results = pipeline(paths[i : i + step])
+            for image, result in zip(ids[i : i + step], results, strict=True):
+                if result.image_size != truth.sizes[image]:
+                    raise InputError(
+                        f"{truth.images[image]} has (height, width) {result.image_size}, but "
+                        f"{truth.file} says {truth.sizes[image]}."
+                    )
+                for row in result.to_coco(image):
+                    rows.append(row | {"category_id": category_of[row["category_id"]]})
+            bar.update(len(results))
+    return rows
+
+
+def score(
+    truth: Truth,
+    detections: Iterable[Mapping[str, Any]],
+    *,
+    max_detections: int = DetectConfig.max_detections,
+) -> Evaluation:
+    """The average precision of rows of a COCO result file against `truth`."""
+    if max_detections < 1:
+        raise ConfigError(f"max_detections is {max_detections}; it must be at least 1.")
+    rows = _entries(truth, detections, "detection", scored=True)
+    box, mask = (_numbers(truth, rows, kind, max_detections) for kind in ("bbox", "segm"))
+    return Evaluation(box, mask, len(truth.images), len(rows), max_detections)
+
+
+def _category_of(config: CondInstConfig, truth: Truth) -> dict[int, int]:
+    """Category id of the model -> that of the file: where the names agree, else the same id."""
+    own = dict(zip(config.category_ids, config.class_names, strict=True))
+    id_of = {name: category for category, name in truth.categories.items()}
+    if len(id_of) == len(truth.categories) and id_of.keys() >= set(own.values()):
+        return {category: id_of[name] for category, name in own.items()}
+    missing = [f"{id_} ({name})" for id_, name in own.items() if id_ not in truth.categories]
+    if missing:
+        raise InputError(
+            f"{truth.file} does not list {len(missing)} of the model's {len(own)} classes, "
+            "neither by name nor by id: "
+            f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}."
+        )
+    return {category: category for category in own}
+
+
+def _entries(
+    truth: Truth, rows: Iterable[Mapping[str, Any]], what: str, *, scored: bool
+) -> list[dict[str, Any]]:
+    """The rows on the images of `truth`, checked and as COCO's evaluation reads them.
+
+    They are numbered from 1: an object whose id is 0 would count as never found.
+    """
+    coco_mask = _coco().mask
+    entries = []
+    for number, row in enumerate(rows, 1):
+        try:
+            image, category = row["image_id"], row["category_id"]
+            if image not in truth.sizes or category not in truth.categories:
+                raise ValueError(f"image {image} or category {category} is not in {truth.file}")
+            if image not in truth.images:
+                continue
+            rle = _rle(row["segmentation"], truth.sizes[image])
+            x, y, width, height = row["bbox"] if "bbox" in row else coco_mask.toBbox(rle)
+            given = "area" in row and not scored
+            entry = {
+                "id": number,
+                "image_id": image,
+                "category_id": category,
+                "segmentation": rle,
+                "bbox": [float(x), float(y), float(width), float(height)],
+                "iscrowd": 0 if scored else int(row.get("iscrowd", 0)),
+                "area": float(row["area"] if given else coco_mask.area(rle)),
+            }
+            entries.append(entry | ({"score": float(row["score"])} if scored else {}))
+        except Exception as error:  # faster-coco-eval reports bad masks in many ways
+            name = row["id"] if isinstance(row, Mapping) and "id" in row else f"number {number}"
+            reason = error if isinstance(error, ValueError) else f"{error!r:.200}"
+            raise InputError(f"{what} {name} can't be used: {reason}.") from None
+    return entries
+
+
+def _rle(segmentation: Any, size: Size) -> dict[str, Any]:
+    """The compressed RLE of polygons or of an RLE of either kind."""
+    coco_mask = _coco().mask
+    if isinstance(segmentation, dict):
+        if tuple(segmentation["size"]) != size:
+            raise ValueError(f"its mask is {segmentation['size']}, its image is {list(size)}")
+        counts, compressed = segmentation["counts"], not isinstance(segmentation["counts"], list)
+        if compressed:
+            native = require("faster_coco_eval.mask_api_new_cpp", "eval")
+            counts = native.toUncompressedRLE([segmentation])[0]["counts"]
+        # with other runs faster-coco-eval crashes or never comes back
+        if sum(counts) != size[0] * size[1] or min(counts) < 0:
+            raise ValueError(f"the runs of its mask don't add up to {size[0]} x {size[1]}")
+        return segmentation if compressed else coco_mask.frPyObjects(segmentation, *size)
+    polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+    if not polygons:  # two corners enclose nothing
+        return coco_mask.frPyObjects({"size": list(size), "counts": [size[0] * size[1]]}, *size)
+    return coco_mask.merge(coco_mask.frPyObjects(polygons, *size))
+
+
+def _numbers(
+    truth: Truth, detections: list[dict[str, Any]], kind: str, max_detections: int
+) -> Numbers:
+    """COCO's twelve numbers; `kind` is "bbox" or "segm"."""
+    library = _coco()
+    sizes = ((image, *truth.sizes[image]) for image in truth.images)
+    images = [{"id": image, "height": height, "width": width} for image, height, width in sizes]
+    common = {"images": images, "categories": [{"id": id_} for id_ in truth.categories]}
+    if kind == "bbox":  # a detection is small, medium or large by what is judged
+        detections = [row | {"area": row["bbox"][2] * row["bbox"][3]} for row in detections]
+    judge = library.COCOeval_faster(
+        library.COCO(common | {"annotations": truth.annotations}),
+        library.COCO(common | {"annotations": detections}),
+        iouType=kind,
+        print_function=_log.debug,
+    )
+    limits = sorted({1, min(10, max_detections), max_detections})
+    judge.params.maxDets = limits
+    judge.evaluate()
+    judge.accumulate()
+    return _summary(judge.eval["precision"], judge.eval["recall"], limits)
+
+
+def _summary(precision: np.ndarray, recall: np.ndarray, limits: list[int]) -> Numbers:
+    """Means over what is defined.
+
+    Args:
+        precision: float [T, R, C, S, M], -1 where undefined: 10 IoUs from 0.50, recalls, classes,
+            sizes (all, small, medium, large), limits of detections.
+        recall: float [T, C, S, M].
+        limits: M detections per class and image, ascending.
+    """
+    most, ten = len(limits) - 1, limits.index(min(10, limits[-1]))
+    parts = {
+        "AP": precision[..., 0, most],
+        "AP50": precision[0, ..., 0, most],
+        "AP75": precision[5, ..., 0, most],
+        "APS": precision[..., 1, most],
+        "APM": precision[..., 2, most],
+        "APL": precision[..., 3, most],
+        "AR1": recall[..., 0, 0],
+        "AR10": recall[..., 0, ten],
+        "AR": recall[..., 0, most],
+        "ARS": recall[..., 1, most],
+        "ARM": recall[..., 2, most],
+        "ARL": recall[..., 3, most],
+    }
+    defined = {name: values[values > -1] for name, values in parts.items()}
+    return {
+        name: 100 * float(values.mean()) if values.size else None
+        for name, values in defined.items()
+    }
+
+
+def _coco() -> ModuleType:
+    return require("faster_coco_eval", "eval")

@@ -1,0 +1,154 @@
+"""Batches of training images, the same ones for the same seed wherever and whenever they are made."""
+
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from condinst_infer.config import CondInstConfig
+from condinst_infer.crop import Crop
+from condinst_infer.draw import overlay
+from condinst_infer.errors import InputError
+from condinst_infer.preprocess import canvas_size, read_image, stacked
+from condinst_infer.train.augment import AugmentConfig, augmented
+from condinst_infer.train.data import CocoData, crops_from_record
+from condinst_infer.train.targets import GroundTruth, ground_truth
+
+
+class Sample(NamedTuple):
+    """One augmented image."""
+
+    name: str  # file name, for messages
+    image: np.ndarray  # BGR uint8 [h, w, 3]
+    masks: np.ndarray  # bool [G, h, w], none empty
+    labels: np.ndarray  # int64 [G]
+
+    def plot(self) -> np.ndarray:
+        """The image with its objects drawn on it, BGR uint8 [h, w, 3]."""
+        return overlay(self.image, [Crop(0, 0, mask) for mask in self.masks])
+
+
+class Batch(NamedTuple):
+    """What one step of one process trains on."""
+
+    names: tuple[str, ...]
+    images: Tensor  # uint8 [N, H, W, 3], BGR
+    image_sizes: Tensor  # int32 [N, 2]
+    truths: tuple[GroundTruth, ...]
+
+
+class TrainingImages(Dataset[Sample]):
+    """The endless stream of samples: item `p` depends on the data, the seed and `p` alone.
+
+    Each pass over the data has an order of its own. So a run that goes on at iteration i, or on
+    more processes, sees what an uninterrupted one would.
+    """
+
+    def __init__(self, data: CocoData, settings: AugmentConfig, *, seed: int) -> None:
+        self.data, self.settings, self.seed = data, settings, seed
+
+    def __getitem__(self, position: int) -> Sample:
+        count = len(self.data.records)
+        order = np.random.default_rng([self.seed, 0, position // count]).permutation(count)
+        record = self.data.records[order[position % count]]
+        image = read_image(record.path)
+        if image.shape[:2] != record.size:
+            raise InputError(
+                f"{record.path} is {image.shape[1]} x {image.shape[0]} pixels, but its annotations "
+                f"say {record.size[1]} x {record.size[0]}; turn it upright or correct the file."
+            )
+        rng = np.random.default_rng([self.seed, 1, position])
+        image, masks = augmented(image, crops_from_record(record), rng, self.settings)
+        seen = masks.any((1, 2))
+        labels = np.array([a.label for a in record.annotations], np.int64)
+        return Sample(str(record.path), image, masks[seen], labels[seen])
+
+
+class Positions(Sampler[list[int]]):
+    """The positions of one process's batches, from `start` up to `stop` batches."""
+
+    def __init__(self, start: int, stop: int, *, batch: int, rank: int, processes: int) -> None:
+        self.start, self.stop = start, stop
+        self.batch, self.rank, self.processes = batch, rank, processes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.start, self.stop):
+            first = (step * self.processes + self.rank) * self.batch
+            yield list(range(first, first + self.batch))
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+class Collate:
+    """Turns samples into a batch on the smallest canvas that holds them all."""
+
+    def __init__(self, config: CondInstConfig) -> None:
+        self.divisor = config.input.size_divisor
+        self.strides = {
+            "mask_stride": config.mask.mask_stride,
+            "feature_stride": config.mask_feature_stride,
+        }
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        height = max(sample.image.shape[0] for sample in samples)
+        width = max(sample.image.shape[1] for sample in samples)
+        canvas = canvas_size((height, width), self.divisor)
+        images, sizes = stacked([sample.image for sample in samples], canvas)
+        return Batch(
+            tuple(sample.name for sample in samples),
+            torch.from_numpy(images),
+            torch.from_numpy(sizes),
+            tuple(self._truth(sample, canvas) for sample in samples),
+        )
+
+    def _truth(self, sample: Sample, canvas: tuple[int, int]) -> GroundTruth:
+        masks = np.zeros((len(sample.masks), *canvas), bool)
+        masks[:, : sample.image.shape[0], : sample.image.shape[1]] = sample.masks
+        return ground_truth(
+            torch.from_numpy(masks),
+            torch.from_numpy(boxes_from_masks(sample.masks)),
+            torch.from_numpy(sample.labels),
+            **self.strides,
+        )
+
+
+def boxes_from_masks(masks: np.ndarray) -> np.ndarray:
+    """The tight box of each mask, float32 [G, 4], xyxy; `masks` bool [G, h, w], none empty."""
+    boxes = np.zeros((len(masks), 4), np.float32)
+    for axis, of_axis in ((0, masks.any(1)), (1, masks.any(2))):  # columns, rows
+        boxes[:, axis] = of_axis.argmax(1)
+        boxes[:, axis + 2] = of_axis.shape[1] - of_axis[:, ::-1].argmax(1)
+    return boxes
+
+
+def training_batches(
+    images: TrainingImages,
+    config: CondInstConfig,
+    positions: Positions,
+    *,
+    workers: int,
+    pin_memory: bool = False,
+) -> DataLoader[Any]:
+    """The batches of one process; `workers` other processes make them ahead of time."""
+    return DataLoader(
+        images,
+        batch_sampler=positions,
+        collate_fn=Collate(config),
+        num_workers=workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_prepare_worker,
+    )
+
+
+def _prepare_worker(_worker: int) -> None:
+    """A worker takes one core; when to stop at Ctrl-C is for the main process to say."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # how the main process ends it

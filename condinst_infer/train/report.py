@@ -1,0 +1,88 @@
+"""What a run tells while it goes on: progress bar, log file and TensorBoard."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from condinst_infer.errors import require
+
+
+class Report:
+    """Writes RUN/log.jsonl and TensorBoard files, and shows a progress bar on stderr.
+
+    Args:
+        run: folder of the run.
+        start, stop: iterations done before, and when all are done.
+        images_per_batch: for images per second.
+    """
+
+    def __init__(self, run: Path, start: int, stop: int, images_per_batch: int) -> None:
+        require("tensorboard", "train")
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._board = SummaryWriter(str(run), purge_step=start)
+        self._log = run / "log.jsonl"
+        lines = self._log.read_text().splitlines() if self._log.exists() else []
+        kept = [line for line in lines if json.loads(line)["iteration"] <= start]
+        self._log.write_text("".join(f"{line}\n" for line in kept))
+        self._bar = tqdm(total=stop, initial=start, unit="it", dynamic_ncols=True)
+        self._images_per_batch = images_per_batch
+        self._since: list[tuple[float, Mapping[str, float]]] = []  # since the last log line
+        self._started = time.perf_counter()
+
+    def step(self, losses: Mapping[str, float], rate: float) -> None:
+        """One iteration is done."""
+        self._since.append((sum(losses.values()), losses))
+        self._bar.set_postfix(loss=f"{self._since[-1][0]:.3f}", lr=f"{rate:.2g}", refresh=False)
+        self._bar.update()
+
+    def log(self, iteration: int, rate: float) -> None:
+        """The mean losses since the last call go to file and TensorBoard."""
+        names = self._since[-1][1]
+        means = {f"loss/{n}": float(np.mean([s[1][n] for s in self._since])) for n in names}
+        seconds = time.perf_counter() - self._started
+        speed = len(self._since) * self._images_per_batch / seconds
+        total = float(np.mean([s[0] for s in self._since]))
+        self.values(
+            iteration,
+            {"loss/total": total, **means, "learning_rate": rate, "images_per_second": speed},
+        )
+        self._bar.set_postfix(loss=f"{total:.3f}", lr=f"{rate:.2g}", images_s=f"{speed:.1f}")
+        self._since.clear()
+        self._started = time.perf_counter()
+
+    def values(self, iteration: int, values: Mapping[str, Any]) -> None:
+        """Named numbers of one iteration; None is left out of TensorBoard."""
+        with self._log.open("a") as file:
+            file.write(json.dumps({"iteration": iteration, **values}) + "\n")
+        for name, value in values.items():
+            if value is not None:
+                self._board.add_scalar(name, value, iteration)
+
+    def pictures(self, iteration: int, name: str, pictures: Sequence[np.ndarray]) -> None:
+        """Pictures, BGR uint8 [H, W, 3], under one name."""
+        for number, picture in enumerate(pictures):
+            rgb = np.ascontiguousarray(picture[:, :, ::-1])
+            self._board.add_image(f"{name}/{number}", rgb, iteration, dataformats="HWC")
+
+    def pause(self) -> None:
+        """What follows, an evaluation, does not count as time of training."""
+        self._paused = time.perf_counter()
+
+    def resume(self) -> None:
+        """Training goes on."""
+        self._started += time.perf_counter() - self._paused
+
+    def message(self, text: str) -> None:
+        """A line above the progress bar."""
+        self._bar.write(text)
+
+    def close(self) -> None:
+        """Finish the files."""
+        self._bar.close()
+        self._board.close()

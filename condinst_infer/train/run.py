@@ -1,0 +1,177 @@
+"""A whole training run: from annotation files to a folder with a model."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from condinst_infer import __version__
+from condinst_infer.config import CondInstConfig, override
+from condinst_infer.errors import ConfigError, InputError
+from condinst_infer.evaluate import evaluate
+from condinst_infer.model import CondInst
+from condinst_infer.model.session import TorchSession
+from condinst_infer.pipeline import Pipeline
+from condinst_infer.train.data import CocoData, ImageRecord, read_coco
+from condinst_infer.train.distributed import processes
+from condinst_infer.train.loop import Evaluate, Trainer
+from condinst_infer.train.report import Report
+from condinst_infer.train.settings import TrainConfig
+from condinst_infer.train.start import Start, initial_model
+
+CONFIG = "config.json"  # in the run's folder
+PICTURES = 4  # validation images drawn at every evaluation
+FREE_TO_CHANGE = ("workers", "log_every", "save_every", "keep_checkpoints", "eval_every")
+
+
+class DataPaths(NamedTuple):
+    """COCO instances JSON, and the folder its file names are relative to."""
+
+    annotations: Path
+    images: Path
+
+
+def train(
+    config: CondInstConfig,
+    settings: TrainConfig,
+    data: DataPaths,
+    run: str | Path,
+    *,
+    val: DataPaths | None = None,
+    init: str | Path | None = None,
+    resume: bool = False,
+    device: str | None = None,
+) -> Path:
+    """Train a model; gives the path of its weights, RUN/model.safetensors.
+
+    Classes are those of the annotation file. In `run` there are also config.json with all that
+    was set, the state to resume from, log.jsonl and TensorBoard files, and, with validation data,
+    best.safetensors. Started by `torchrun`, every process calls this.
+
+    Args:
+        config: the model; its class names, category ids and number of classes are replaced.
+        settings: data augmentation, losses and schedule.
+        data: what to train on.
+        run: folder, made if missing.
+        val: what to judge by; None judges nothing.
+        init: weights to start with, see `initial_model`.
+        resume: go on where the run in this folder stopped.
+        device: "cpu", "cuda", or None for a GPU where there is one.
+
+    Raises:
+        InputError: data or folder can't be used.
+        ConfigError: settings that don't fit, or other ones than those of the run to resume.
+        TrainingError: the loss became infinite.
+    """
+    run = Path(run)
+    found = read_coco(data.annotations, data.images, keep_empty=settings.keep_empty)
+    config = override(config, class_names=found.class_names, category_ids=found.category_ids)
+    judged = None if val is None else read_coco(val.annotations, val.images, keep_empty=True)
+    with processes(device) as here:
+        start = initial_model(config, init, seed=settings.seed)
+        if here.first:
+            written = _description(start.model.config, settings, data, val, init)
+            _prepare(run, written, resume)
+            _tell(start, found, run)
+        trainer = Trainer(
+            start.model,
+            found,
+            settings,
+            run=run,
+            here=here,
+            evaluate=None if val is None or judged is None else _judge(val, judged, settings),
+            resume=resume,
+        )
+        trainer.train()
+    return run / "model.safetensors"
+
+
+def _description(
+    config: CondInstConfig,
+    settings: TrainConfig,
+    data: DataPaths,
+    val: DataPaths | None,
+    init: str | Path | None,
+) -> dict[str, Any]:
+    """What config.json holds."""
+    paths = {"train": data, "val": val}
+    return {
+        "model": dataclasses.asdict(config),
+        "settings": dataclasses.asdict(settings),
+        "data": {k: None if p is None else [str(f) for f in p] for k, p in paths.items()},
+        "init": None if init is None else str(init),
+        "versions": {"condinst-infer": __version__, "torch": torch.__version__},
+    }
+
+
+def _prepare(run: Path, written: Mapping[str, Any], resume: bool) -> None:
+    """Make the folder and its config.json, or check that the one there is the same."""
+    path = run / CONFIG
+    new = json.loads(json.dumps(written))
+    if path.exists():
+        if not resume:
+            raise InputError(
+                f"{run} holds a run already; go on with it by --resume, or choose another folder."
+            )
+        old = json.loads(path.read_text())
+        for part in ("model", "settings"):
+            for name in new[part]:
+                if name not in FREE_TO_CHANGE and old[part].get(name) != new[part][name]:
+                    raise ConfigError(
+                        f"{name} was {old[part].get(name)} in {path}, now it is {new[part][name]}; "
+                        "a run goes on with the settings it was started with."
+                    )
+        return
+    if resume:
+        raise InputError(f"{run} holds no run to resume; leave --resume out.")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(new, indent=2) + "\n")
+    except OSError as error:
+        raise InputError(f"{path} can't be written: {error.strerror or error}.") from None
+
+
+def _tell(start: Start, data: CocoData, run: Path) -> None:
+    """What this run starts with, on stdout."""
+    objects = sum(len(record.annotations) for record in data.records)
+    print(
+        f"{len(data.records)} images, {objects} objects, {len(data.class_names)} classes -> {run}"
+    )
+    for reason, count in sorted(data.skipped.items()):
+        print(f"  left out: {count} {reason}")
+    if start.fitted:
+        print(f"{len(start.fitted)} tensors start from the file; these don't:")
+        for line in start.unfitted or ("none",):
+            print(f"  {line}")
+
+
+def _judge(val: DataPaths, data: CocoData, settings: TrainConfig) -> Evaluate:
+    """Evaluates on all of `val`, and draws a few of its images."""
+
+    def judge(model: CondInst, iteration: int, report: Report) -> dict[str, float | None]:
+        pipeline = Pipeline(TorchSession(model))
+        result = evaluate(
+            pipeline, val.annotations, val.images, max_detections=settings.eval_max_dets
+        )
+        report.pictures(iteration, "val", _pictures(pipeline, data.records))
+        report.message(
+            f"iteration {iteration}: box AP {_number(result.box['AP'])}, "
+            f"mask AP {_number(result.mask['AP'])}"
+        )
+        kinds = {"box": result.box, "mask": result.mask}
+        return {f"{kind}/{name}": v for kind, of in kinds.items() for name, v in of.items()}
+
+    return judge
+
+
+def _pictures(pipeline: Pipeline, records: tuple[ImageRecord, ...]) -> list[Any]:
+    """Overlays of a few images, spread over the data."""
+    step = max(1, len(records) // PICTURES)
+    return [pipeline(record.path).plot() for record in records[::step][:PICTURES]]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"

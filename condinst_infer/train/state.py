@@ -1,0 +1,51 @@
+"""What a run needs to go on exactly where it stopped."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from condinst_infer.errors import CheckpointError, InputError
+
+FOLDER = "state"  # of the run
+
+
+def save_state(run: Path, iteration: int, state: dict[str, Any], *, keep: int) -> None:
+    """Write the state after `iteration` iterations; of the older ones, the last `keep - 1` stay."""
+    folder = run / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{iteration:07d}.pt"
+    temporary = path.with_suffix(".part")
+    try:
+        torch.save(state | {"iteration": iteration}, temporary)
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        raise InputError(f"{path} can't be written: {error}.") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    for old in _states(run)[:-keep]:
+        old.unlink()
+
+
+def last_state(run: Path) -> dict[str, Any] | None:
+    """The newest state of a run, or None where there is none.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    states = _states(run)
+    if not states:
+        return None
+    try:
+        return torch.load(states[-1], map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever torch's unpickler stumbles over in damaged bytes
+        raise CheckpointError(
+            f"{states[-1]} is damaged ({type(error).__name__}); delete it to go on from the one "
+            "before."
+        ) from None
+
+
+def _states(run: Path) -> list[Path]:
+    found = (run / FOLDER).glob("*.pt")
+    return sorted(path for path in found if re.fullmatch(r"\d{7,}", path.stem))

@@ -1,0 +1,43 @@
+"""The whole way: train from scratch, export, evaluate what ONNX Runtime finds."""
+
+from pathlib import Path
+
+import condinst_infer
+from condinst_infer import checkpoint
+from condinst_infer.evaluate import evaluate
+from condinst_infer.export import export_onnx
+from condinst_infer.presets import preset
+from condinst_infer.train.run import DataPaths, train
+from condinst_infer.train.settings import replaced, settings_for
+
+COCO8 = Path(__file__).parent / "data" / "coco8"
+
+
+def test_eight_photographs_are_learnt_by_heart(tmp_path: Path) -> None:
+    config = preset(
+        "condinst_nano",
+        neck_in_levels=(2, 3, 4, 5),
+        mask_levels=(2, 3, 4, 5),
+        mask_stride=2,
+        short_side=288,
+        long_side=384,
+    )
+    settings = replaced(
+        settings_for(config, "short"),
+        iterations=300,
+        learning_rate=2e-3,
+        warmup_iterations=30,
+        short_sides=[288],
+        train_long_side=384,
+        horizontal_flip=False,
+        amp="bf16",
+        save_every=300,
+    )
+    data = DataPaths(COCO8 / "instances.json", COCO8 / "images")
+    model = checkpoint.load(train(config, settings, data, tmp_path))
+    export_onnx(model, tmp_path / "model.onnx")
+    with condinst_infer.load(tmp_path / "model.onnx") as pipeline:
+        found = evaluate(pipeline, data.annotations, data.images)
+    assert found.mask["AP50"] is not None and found.mask["AP"] is not None
+    assert found.mask["AP50"] > 90
+    assert found.mask["AP"] > 60
