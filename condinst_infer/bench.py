@@ -5,13 +5,14 @@ import math
 import os
 import platform
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from condinst_infer.output import replacing
 
 PACKAGES = (
     "numpy",
@@ -90,18 +91,8 @@ def usable_cores() -> int:
 
 def write_result(path: str | os.PathLike[str], result: Mapping[str, Any]) -> None:
     """Write `result` as JSON; the file is there whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(result, file, indent=2)
-            file.write("\n")
-        Path(temporary).chmod(0o644)  # mkstemp makes it private
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(Path(path)) as part:
+        part.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def _cpu_model() -> str:

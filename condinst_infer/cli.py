@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="condinst",
-        description="CondInst instance segmentation: train a model, export it, run it, look inside.",
+        description="CondInst instance segmentation: train, export, run a model, look inside.",
         epilog="Start here: condinst demo",
         allow_abbrev=False,
     )
@@ -127,7 +127,7 @@ def _train(verbs: Verbs) -> None:
         "train a model on images with COCO annotations",
         "condinst train condinst_nano --train train.json --images photos --val val.json \\\n"
         "      -o runs/first --recipe short --set crop=512 --set mask_stride=2\n"
-        "  torchrun --nproc-per-node 8 -m condinst_infer train condinst_r50 --init resnet50.pth ...\n"
+        "  torchrun --nproc-per-node 8 -m condinst_infer train condinst_r50 --init r50.pth ...\n"
         "\nCtrl-C saves; the same command with --resume goes on.",
     )
     verb.add_argument("preset", metavar="PRESET", help="a model; list them: condinst presets")
@@ -136,16 +136,11 @@ def _train(verbs: Verbs) -> None:
         ("--images", True, "folder that its file names are relative to"),
         ("--val", False, "annotations to evaluate on (default: none)"),
         ("--val-images", False, "folder of their images (default: that of --images)"),
+        ("--init", False, "start from a checkpoint of ours, or a torchvision or timm backbone"),
     ):
         kind = "DIR" if "images" in name else "FILE"
         verb.add_argument(name, type=Path, required=required, metavar=kind, help=text)
     add_output(verb, "RUN", "folder for the run, made if missing")
-    verb.add_argument(
-        "--init",
-        type=Path,
-        metavar="FILE",
-        help="start from a checkpoint of ours, or from a torchvision or timm ResNet or DLA-34",
-    )
     verb.add_argument(
         "--recipe",
         choices=("paper", "short"),

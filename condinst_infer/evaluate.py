@@ -1,21 +1,25 @@
 """COCO's average precision of what a pipeline finds, or of detections in a file."""
 
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from condinst_infer.annotations import (
+    Size,
+    coco_library,
+    missing_image,
+    read_instances,
+    rle_from_segmentation,
+)
 from condinst_infer.config import MAX_BATCH, CondInstConfig, DetectConfig
-from condinst_infer.errors import ConfigError, InputError, require
+from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.pipeline import Pipeline
 
-Size = tuple[int, int]  # (height, width)
 Numbers = dict[str, float | None]
 _log = logging.getLogger(__name__)
 
@@ -94,35 +98,13 @@ def read_truth(annotations: str | Path, *, limit: int | None = None) -> Truth:
         InputError: not such a file, or inconsistent.
     """
     file = Path(annotations)
-    content = read_json(file)
-    for part in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(part), list):
-            raise InputError(f"{file} is no COCO instances file: it has no list of {part}.")
-    try:
-        sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in content["images"]}
-        images = {entry["id"]: entry["file_name"] for entry in content["images"][:limit]}
-        categories = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{file}: an image or a category can't be read: {error!r}.") from None
-    if not sizes or not categories:
-        raise InputError(f"{file} lists no {'categories' if sizes else 'images'}.")
+    content = read_instances(file)
+    sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in content["images"]}
+    images = {entry["id"]: entry["file_name"] for entry in content["images"][:limit]}
+    categories = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
     truth = Truth(file, images, sizes, categories, [])
     rows = _entries(truth, content["annotations"], f"{file}: annotation", scored=False)
     return truth._replace(annotations=rows)
-
-
-def read_json(file: Path) -> Any:
-    """The JSON in a file.
-
-    Raises:
-        InputError: there is no such file, or it holds something else.
-    """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file} can't be read: {error.strerror or error}.") from None
-    except ValueError as error:
-        raise InputError(f"{file} is not JSON: {error}.") from None
 
 
 def detect(
@@ -135,10 +117,7 @@ def detect(
     paths = [Path(images) / truth.images[image] for image in ids]
     for path in paths:  # before minutes of work
         if not path.is_file():
-            raise InputError(
-                f"{path} does not exist; the image folder must be the one that file_name in "
-                f"{truth.file} is relative to."
-            )
+            raise missing_image(path, truth.file)
     rows: list[dict[str, Any]] = []
     step = max(batch, pipeline.metadata.batch or 1)
     with tqdm(total=len(ids), unit="image", disable=None, delay=2) as bar:
@@ -193,7 +172,7 @@ def _entries(
 
     They are numbered from 1: an object whose id is 0 would count as never found.
     """
-    coco_mask = _coco().mask
+    coco_mask = coco_library().mask
     entries = []
     for number, row in enumerate(rows, 1):
         try:
@@ -202,7 +181,7 @@ def _entries(
                 raise ValueError(f"image {image} or category {category} is not in {truth.file}")
             if image not in truth.images:
                 continue
-            rle = _rle(row["segmentation"], truth.sizes[image])
+            rle = rle_from_segmentation(row["segmentation"], truth.sizes[image])
             x, y, width, height = row["bbox"] if "bbox" in row else coco_mask.toBbox(rle)
             given = "area" in row and not scored
             entry = {
@@ -222,31 +201,11 @@ def _entries(
     return entries
 
 
-def _rle(segmentation: Any, size: Size) -> dict[str, Any]:
-    """The compressed RLE of polygons or of an RLE of either kind."""
-    coco_mask = _coco().mask
-    if isinstance(segmentation, dict):
-        if tuple(segmentation["size"]) != size:
-            raise ValueError(f"its mask is {segmentation['size']}, its image is {list(size)}")
-        counts, compressed = segmentation["counts"], not isinstance(segmentation["counts"], list)
-        if compressed:
-            native = require("faster_coco_eval.mask_api_new_cpp", "eval")
-            counts = native.toUncompressedRLE([segmentation])[0]["counts"]
-        # with other runs faster-coco-eval crashes or never comes back
-        if sum(counts) != size[0] * size[1] or min(counts) < 0:
-            raise ValueError(f"the runs of its mask don't add up to {size[0]} x {size[1]}")
-        return segmentation if compressed else coco_mask.frPyObjects(segmentation, *size)
-    polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
-    if not polygons:  # two corners enclose nothing
-        return coco_mask.frPyObjects({"size": list(size), "counts": [size[0] * size[1]]}, *size)
-    return coco_mask.merge(coco_mask.frPyObjects(polygons, *size))
-
-
 def _numbers(
     truth: Truth, detections: list[dict[str, Any]], kind: str, max_detections: int
 ) -> Numbers:
     """COCO's twelve numbers; `kind` is "bbox" or "segm"."""
-    library = _coco()
+    library = coco_library()
     sizes = ((image, *truth.sizes[image]) for image in truth.images)
     images = [{"id": image, "height": height, "width": width} for image, height, width in sizes]
     common = {"images": images, "categories": [{"id": id_} for id_ in truth.categories]}
@@ -294,7 +253,3 @@ def _summary(precision: np.ndarray, recall: np.ndarray, limits: list[int]) -> Nu
         name: 100 * float(values.mean()) if values.size else None
         for name, values in defined.items()
     }
-
-
-def _coco() -> ModuleType:
-    return require("faster_coco_eval", "eval")

@@ -8,8 +8,9 @@ import pytest
 from command_line import Run, assert_refused
 
 import condinst_infer as ci
-from condinst_infer.commands.files import image_files, print_table, replacing
+from condinst_infer.commands.files import image_files, print_table
 from condinst_infer.errors import InputError
+from condinst_infer.output import replacing
 
 
 def test_every_mistake_is_one_sentence(

@@ -15,6 +15,7 @@ HEAVY = ("torch", "onnx", "onnxruntime", "tensorrt")
 # a module imports only modules of rows above its own (or of its own package)
 ROWS = [
     ["errors", "coco"],
+    ["output", "annotations"],
     ["config_rules"],
     ["config"],
     ["presets", "metadata"],

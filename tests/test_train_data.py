@@ -7,7 +7,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from tests.coco_files import CATEGORIES, polygon_from_box, rle_from_mask, uncompressed, write_scenes
 
 from condinst_infer.crop import Crop
 from condinst_infer.errors import InputError
@@ -21,6 +20,7 @@ from condinst_infer.train.loader import (
     boxes_from_masks,
     training_batches,
 )
+from tests.coco_files import CATEGORIES, polygon_from_box, rle_from_mask, uncompressed, write_scenes
 
 
 def square(size: tuple[int, int] = (20, 30)) -> np.ndarray:
@@ -87,21 +87,26 @@ def test_what_can_not_be_trained_on_is_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "says"),
     [
-        ({"segmentation": polygon_from_box(25, 4, 10, 8)}, "annotation 100 lies outside its image"),
-        ({"segmentation": polygon_from_box(float("nan"), 4, 9, 8)}, "annotation 100 lies outside"),
-        ({"segmentation": rle_from_mask(square((30, 20)))}, "annotation 100 has a mask of"),
-        ({"segmentation": "polygon"}, "annotation 100"),
-        ({"segmentation": [["a", "b"] * 3]}, "annotation 100 can't be read"),
-        ({"segmentation": [[1, 2, 3, 4, 5]]}, "annotation 100 can't be read"),
-        ({}, "annotation 100 can't be read: KeyError\\('segmentation'\\)"),
-        ({"segmentation": [], "category_id": 4}, "annotation 100 has category 4"),
-        ({"segmentation": [], "image_id": 9}, "annotation 100 belongs to image 9"),
+        ({"segmentation": polygon_from_box(25, 4, 10, 8)}, "it lies outside its image"),
+        ({"segmentation": polygon_from_box(float("nan"), 4, 9, 8)}, "it lies outside its image"),
+        (
+            {"segmentation": rle_from_mask(square((30, 20)))},
+            r"its mask is \[30, 20\], its",
+        ),
+        ({"segmentation": {"size": [20, 30], "counts": [5, 5]}}, "don't add up to 20 x 30"),
+        ({"segmentation": 5}, "TypeError"),
+        ({"segmentation": "polygon"}, "could not convert"),
+        ({"segmentation": [["a", "b"] * 3]}, "could not convert"),
+        ({"segmentation": [[1, 2, 3, 4, 5]]}, "cannot reshape"),
+        ({}, r"KeyError\('segmentation'\)"),
+        ({"segmentation": [], "category_id": 4}, "category 4 is not in the file"),
+        ({"segmentation": [], "image_id": 9}, "image 9 or category 3 is not in the file"),
     ],
 )
 def test_an_inconsistent_annotation_is_named(
     tmp_path: Path, entry: dict[str, Any], says: str
 ) -> None:
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=f"annotation 100 can't be used: .*{says}"):
         read_coco(coco_file(tmp_path, entry), tmp_path)
 
 
@@ -111,7 +116,9 @@ def test_an_inconsistent_annotation_is_named(
         ({"images": 3}, "no list of images"),
         ({"categories": [{"id": 1}]}, "an entry of categories lacks"),
         ({"categories": [*CATEGORIES, CATEGORIES[0]]}, "two categories have the same id"),
+        ({"categories": []}, "lists no categories"),
         ({"annotations": []}, "no image to train on"),
+        ({"annotations": ["x"]}, "annotation number 1 can't be used"),
     ],
 )
 def test_a_file_that_is_no_coco_file(tmp_path: Path, changes: dict[str, Any], says: str) -> None:

@@ -65,7 +65,7 @@ def test_losses_and_gradients(name: str, norms: str) -> None:
     gradients = {n: p.grad.flatten() for n, p in parameters.items() if p.grad is not None}
     norm_of = {n: float(gradient.norm()) for n, gradient in gradients.items()}
     expected = facts[f"grad_l2_{norms}"]
-    near = {"bn_eval": 5e-3, "bn_train": 1e-2}[norms]
+    near = {"bn_eval": 5e-3, "bn_train": 1e-2}[norms]  # worst of bn_eval: 5e-4, in C
     assert {n: norm_of[n] for n in expected} == pytest.approx(expected, rel=near)
     if norms == "bn_eval":
         check_gradients(golden, facts, gradients)

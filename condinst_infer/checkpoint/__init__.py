@@ -25,6 +25,7 @@ from condinst_infer.config import CondInstConfig
 from condinst_infer.errors import CheckpointError, ConfigError, InputError, require
 from condinst_infer.metadata import KEY, file_sha256
 from condinst_infer.model import CondInst
+from condinst_infer.output import replacing
 
 __all__ = [
     "ImageNetBackbone",
@@ -49,19 +50,15 @@ def save(model: CondInst, path: str | Path) -> None:
         name: tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else None)
         for name, tensor in model.state_dict().items()
     }
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in weights.items()},
-            temporary,
-            metadata={KEY: model.config.to_json()},
-        )
-        temporary.replace(path)
-    except (SafetensorError, OSError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"{path} can't be written: {reason}.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as part:
+        try:
+            save_file(
+                {name: tensor.contiguous() for name, tensor in weights.items()},
+                part,
+                metadata={KEY: model.config.to_json()},
+            )
+        except SafetensorError as error:  # it reports what the system refused as its own
+            raise OSError(str(error)) from None
 
 
 def load(path: str | Path) -> CondInst:

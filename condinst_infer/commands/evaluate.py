@@ -6,9 +6,10 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from condinst_infer.commands.files import replacing
+from condinst_infer.annotations import read_json
 from condinst_infer.errors import ConfigError, InputError
-from condinst_infer.evaluate import Evaluation, Truth, detect, read_json, read_truth, score
+from condinst_infer.evaluate import Evaluation, Truth, detect, read_truth, score
+from condinst_infer.output import replacing
 from condinst_infer.pipeline import load
 
 

@@ -1,9 +1,7 @@
 """Files the verbs read and write, and tables they print."""
 
 import glob
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,21 +19,6 @@ class ImageFile(NamedTuple):
 
     path: Path
     name: Path  # relative: where its results belong inside an output folder
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; on success it takes the final name, else it is deleted."""
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield part
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{path} can't be written: {error.strerror or error}.") from None
 
 
 def image_files(sources: Sequence[str], output: Path) -> list[ImageFile]:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from condinst_infer import presets as models
-from condinst_infer.commands.files import print_table, replacing
+from condinst_infer.commands.files import print_table
 from condinst_infer.config import CondInstConfig, config_from_dict, override
 from condinst_infer.errors import CheckpointError, ConfigError, InputError, ModelFileError, require
 from condinst_infer.metadata import file_sha256
+from condinst_infer.output import replacing
 
 _HEADER_LIMIT = 100_000_000  # bytes; the safetensors format allows no longer header
 

@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from condinst_infer.commands.files import ImageFile, image_files, replacing
+from condinst_infer.commands.files import ImageFile, image_files
 from condinst_infer.errors import ConfigError, InputError
+from condinst_infer.output import replacing
 from condinst_infer.pipeline import Pipeline, load
 from condinst_infer.preprocess import read_image
 from condinst_infer.result import Instances

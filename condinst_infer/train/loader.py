@@ -1,4 +1,4 @@
-"""Batches of training images, the same ones for the same seed wherever and whenever they are made."""
+"""Batches of training images: for the same seed the same ones, wherever they are made."""
 
 import signal
 from collections.abc import Iterator, Sequence

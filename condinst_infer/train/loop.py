@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, distributed, nn
 
 from condinst_infer import checkpoint
-from condinst_infer.config import CondInstConfig
 from condinst_infer.errors import ConfigError, TrainingError
 from condinst_infer.model import CondInst
 from condinst_infer.train.data import CocoData

@@ -229,7 +229,7 @@ def dice_loss(probabilities: Tensor, masks: Tensor) -> Tensor:
 
 
 def _mean_over_processes(total: Tensor, at_least: float = 1.0) -> Tensor:
-    """Mean of `total` over all processes; their sum is `at_least` that, so that it can divide."""
+    """Mean of `total` over all processes; a divisor, so their sum is raised to `at_least`."""
     total, processes = total.detach().float().clone(), 1
     if distributed.is_available() and distributed.is_initialized():
         processes = distributed.get_world_size()

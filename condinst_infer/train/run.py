@@ -14,6 +14,7 @@ from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.evaluate import evaluate
 from condinst_infer.model import CondInst
 from condinst_infer.model.session import TorchSession
+from condinst_infer.output import replacing
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.train.data import CocoData, ImageRecord, read_coco
 from condinst_infer.train.distributed import processes
@@ -127,11 +128,8 @@ def _prepare(run: Path, written: Mapping[str, Any], resume: bool) -> None:
         return
     if resume:
         raise InputError(f"{run} holds no run to resume; leave --resume out.")
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(new, indent=2) + "\n")
-    except OSError as error:
-        raise InputError(f"{path} can't be written: {error.strerror or error}.") from None
+    with replacing(path) as part:
+        part.write_text(json.dumps(new, indent=2) + "\n")
 
 
 def _tell(start: Start, data: CocoData, run: Path) -> None:

@@ -6,24 +6,19 @@ from typing import Any
 
 import torch
 
-from condinst_infer.errors import CheckpointError, InputError
+from condinst_infer.errors import CheckpointError
+from condinst_infer.output import replacing
 
 FOLDER = "state"  # of the run
 
 
 def save_state(run: Path, iteration: int, state: dict[str, Any], *, keep: int) -> None:
     """Write the state after `iteration` iterations; of the older ones, the last `keep - 1` stay."""
-    folder = run / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{iteration:07d}.pt"
-    temporary = path.with_suffix(".part")
-    try:
-        torch.save(state | {"iteration": iteration}, temporary)
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        raise InputError(f"{path} can't be written: {error}.") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(run / FOLDER / f"{iteration:07d}.pt") as part:
+        try:
+            torch.save(state | {"iteration": iteration}, part)
+        except RuntimeError as error:  # how torch reports a full disk
+            raise OSError(str(error)) from None
     for old in _states(run)[:-keep]:
         old.unlink()
 

@@ -1,0 +1,93 @@
+"""COCO instances files: their JSON and their masks, checked."""
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from condinst_infer.errors import InputError, require
+
+Size = tuple[int, int]  # (height, width)
+Rle = dict[str, Any]  # {"size": [H, W], "counts": str or bytes}
+
+_KEYS: dict[str, set[str]] = {
+    "images": {"id", "file_name", "height", "width"},
+    "annotations": set(),
+    "categories": {"id", "name"},
+}
+
+
+def read_instances(file: Path) -> dict[str, Any]:
+    """The JSON of a COCO instances file: lists of images, annotations and categories.
+
+    Images and categories have all their fields and ids of their own; annotations are not checked.
+
+    Raises:
+        InputError: there is no such file, or it holds something else.
+    """
+    content = read_json(file)
+    for part, keys in _KEYS.items():
+        entries = content.get(part) if isinstance(content, dict) else None
+        if not isinstance(entries, list):
+            raise InputError(f"{file} is no COCO instances file: it has no list of {part}.")
+        for entry in entries if keys else ():
+            if not isinstance(entry, dict) or not keys <= set(entry):
+                raise InputError(
+                    f"{file}: an entry of {part} lacks {', '.join(sorted(keys))}: {entry!r:.80}."
+                )
+        ids = {entry["id"] for entry in entries if keys}
+        if keys and len(ids) < max(1, len(entries)):
+            reason = f"two {part} have the same id" if entries else f"it lists no {part}"
+            raise InputError(f"{file} can't be used: {reason}.")
+    return content
+
+
+def read_json(file: Path) -> Any:
+    """The JSON in a file.
+
+    Raises:
+        InputError: there is no such file, or it holds something else.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{file} can't be read: {error.strerror or error}.") from None
+    except ValueError as error:
+        raise InputError(f"{file} is not JSON: {error}.") from None
+
+
+def missing_image(path: Path, file: Path) -> InputError:
+    """What to say of an image that the annotation `file` names and that is not there."""
+    return InputError(
+        f"{path} does not exist; the image folder must be the one that file_name in {file} is "
+        "relative to."
+    )
+
+
+def rle_from_segmentation(segmentation: Any, size: Size) -> Rle:
+    """The compressed RLE of polygons or of an RLE of either kind.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is neither, or belongs to an image of another size.
+    """
+    coco_mask = coco_library().mask
+    if isinstance(segmentation, dict):
+        if tuple(segmentation["size"]) != size:
+            raise ValueError(f"its mask is {segmentation['size']}, its image is {list(size)}")
+        counts, compressed = segmentation["counts"], not isinstance(segmentation["counts"], list)
+        if compressed:
+            native = require("faster_coco_eval.mask_api_new_cpp", "eval")
+            counts = native.toUncompressedRLE([segmentation])[0]["counts"]
+        # with other runs faster-coco-eval crashes or never comes back
+        if sum(counts) != size[0] * size[1] or min(counts) < 0:
+            raise ValueError(f"the runs of its mask don't add up to {size[0]} x {size[1]}")
+        return segmentation if compressed else coco_mask.frPyObjects(segmentation, *size)
+    polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+    if not polygons:  # two corners enclose nothing
+        return coco_mask.frPyObjects({"size": list(size), "counts": [size[0] * size[1]]}, *size)
+    return coco_mask.merge(coco_mask.frPyObjects(polygons, *size))
+
+
+def coco_library() -> ModuleType:
+    """faster-coco-eval; MissingExtraError without it."""
+    return require("faster_coco_eval", "eval")
