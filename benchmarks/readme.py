@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,15 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def parts() -> dict[str, str]:
     """Every generated part by name, in Markdown."""
-    return {"presets": preset_table(), "help": help_text(), "results": result_table()}
+    nuclei = json.loads((RESULTS / "accuracy" / "nuclei.json").read_text())
+    return {
+        "presets": preset_table(),
+        "help": help_text(),
+        "results": result_table(),
+        "accuracy": accuracy_table(nuclei["artefacts"]),
+        "groups": group_table(nuclei["groups"]),
+        "training": training_line(nuclei["training"], nuclei["environment"]),
+    }
 
 
 def preset_table() -> str:
@@ -61,6 +70,38 @@ def result_table() -> str:
         for case in data.get("results", [data]):
             rows.append(_result_row(case, data["environment"]))
     return "\n".join(rows)
+
+
+def accuracy_table(artefacts: Sequence[Mapping[str, Any]]) -> str:
+    """One row per artefact of one model."""
+    names = ("AP", "AP50", "AP75", "APS", "APM")
+    heads = ["artefact", "box AP", *(f"mask {name}" for name in names), "mask AR"]
+    rows = [heads, ["---"] * len(heads)]
+    for artefact in artefacts:
+        masks = [artefact["mask"][name] for name in (*names, "AR")]
+        numbers = [f"{value:.2f}" for value in (artefact["box"]["AP"], *masks)]
+        rows.append([artefact["artefact"], *numbers])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def group_table(groups: Sequence[Mapping[str, Any]]) -> str:
+    """One row per kind of image."""
+    heads = ["images", "how many", "nuclei", "mask AP", "mask AP50"]
+    rows = [heads, ["---"] * len(heads)]
+    for group in groups:
+        numbers = [f"{group[name]:.1f}" for name in ("AP", "AP50")]
+        rows.append([group["group"], str(group["images"]), str(group["nuclei"]), *numbers])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def training_line(training: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
+    """How long a training took, and what it held in memory."""
+    return (
+        f"{training['iterations']} batches of {training['images_per_batch']} crops, "
+        f"{training['images_per_second']:.1f} crops a second, {training['minutes']:.0f} minutes "
+        f"and {training['memory_gb']:.1f} GB beside two loader processes ({environment['cpu']}, "
+        f"{environment['cores']} cores, torch {environment['packages']['torch']})."
+    )
 
 
 def _result_row(case: dict[str, Any], environment: dict[str, Any]) -> str:

@@ -63,7 +63,7 @@ def _demo(verbs: Verbs) -> None:
     verb = add_verb(
         verbs,
         "demo",
-        "run the bundled model on the bundled photograph",
+        "find the nuclei in the bundled micrograph with the bundled model",
         "condinst demo -o overlay.jpg",
     )
     add_output(verb, "FILE", "the overlay to write (default: %(default)s)", "condinst-demo.jpg")

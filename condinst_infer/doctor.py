@@ -26,7 +26,8 @@ PACKAGES = (
     "onnx",
     "onnxscript",
     "pyyaml",
-    "pycocotools",
+    "faster-coco-eval",
+    "tensorboard",
     "supervision",
     "tensorrt",
     "tensorrt-rtx",
@@ -84,6 +85,11 @@ def capabilities(
         "import and PyTorch": _capability(
             _missing(lacks, "torch", "safetensors", "pyyaml"), _extra("export")
         ),
+        "train": _capability(
+            _missing(lacks, "torch", "safetensors", "faster-coco-eval", "tensorboard"),
+            _extra("train"),
+        ),
+        "eval": _capability(_missing(lacks, "faster-coco-eval") + runtime, _extra("eval")),
     }
 
 

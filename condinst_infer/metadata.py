@@ -25,7 +25,6 @@ class Metadata:
     size: tuple[int, int] | None = None  # (height, width) of a static canvas; None is dynamic
     batch: int | None = None  # None is dynamic
     checkpoint_sha256: str = ""
-    trained: bool = True  # False: deterministic weights, for demonstration only
     versions: Mapping[str, str] = field(default_factory=dict)  # what exported it
     contract: int = CONTRACT_VERSION
 

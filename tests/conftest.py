@@ -64,7 +64,7 @@ def _exported(source: Path, name: str, **options: Any) -> Path:
 
     path = source.with_name(name)
     digest = checkpoint.file_sha256(source)
-    export_onnx(checkpoint.load(source), path, checkpoint_sha256=digest, trained=False, **options)
+    export_onnx(checkpoint.load(source), path, checkpoint_sha256=digest, **options)
     return path
 
 

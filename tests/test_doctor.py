@@ -20,7 +20,7 @@ def without(*names: str) -> dict[str, str | None]:
 
 def test_everything_there_is_ok() -> None:
     states = doctor.capabilities(ALL, CUDA, GPU)
-    assert [state["ok"] for state in states.values()] == [True] * 4
+    assert [state["ok"] for state in states.values()] == [True] * 6
     assert all(state["missing"] == [] and state["fix"] == "" for state in states.values())
 
 
@@ -28,6 +28,7 @@ def test_everything_there_is_ok() -> None:
     ("lost", "broken", "fix"),
     [
         ("onnxscript", {"export"}, "pip install 'condinst-infer[export]'"),
+        ("tensorboard", {"train"}, "pip install 'condinst-infer[train]'"),
         ("pyyaml", {"import and PyTorch"}, "pip install 'condinst-infer[export]'"),
     ],
 )

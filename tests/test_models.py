@@ -20,14 +20,14 @@ from condinst_infer.errors import ParityError
 
 def test_info_shows_what_an_onnx_file_holds(condinst: Run, tmp_path: Path) -> None:
     path = write_bright_model(
-        tmp_path / "a.onnx", size=(96, 160), batch=2, trained=False, checkpoint_sha256="ab" * 32
+        tmp_path / "a.onnx", size=(96, 160), batch=2, checkpoint_sha256="ab" * 32
     )
     status, text, _ = condinst("info", path)
     assert status == 0
     for word in ("condinst_nano", "[96, 160]", "ab" * 32, "uint8 [2, 96, 160, 3]", "person"):
         assert word in text
     data = json.loads(condinst("info", path, "--json")[1])
-    assert data["batch"] == 2 and data["trained"] is False and data["graph"] == "full"
+    assert data["batch"] == 2 and data["graph"] == "full"
     assert data["config"]["detect"]["max_detections"] == 1
     assert data["bytes"] == path.stat().st_size and len(data["sha256"]) == 64
 

@@ -206,9 +206,9 @@ def test_larger_images_than_allowed_are_refused() -> None:
 
 
 def test_config_and_metadata_are_those_of_the_session() -> None:
-    session = FakeSession(trained=False)
+    session = FakeSession(batch=3)
     pipeline = ci.Pipeline(session)
-    assert pipeline.config is session.metadata.config and not pipeline.metadata.trained
+    assert pipeline.config is session.metadata.config and pipeline.metadata.batch == 3
 
 
 def test_leaving_the_context_closes_the_session() -> None:

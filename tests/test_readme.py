@@ -30,12 +30,14 @@ def test_ci_runs_the_commands_of_the_readme() -> None:
 def test_the_python_example_runs(demo_folder: Path) -> None:
     block = re.search(r"```python\n(.*?)```", TEXT, re.S)
     assert block is not None and len(block[1].splitlines()) <= 10
-    code = block[1].replace("model.onnx", str(demo_folder / "demo.onnx"))
+    code = block[1].replace("model.onnx", str(demo_folder / "nuclei.onnx"))
     scope: dict[str, object] = {}
-    exec(code.replace("street.jpg", str(demo_folder / "demo.jpg")), scope)  # the documented lines
-    assert getattr(scope["overlay"], "shape", None) == (480, 640, 3)
+    exec(code.replace("street.jpg", str(demo_folder / "nuclei.jpg")), scope)  # the documented lines
+    assert getattr(scope["overlay"], "shape", None) == (520, 696, 3)
 
 
 def test_the_package_data_is_what_the_demo_needs(demo_folder: Path) -> None:
-    assert {path.name for path in demo_folder.iterdir()} == {"demo.onnx", "demo.jpg"}
-    assert sum(path.stat().st_size for path in demo_folder.iterdir()) < 10_000_000
+    names = {"nuclei.onnx", "nuclei.safetensors", "nuclei.jpg"}
+    assert {path.name for path in demo_folder.iterdir()} == names
+    models = [path for path in demo_folder.iterdir() if path.suffix != ".jpg"]
+    assert sum(path.stat().st_size for path in models) <= 10_000_000

@@ -78,7 +78,7 @@ def test_norms_have_their_own_weight_decay_and_frozen_parts_none(name: str) -> N
     )
     trained = {id(p) for p in model.parameters() if p.requires_grad}
     assert {id(p) for group in (plain, norms) for p in group["params"]} == trained
-    assert all(id(p) not in trained for p in model.backbone.res2.parameters())
+    assert all(id(p) not in trained for p in model.backbone.get_submodule("res2").parameters())
 
 
 def test_a_run_leaves_a_model_its_log_and_what_was_set(data: DataPaths, run: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_run_leaves_a_model_its_log_and_what_was_set(data: DataPaths, run: Pat
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [row["iteration"] for row in rows] == [1, 2, 3, 3, 4, 5, 6, 6]
     assert set(rows[0]) == {
-        *("iteration", "learning_rate", "images_per_second"),
+        *("iteration", "learning_rate", "images_per_second", "memory_gb"),
         *(f"loss/{name}" for name in ("total", "class", "box", "centreness", "mask")),
     }
     assert "mask/AP" in rows[3]

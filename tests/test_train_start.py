@@ -128,8 +128,9 @@ def test_fields_of_every_section_are_replaced_by_name() -> None:
         ({"optimizer": "adam"}, "one of sgd, adamw"),
         ({"schedule": 3}, "schedule is 3"),
         ({"amp": "fp8"}, "one of off, bf16, fp16"),
-        ({"short_sides": 640}, "a list of numbers"),
-        ({"short_sides": []}, "at least 32 pixels"),
+        ({"short_sides": 640}, "a list of whole numbers"),
+        ({"short_sides": []}, "a list of whole numbers"),
+        ({"short_sides": ["640"]}, "a list of whole numbers"),
         ({"short_sides": [16]}, "at least 32 pixels"),
     ],
 )

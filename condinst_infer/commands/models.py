@@ -38,7 +38,6 @@ def export(args: argparse.Namespace) -> int:
             size=args.size,
             batch=args.batch,
             checkpoint_sha256=checkpoint.file_sha256(args.model),
-            trained=True,
         )
         print(verify_export(model, part))
     print(f"-> {args.output}")

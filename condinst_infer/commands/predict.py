@@ -157,8 +157,8 @@ def demo(args: argparse.Namespace) -> int:
     """Run the bundled model on the bundled photograph."""
     data = resources.files("condinst_infer") / "data"
     with (
-        resources.as_file(data / "demo.onnx") as model,
-        resources.as_file(data / "demo.jpg") as photo,
+        resources.as_file(data / "nuclei.onnx") as model,
+        resources.as_file(data / "nuclei.jpg") as photo,
         load(model, threads=args.threads) as pipeline,
     ):
         pipeline(photo)  # the first call also allocates
@@ -177,8 +177,3 @@ def _report_demo(pipeline: Pipeline, result: Instances, milliseconds: float, pat
     print(f"image:     {width} x {height}, {milliseconds:.0f} ms from file to masks")
     print(f"instances: {len(result)}  " + ", ".join(f"{n} {name}" for name, n in counts[:6]))
     print(f"overlay:   {path}")
-    if not pipeline.metadata.trained:
-        print(
-            "The weights of this model are not trained: what it draws shows that everything "
-            "runs, not what a trained model finds."
-        )

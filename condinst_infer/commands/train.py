@@ -11,7 +11,7 @@ from condinst_infer.errors import ConfigError, require
 
 def train(args: argparse.Namespace) -> int:
     """Train, and say where the model is."""
-    for module in ("torch", "safetensors", "pycocotools", "tensorboard", "faster_coco_eval"):
+    for module in ("torch", "safetensors", "tensorboard", "faster_coco_eval"):
         require(module, "train")
     from condinst_infer.train.run import DataPaths
     from condinst_infer.train.run import train as run

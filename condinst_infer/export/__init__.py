@@ -48,7 +48,6 @@ def export_onnx(
     size: tuple[int, int] | None = None,
     batch: int | None = None,
     checkpoint_sha256: str = "",
-    trained: bool = True,
 ) -> None:
     """Write `model` to `path` as ONNX with function bodies and metadata inside.
 
@@ -58,7 +57,6 @@ def export_onnx(
         size: (height, width) of a static canvas, multiples of 32; None is dynamic.
         batch: images per run; None is dynamic.
         checkpoint_sha256: of the file `model` came from, for the metadata.
-        trained: False marks deterministic weights, for demonstration only.
 
     Raises:
         ConfigError: a size, batch, graph or precision that can't be.
@@ -73,7 +71,6 @@ def export_onnx(
         size=size,
         batch=batch,
         checkpoint_sha256=checkpoint_sha256,
-        trained=trained,
         versions=_versions(),
     )
     proto = _traced_onnx(traced, metadata)

@@ -121,7 +121,7 @@ class Collate:
 def boxes_from_masks(masks: np.ndarray) -> np.ndarray:
     """The tight box of each mask, float32 [G, 4], xyxy; `masks` bool [G, h, w], none empty."""
     boxes = np.zeros((len(masks), 4), np.float32)
-    for axis, of_axis in ((0, masks.any(1)), (1, masks.any(2))):  # columns, rows
+    for axis, of_axis in ((0, np.any(masks, 1)), (1, np.any(masks, 2))):  # columns, rows
         boxes[:, axis] = of_axis.argmax(1)
         boxes[:, axis + 2] = of_axis.shape[1] - of_axis[:, ::-1].argmax(1)
     return boxes

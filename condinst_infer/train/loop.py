@@ -3,7 +3,7 @@
 import math
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from condinst_infer.train.report import Report
 from condinst_infer.train.settings import TrainConfig
 from condinst_infer.train.state import last_state, save_state
 
-PICTURES = 4  # training samples drawn for TensorBoard, to see that the masks are right
+PICTURES = 4  # training samples, or validation images, drawn for TensorBoard
 # after every so many iterations: model, iterations done -> values to log; the mask AP decides
 Evaluate = Callable[[CondInst, int, Report], Mapping[str, float | None]]
 
@@ -77,7 +77,8 @@ class Trainer:
         if settings.amp == "fp16" and here.device.type == "cpu":
             raise ConfigError("amp fp16 needs a GPU; on a CPU take --set amp=bf16 or amp=off.")
         self.settings, self.run, self.here, self.evaluate = settings, run, here, evaluate
-        model = model.to(here.device, memory_format=torch.channels_last)
+        model = model.to(here.device)
+        model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if here.count > 1 and settings.sync_bn and here.device.type == "cuda":
             with_sync_bn(model)
         self.model = model.train()
@@ -144,9 +145,7 @@ class Trainer:
         names: list[str] = []
         for part in range(settings.accumulate):
             batch = _moved(next(batches), self.here.device)
-            last = part == settings.accumulate - 1
-            alone = nullcontext() if last or self.here.count == 1 else self.step.no_sync()  # pyright: ignore
-            with alone:
+            with self._sharing(part == settings.accumulate - 1):
                 losses = self.step(batch, self._generator(part))
                 total = torch.stack(list(losses.values())).sum() / settings.accumulate
                 if not torch.isfinite(total):
@@ -165,6 +164,12 @@ class Trainer:
             distributed.all_reduce(sums)
             sums = sums / self.here.count
         return dict(zip(names, sums.tolist(), strict=True))
+
+    def _sharing(self, last: bool) -> AbstractContextManager[None]:
+        """Inside, gradients are averaged over the processes if this is the last part."""
+        if last or not isinstance(self.step, nn.parallel.DistributedDataParallel):
+            return nullcontext()
+        return self.step.no_sync()
 
     def _generator(self, part: int) -> torch.Generator:
         """The random numbers of one part of an iteration: the same again after a resume."""

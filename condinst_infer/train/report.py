@@ -1,15 +1,22 @@
 """What a run tells while it goes on: progress bar, log file and TensorBoard."""
 
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from condinst_infer.errors import require
+
+try:
+    import resource
+except ModuleNotFoundError:  # Windows
+    resource = None
 
 
 class Report:
@@ -48,10 +55,8 @@ class Report:
         seconds = time.perf_counter() - self._started
         speed = len(self._since) * self._images_per_batch / seconds
         total = float(np.mean([s[0] for s in self._since]))
-        self.values(
-            iteration,
-            {"loss/total": total, **means, "learning_rate": rate, "images_per_second": speed},
-        )
+        rest = {"learning_rate": rate, "images_per_second": speed, "memory_gb": _memory_gb()}
+        self.values(iteration, {"loss/total": total, **means, **rest})
         self._bar.set_postfix(loss=f"{total:.3f}", lr=f"{rate:.2g}", images_s=f"{speed:.1f}")
         self._since.clear()
         self._started = time.perf_counter()
@@ -86,3 +91,13 @@ class Report:
         """Finish the files."""
         self._bar.close()
         self._board.close()
+
+
+def _memory_gb() -> float | None:
+    """The most this process has held so far: of the GPU where it trains on one, else of memory."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 1e9
+    if resource is None:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

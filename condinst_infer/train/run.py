@@ -18,13 +18,12 @@ from condinst_infer.output import replacing
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.train.data import CocoData, ImageRecord, read_coco
 from condinst_infer.train.distributed import processes
-from condinst_infer.train.loop import Evaluate, Trainer
+from condinst_infer.train.loop import PICTURES, Evaluate, Trainer
 from condinst_infer.train.report import Report
 from condinst_infer.train.settings import TrainConfig
 from condinst_infer.train.start import Start, initial_model
 
 CONFIG = "config.json"  # in the run's folder
-PICTURES = 4  # validation images drawn at every evaluation
 FREE_TO_CHANGE = ("workers", "log_every", "save_every", "keep_checkpoints", "eval_every")
 
 

@@ -52,7 +52,7 @@ class TrainConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be at least 1.")
         if not self.learning_rate > 0:
             raise ConfigError(f"learning_rate is {self.learning_rate!r}; it must be above 0.")
-        if not self.augment.short_sides or min(self.augment.short_sides) < 32:
+        if min(self.augment.short_sides, default=0) < 32:
             raise ConfigError("short_sides must be sides of at least 32 pixels.")
 
 
@@ -144,12 +144,22 @@ def _types(cls: type) -> dict[str, Any]:
 
 def _checked(name: str, value: Any, kind: Any) -> Any:
     """`value` as the field's type wants it."""
-    if isinstance(value, list | tuple) and kind == tuple[int, ...]:
+    is_number = type(value) in (int, float) and value >= 0  # not NaN either
+    if kind is float and is_number:
+        return float(value)
+    if kind is int and is_number and type(value) is int:
+        return value
+    if kind in (bool, str) and type(value) is kind:
+        return value
+    if kind == tuple[int, ...] and isinstance(value, list | tuple) and value:
         if all(type(v) is int for v in value):
             return tuple(value)
-    elif kind is float and type(value) in (int, float) and value >= 0:
-        return float(value)
-    elif kind in (int, bool, str) and type(value) is kind and (kind is not int or value >= 0):
-        return value
-    wanted = {int: "a whole number >= 0", float: "a number >= 0", bool: "true or false"}
-    raise ConfigError(f"{name} is {value!r}; it must be {wanted.get(kind, 'a list of numbers')}.")
+    wanted = {
+        int: "a whole number >= 0",
+        float: "a number >= 0",
+        bool: "true or false",
+        str: "text",
+    }
+    raise ConfigError(
+        f"{name} is {value!r}; it must be {wanted.get(kind, 'a list of whole numbers')}."
+    )

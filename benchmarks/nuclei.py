@@ -1,0 +1,98 @@
+"""The accuracy of the model that ships with the package, on the very files, in every precision.
+
+    python -m benchmarks.nuclei --annotations instances_val_rle.json --images images/val --run RUN
+
+Writes results/accuracy/nuclei.json, from which README's model card has its numbers.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import condinst_infer
+from condinst_infer import checkpoint
+from condinst_infer.bench import environment, write_result
+from condinst_infer.evaluate import Truth, detect, read_truth, score
+from condinst_infer.export import export_onnx
+
+DATA = Path(condinst_infer.__file__).parent / "data"
+RESULT = Path(__file__).parent / "results" / "accuracy" / "nuclei.json"
+MAX_DETECTIONS = 500  # an image of the data set has up to 375 nuclei
+
+
+def measure(annotations: Path, images: Path) -> dict[str, Any]:
+    """Box and mask AP of each artefact, and of the ONNX file's masks by group of images."""
+    truth = read_truth(annotations)
+    group_of = {i["id"]: i["group"] for i in json.loads(annotations.read_text())["images"]}
+    with tempfile.TemporaryDirectory() as folder:
+        half = Path(folder) / "nuclei.fp16.onnx"
+        source = DATA / "nuclei.safetensors"
+        digest = checkpoint.file_sha256(source)
+        model = checkpoint.load(source)
+        export_onnx(model, half, precision="fp16", checkpoint_sha256=digest)
+        files = {
+            "nuclei.safetensors, PyTorch, fp32": source,
+            "nuclei.onnx, ONNX Runtime, fp32": DATA / "nuclei.onnx",
+            "exported with --precision fp16, ONNX Runtime": half,
+        }
+        artefacts, found = [], []
+        for name, path in files.items():
+            with condinst_infer.load(path) as pipeline:
+                rows = detect(pipeline, truth, images)
+            result = score(truth, rows, max_detections=MAX_DETECTIONS)
+            sha256 = checkpoint.file_sha256(path)
+            artefacts.append({"artefact": name, "sha256": sha256, **asdict(result)})
+            print(f"{name}: box AP {result.box['AP']:.2f}, mask AP {result.mask['AP']:.2f}")
+            found = rows if path.name == "nuclei.onnx" else found
+    groups = []
+    for group in sorted(set(group_of.values())):
+        part = only(truth, {image for image in truth.images if group_of[image] == group})
+        result = score(part, found, max_detections=MAX_DETECTIONS)
+        count = len(part.annotations)
+        groups.append({"group": group, "images": result.images, "nuclei": count, **result.mask})
+    return {"artefacts": artefacts, "groups": groups}
+
+
+def only(truth: Truth, images: set[int]) -> Truth:
+    """`truth` of some of its images."""
+    return truth._replace(
+        images={image: name for image, name in truth.images.items() if image in images},
+        annotations=[a for a in truth.annotations if a["image_id"] in images],
+    )
+
+
+def training(run: Path) -> dict[str, Any]:
+    """What the log of the run says of its speed and memory."""
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    settings: Mapping[str, Any] = json.loads((run / "config.json").read_text())["settings"]
+    rows = [row for row in rows if "images_per_second" in row]
+    speed = statistics.median(row["images_per_second"] for row in rows)
+    images = settings["iterations"] * settings["images_per_batch"]
+    memory = [row["memory_gb"] for row in rows if "memory_gb" in row]
+    return {
+        "iterations": settings["iterations"],
+        "images_per_batch": settings["images_per_batch"],
+        "images_per_second": speed,
+        "minutes": images / speed / 60,
+        "memory_gb": max(memory) if memory else None,
+    }
+
+
+def main() -> None:
+    """Measure, and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--annotations", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="of the training")
+    args = parser.parse_args()
+    result = measure(args.annotations, args.images)
+    write_result(RESULT, result | {"training": training(args.run), "environment": environment()})
+
+
+if __name__ == "__main__":
+    main()

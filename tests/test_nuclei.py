@@ -1,0 +1,46 @@
+"""The model that ships finds nuclei, with PyTorch as with ONNX Runtime."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from condinst_infer import checkpoint, load
+from condinst_infer.evaluate import evaluate
+from condinst_infer.verify import verify_export
+
+TRUTH = Path(__file__).parent / "data" / "nuclei"
+
+
+@pytest.fixture
+def micrographs(demo_folder: Path, tmp_path: Path) -> Path:
+    """The images of TRUTH/instances.json in one folder."""
+    for path in (demo_folder / "nuclei.jpg", TRUTH / "stained.jpg"):
+        shutil.copy(path, tmp_path)
+    return tmp_path
+
+
+def test_the_onnx_file_is_an_export_of_the_checkpoint(demo_folder: Path) -> None:
+    source = demo_folder / "nuclei.safetensors"
+    assert verify_export(checkpoint.load(source), demo_folder / "nuclei.onnx").ok
+    with load(demo_folder / "nuclei.onnx") as pipeline:
+        assert pipeline.metadata.checkpoint_sha256 == checkpoint.file_sha256(source)
+        assert pipeline.config.class_names == ("nucleus",)
+
+
+def test_it_finds_nuclei_in_both_runtimes(demo_folder: Path, micrographs: Path) -> None:
+    found = []
+    for name in ("nuclei.onnx", "nuclei.safetensors"):
+        with load(demo_folder / name) as pipeline:
+            result = evaluate(pipeline, TRUTH / "instances.json", micrographs, max_detections=500)
+        found.append(result.mask["AP"])
+    assert min(found) > 50  # type: ignore[type-var]
+    assert found[0] == pytest.approx(found[1], abs=0.1)
+
+
+def test_it_finds_none_where_there_are_none(demo_folder: Path) -> None:
+    with load(demo_folder / "nuclei.onnx") as pipeline:
+        for grey in (0, 20, 235):
+            result = pipeline(np.full((200, 300, 3), grey, np.uint8))
+            assert len(result) == 0 and result.masks.shape == (0, 200, 300)
