@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from tests.coco_files import rle_from_mask, uncompressed
+
 Content = dict[str, Any]
 SIZE = (200, 300)  # (height, width) of most images
 
@@ -45,12 +47,9 @@ def _add(content: Content, image: int, category: int, corners: np.ndarray, numbe
     form = number % 3
     segmentation: Any = [polygon]
     if form == 1:
-        segmentation = _json_rle(mask)
+        segmentation = rle_from_mask(coco_mask.decode(mask))
     elif form == 2:
-        pixels = coco_mask.decode(mask).ravel(order="F")
-        edges = np.flatnonzero(np.diff(pixels, prepend=0, append=2))
-        counts = np.diff(edges, prepend=0).tolist()
-        segmentation = {"size": list(SIZE), "counts": counts}
+        segmentation = uncompressed(coco_mask.decode(mask))
     content["annotations"].append(
         {
             "id": 10 + 3 * len(content["annotations"]),
@@ -87,14 +86,14 @@ def noisy_detections(content: Content) -> list[dict[str, Any]]:
             spread = 0.06 * np.sqrt(mask.sum())
             shift = rng.normal(0, spread, 2).round().astype(int)
             box = np.array(entry["bbox"]) + rng.normal(0, spread, 4)
-            moved = np.asfortranarray(np.roll(mask, tuple(shift), (0, 1)))
+            moved = np.roll(mask, tuple(shift), (0, 1))
             other = rng.random() < 0.1
             rows.append(
                 {
                     "image_id": entry["image_id"],
                     "category_id": int(rng.choice(classes)) if other else entry["category_id"],
                     "bbox": [*box[:2].tolist(), *np.maximum(box[2:], 1).tolist()],
-                    "segmentation": _json_rle(coco_mask.encode(moved)),
+                    "segmentation": rle_from_mask(moved),
                     "score": float(rng.random()),
                 }
             )
@@ -107,7 +106,3 @@ def _rle(segmentation: Any, size: tuple[int, int]) -> Any:
     if isinstance(segmentation["counts"], list):
         return coco_mask.frPyObjects(segmentation, *size)
     return segmentation
-
-
-def _json_rle(rle: Any) -> dict[str, Any]:
-    return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}

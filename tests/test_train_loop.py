@@ -155,8 +155,9 @@ def test_ctrl_c_saves_and_the_command_goes_on(data: DataPaths, run: Path) -> Non
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    said, errors = process.communicate(timeout=120)
     assert process.returncode == 130
+    assert "stopped and saved" in said
     assert "Traceback" not in errors
     state = last_state(run)
     assert state is not None

@@ -129,6 +129,8 @@ class Trainer:
                             report.log(self.done, rate)
                     if self._together(bool(stopped)):
                         self._save()
+                        if report is not None:
+                            report.message("stopped and saved; the same with --resume goes on")
                         raise KeyboardInterrupt
                     self._milestones(report, last)
         finally:
