@@ -157,7 +157,7 @@ def dynamic_mask_head(
         output = (features.dtype, (batch, params.shape[1], factor * rows, factor * columns))
         inputs = (features, params, centres, sizes, count)
         return custom_node("DynamicMaskHead", inputs, attributes, [output])[0]
-    used = int(count.max()) if count.numel() else 0  # the slots above hold nothing in any image
+    used = max([1, *count.tolist()])  # the slots above hold nothing in any image
     logits = mask_logits(
         features,
         params[:, :used],

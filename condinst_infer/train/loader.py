@@ -134,9 +134,9 @@ def training_batches(
     *,
     workers: int,
     pin_memory: bool = False,
-) -> DataLoader[Any]:
+) -> Iterator[Batch]:
     """The batches of one process; `workers` other processes make them ahead of time."""
-    return DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         images,
         batch_sampler=positions,
         collate_fn=Collate(config),
@@ -144,11 +144,16 @@ def training_batches(
         pin_memory=pin_memory,
         worker_init_fn=_prepare_worker,
     )
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # a forked worker would wait for threads that it does not have
+    try:
+        return iter(loader)
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _prepare_worker(_worker: int) -> None:
     """A worker takes one core; when to stop at Ctrl-C is for the main process to say."""
     torch.set_num_threads(1)
-    cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # how the main process ends it

@@ -92,16 +92,6 @@ class Trainer:
         if here.count > 1:
             self.step = nn.parallel.DistributedDataParallel(step)
         self.images = TrainingImages(data, settings.augment, seed=settings.seed)
-        positions = Positions(
-            self.done * settings.accumulate,
-            settings.iterations * settings.accumulate,
-            batch=settings.images_per_batch // parts,
-            rank=here.rank,
-            processes=here.count,
-        )
-        self.batches = training_batches(
-            self.images, model.config, positions, workers=settings.workers, pin_memory=_on_gpu(here)
-        )
 
     def train(self) -> None:
         """Run to the last iteration.
@@ -117,7 +107,7 @@ class Trainer:
             report.pictures(start, "train", [self.images[p].plot() for p in range(PICTURES)])
         try:
             with _stop_signals() as stopped:
-                batches = iter(self.batches)
+                batches = self._batches()
                 while self.done < settings.iterations:
                     rate = learning_rate(self.done, settings)
                     losses = self._iteration(batches, rate)
@@ -136,6 +126,24 @@ class Trainer:
         finally:
             if report is not None:
                 report.close()
+
+    def _batches(self) -> Iterator[Batch]:
+        """What is left to do, in parts."""
+        settings, here = self.settings, self.here
+        positions = Positions(
+            self.done * settings.accumulate,
+            settings.iterations * settings.accumulate,
+            batch=settings.images_per_batch // (here.count * settings.accumulate),
+            rank=here.rank,
+            processes=here.count,
+        )
+        return training_batches(
+            self.images,
+            self.model.config,
+            positions,
+            workers=settings.workers,
+            pin_memory=here.device.type == "cuda",
+        )
 
     def _iteration(self, batches: Iterator[Batch], rate: float) -> dict[str, float]:
         """One change of the weights; its losses, averaged over parts and processes."""
@@ -253,10 +261,6 @@ def _moved(batch: Batch, device: torch.device) -> Batch:
 
     truths = tuple(type(truth)(*map(move, truth)) for truth in batch.truths)
     return Batch(batch.names, move(batch.images), move(batch.image_sizes), truths)
-
-
-def _on_gpu(here: Processes) -> bool:
-    return here.device.type == "cuda"
 
 
 @contextmanager
