@@ -111,7 +111,7 @@ def detect(
     pipeline: Pipeline, truth: Truth, images: str | Path, *, batch: int = MAX_BATCH
 ) -> list[dict[str, Any]]:
     """What `pipeline` finds in the images of `truth`, as rows of a COCO result file."""
-    category_of = _category_of(pipeline.config, truth)
+    category_of = category_of_model(pipeline.config, truth)
     # images of one size share a canvas, and only those fill a batch
     ids = sorted(truth.images, key=lambda image: truth.sizes[image])
     paths = [Path(images) / truth.images[image] for image in ids]
@@ -149,7 +149,7 @@ def score(
     return Evaluation(box, mask, len(truth.images), len(rows), max_detections)
 
 
-def _category_of(config: CondInstConfig, truth: Truth) -> dict[int, int]:
+def category_of_model(config: CondInstConfig, truth: Truth) -> dict[int, int]:
     """Category id of the model -> that of the file: where the names agree, else the same id."""
     own = dict(zip(config.category_ids, config.class_names, strict=True))
     id_of = {name: category for category, name in truth.categories.items()}

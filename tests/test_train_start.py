@@ -1,5 +1,6 @@
 """Training starts from what fits, says what does not, and settings are checked before it starts."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -149,14 +150,21 @@ def test_a_setting_out_of_range_is_refused(values: dict[str, Any], says: str) ->
         (["--learning-rate", "nan"], "a number >= 0"),
         (["--init", "none.pth"], "none.pth does not exist"),
         (["--val", "none.json"], "none.json can't be read"),
+        (["--val", "{instances}", "--val-images", "none"], "000.png does not exist"),
+        (["--val", "{other}"], "does not list 2 of the model's 2 classes"),
         (["--resume"], "holds no run to resume"),
     ],
 )
 def test_a_wrong_call_is_refused_in_one_line(
     condinst: Run, tmp_path: Path, words: list[str], says: str
 ) -> None:
-    run = tmp_path / "run"
-    assert_refused(condinst(*command_line(small_data(tmp_path), run), *words), says)
+    run, data = tmp_path / "run", small_data(tmp_path)
+    other = json.loads(data.annotations.read_text())
+    other |= {"annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    files = {"instances": data.annotations, "other": tmp_path / "other.json"}
+    words = [word.format(**files) for word in words]
+    assert_refused(condinst(*command_line(data, run), *words), says)
     assert not run.exists()
 
 

@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 import torch
 
 from condinst_infer import __version__
+from condinst_infer.annotations import missing_image
 from condinst_infer.config import CondInstConfig, override
 from condinst_infer.errors import ConfigError, InputError
-from condinst_infer.evaluate import evaluate
+from condinst_infer.evaluate import category_of_model, detect, read_truth, score
 from condinst_infer.model import CondInst
 from condinst_infer.model.session import TorchSession
 from condinst_infer.output import replacing
 from condinst_infer.pipeline import Pipeline
-from condinst_infer.train.data import CocoData, ImageRecord, read_coco
+from condinst_infer.train.data import CocoData, read_coco
 from condinst_infer.train.distributed import processes
 from condinst_infer.train.loop import PICTURES, Evaluate, Trainer
 from condinst_infer.train.report import Report
@@ -69,7 +70,7 @@ def train(
     run = Path(run)
     found = read_coco(data.annotations, data.images, keep_empty=settings.keep_empty)
     config = override(config, class_names=found.class_names, category_ids=found.category_ids)
-    judged = None if val is None else read_coco(val.annotations, val.images, keep_empty=True)
+    evaluate = None if val is None else _judge(val, config, settings)
     with processes(device) as here:
         start = initial_model(config, init, seed=settings.seed)
         if here.first:
@@ -82,7 +83,7 @@ def train(
             settings,
             run=run,
             here=here,
-            evaluate=None if val is None or judged is None else _judge(val, judged, settings),
+            evaluate=evaluate,
             resume=resume,
         )
         trainer.train()
@@ -145,15 +146,20 @@ def _tell(start: Start, data: CocoData, run: Path) -> None:
             print(f"  {line}")
 
 
-def _judge(val: DataPaths, data: CocoData, settings: TrainConfig) -> Evaluate:
+def _judge(val: DataPaths, config: CondInstConfig, settings: TrainConfig) -> Evaluate:
     """Evaluates on all of `val`, and draws a few of its images."""
+    truth = read_truth(val.annotations)
+    category_of_model(config, truth)  # what does not fit is said before hours of training
+    paths = [val.images / name for name in truth.images.values()]
+    if not paths[0].is_file():
+        raise missing_image(paths[0], val.annotations)
 
     def judge(model: CondInst, iteration: int, report: Report) -> dict[str, float | None]:
         pipeline = Pipeline(TorchSession(model))
-        result = evaluate(
-            pipeline, val.annotations, val.images, max_detections=settings.eval_max_dets
-        )
-        report.pictures(iteration, "val", _pictures(pipeline, data.records))
+        found = detect(pipeline, truth, val.images)
+        result = score(truth, found, max_detections=settings.eval_max_dets)
+        shown = paths[:: max(1, len(paths) // PICTURES)][:PICTURES]
+        report.pictures(iteration, "val", [pipeline(path).plot() for path in shown])
         report.message(
             f"iteration {iteration}: box AP {_number(result.box['AP'])}, "
             f"mask AP {_number(result.mask['AP'])}"
@@ -162,12 +168,6 @@ def _judge(val: DataPaths, data: CocoData, settings: TrainConfig) -> Evaluate:
         return {f"{kind}/{name}": v for kind, of in kinds.items() for name, v in of.items()}
 
     return judge
-
-
-def _pictures(pipeline: Pipeline, records: tuple[ImageRecord, ...]) -> list[Any]:
-    """Overlays of a few images, spread over the data."""
-    step = max(1, len(records) // PICTURES)
-    return [pipeline(record.path).plot() for record in records[::step][:PICTURES]]
 
 
 def _number(value: float | None) -> str:
