@@ -20,20 +20,23 @@ import numpy as np
 
 import condinst_infer
 from condinst_infer import checkpoint
-from condinst_infer.annotations import Rle, coco_library
 from condinst_infer.bench import environment, write_result
-from condinst_infer.crop import Crop
 from condinst_infer.draw import overlay
 from condinst_infer.evaluate import Truth, detect, read_truth, score
 from condinst_infer.export import export_onnx
 from condinst_infer.output import replacing
+from condinst_infer.train.data import crop_from_rle
 
 DATA = Path(condinst_infer.__file__).parent / "data"
 RESULT = Path(__file__).parent / "results" / "accuracy" / "nuclei.json"
 MAX_DETECTIONS = 500  # an image of the data set has up to 375 nuclei
 SHOWN = 0.4  # score of what failures are drawn with
 # picture -> first letters of the file, and (top, left, side) of the part that is shown
-FAILURES = {}
+FAILURES = {
+    "brightfield": ("4e07a653", (300, 300, 400)),
+    "rim": ("538b7673", (150, 60, 300)),
+    "tissue": ("7798ca1d", (0, 0, 320)),
+}
 
 
 def measure(annotations: Path, images: Path) -> dict[str, Any]:
@@ -80,11 +83,15 @@ def only(truth: Truth, images: set[int]) -> Truth:
 def draw(truth: Truth, images: Path) -> None:
     """Write the pictures of the model card: the demo, and failures beside the ground truth."""
     with condinst_infer.load(DATA / "nuclei.onnx") as pipeline:
-        _write(RESULT.parent / "demo.jpg", pipeline(DATA / "nuclei.jpg").plot(labels=False))
+        _write(RESULT.parent / "demo.jpg", pipeline(DATA / "nuclei.jpg").plot())
         for name, (start, (top, left, side)) in FAILURES.items():
             image = next(i for i, file in truth.images.items() if file.startswith(start))
             result = pipeline(images / truth.images[image], score_threshold=SHOWN)
-            crops = [_crop(a["segmentation"]) for a in truth.annotations if a["image_id"] == image]
+            crops = [
+                crop_from_rle(a["segmentation"])
+                for a in truth.annotations
+                if a["image_id"] == image
+            ]
             assert result.image is not None
             both = [overlay(result.image, crops), result.plot(labels=False)]
             parts = [picture[top : top + side, left : left + side] for picture in both]
@@ -92,10 +99,6 @@ def draw(truth: Truth, images: Path) -> None:
             parts = [cv2.resize(part, size, interpolation=cv2.INTER_CUBIC) for part in parts]
             gap = np.full((size[1], 12, 3), 255, np.uint8)
             _write(RESULT.parent / f"{name}.jpg", np.hstack([parts[0], gap, parts[1]]))
-
-
-def _crop(rle: Rle) -> Crop:
-    return Crop(0, 0, coco_library().mask.decode(rle).astype(bool))
 
 
 def _write(path: Path, picture: np.ndarray) -> None:

@@ -9,6 +9,8 @@ import numpy as np
 from condinst_infer.crop import Crop, rle_from_crop
 from condinst_infer.errors import InputError, require
 
+CROWD = 40  # more labels than these hide what they name
+
 
 @dataclass(frozen=True, eq=False)
 class Instances:
@@ -75,7 +77,7 @@ class Instances:
         self,
         image: np.ndarray | None = None,
         *,
-        labels: bool = True,
+        labels: bool | None = None,
         boxes: bool = False,
         opacity: float = 0.4,
     ) -> np.ndarray:
@@ -83,7 +85,7 @@ class Instances:
 
         Args:
             image: BGR uint8 [H, W, 3] to draw on a copy of; the original by default.
-            labels: write class and score.
+            labels: write class and score; None does unless they would hide a crowded image.
             boxes: draw the boxes too.
             opacity: of the filling, 0 to 1.
 
@@ -104,7 +106,7 @@ class Instances:
         return overlay(
             image,
             self.crops,
-            texts=texts if labels else None,
+            texts=texts if (len(self) <= CROWD if labels is None else labels) else None,
             boxes=self.boxes if boxes else None,
             opacity=opacity,
         )

@@ -159,9 +159,7 @@ def test_ctrl_c_saves_and_the_command_goes_on(data: DataPaths, run: Path) -> Non
     assert process.returncode == 130
     assert "stopped and saved" in said
     assert "Traceback" not in errors
-    state = last_state(run)
-    assert state is not None
-    assert state["iteration"] == losses_of(run)[-1]["iteration"]
+    assert last_state(run)["iteration"] == losses_of(run)[-1]["iteration"]
 
     refused = condinst(*command_line(data, run, iterations=7))
     assert "holds a run already; go on with it by --resume" in refused.communicate()[1]
@@ -231,14 +229,13 @@ def test_a_loss_that_is_not_finite_stops_with_the_file_names(data: DataPaths, ru
 
 
 def test_states_are_whole_and_only_the_last_ones_stay(tmp_path: Path) -> None:
-    assert last_state(tmp_path) is None
+    with pytest.raises(CheckpointError, match="no saved state"):
+        last_state(tmp_path)
     for iteration in (1, 2, 10):
         save_state(tmp_path, iteration, {"model": {"w": torch.ones(2)}}, keep=2)
     names = sorted(path.name for path in (tmp_path / "state").iterdir())
     assert names == ["0000002.pt", "0000010.pt"]
-    state = last_state(tmp_path)
-    assert state is not None
-    assert state["iteration"] == 10
+    assert last_state(tmp_path)["iteration"] == 10
     (tmp_path / "state" / "0000010.pt").write_bytes(b"cut off")
     with pytest.raises(CheckpointError, match="delete it to go on from the one before"):
         last_state(tmp_path)
@@ -247,6 +244,8 @@ def test_states_are_whole_and_only_the_last_ones_stay(tmp_path: Path) -> None:
 def test_a_run_is_resumed_with_its_own_settings_only(data: DataPaths, run: Path) -> None:
     with pytest.raises(InputError, match="holds no run to resume"):
         train(small_config(), small_settings(), data, run, resume=True)
+    with pytest.raises(ConfigError, match="accumulate 3"):  # leaves nothing in the way
+        train(small_config(), small_settings(accumulate=3), data, run)
     train(small_config(), small_settings(), data, run)
     with pytest.raises(InputError, match="--resume"):
         train(small_config(), small_settings(), data, run)

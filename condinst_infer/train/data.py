@@ -99,10 +99,14 @@ def read_coco(annotations: str | Path, images: str | Path, *, keep_empty: bool =
 
 def crops_from_record(record: ImageRecord) -> list[Crop]:
     """The mask of each object, cut to its box."""
-    return [_crop(rle_from_segmentation(a.segmentation, record.size)) for a in record.annotations]
+    return [
+        crop_from_rle(rle_from_segmentation(a.segmentation, record.size))
+        for a in record.annotations
+    ]
 
 
-def _crop(rle: Rle) -> Crop:
+def crop_from_rle(rle: Rle) -> Crop:
+    """The mask in an RLE, cut to its box."""
     coco_mask = coco_library().mask
     x, y, width, height = map(int, coco_mask.toBbox(rle))
     mask = coco_mask.decode(rle)[y : y + height, x : x + width]

@@ -243,8 +243,6 @@ class Trainer:
 
     def _resume(self) -> None:
         state = last_state(self.run)
-        if state is None:
-            raise ConfigError(f"{self.run} has no saved state to resume; leave --resume out.")
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])

@@ -23,6 +23,7 @@ from condinst_infer.train.loop import PICTURES, Evaluate, Trainer
 from condinst_infer.train.report import Report
 from condinst_infer.train.settings import TrainConfig
 from condinst_infer.train.start import Start, initial_model
+from condinst_infer.train.state import has_state
 
 CONFIG = "config.json"  # in the run's folder
 FREE_TO_CHANGE = ("workers", "log_every", "save_every", "keep_checkpoints", "eval_every")
@@ -112,11 +113,7 @@ def _prepare(run: Path, written: Mapping[str, Any], resume: bool) -> None:
     """Make the folder and its config.json, or check that the one there is the same."""
     path = run / CONFIG
     new = json.loads(json.dumps(written))
-    if path.exists():
-        if not resume:
-            raise InputError(
-                f"{run} holds a run already; go on with it by --resume, or choose another folder."
-            )
+    if resume and has_state(run):
         old = json.loads(path.read_text())
         for part in ("model", "settings"):
             for name in new[part]:
@@ -128,6 +125,10 @@ def _prepare(run: Path, written: Mapping[str, Any], resume: bool) -> None:
         return
     if resume:
         raise InputError(f"{run} holds no run to resume; leave --resume out.")
+    if has_state(run):
+        raise InputError(
+            f"{run} holds a run already; go on with it by --resume, or choose another folder."
+        )
     with replacing(path) as part:
         part.write_text(json.dumps(new, indent=2) + "\n")
 

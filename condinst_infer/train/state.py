@@ -23,15 +23,20 @@ def save_state(run: Path, iteration: int, state: dict[str, Any], *, keep: int) -
         old.unlink()
 
 
-def last_state(run: Path) -> dict[str, Any] | None:
-    """The newest state of a run, or None where there is none.
+def has_state(run: Path) -> bool:
+    """Whether a run has anything to go on from."""
+    return bool(_states(run))
+
+
+def last_state(run: Path) -> dict[str, Any]:
+    """The newest state of a run.
 
     Raises:
-        CheckpointError: it is damaged.
+        CheckpointError: there is none, or it is damaged.
     """
     states = _states(run)
     if not states:
-        return None
+        raise CheckpointError(f"{run} has no saved state to resume; leave --resume out.")
     try:
         return torch.load(states[-1], map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch's unpickler stumbles over in damaged bytes
