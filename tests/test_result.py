@@ -8,7 +8,7 @@ from pycocotools import mask as coco_mask
 
 from condinst_infer.crop import Crop, compressed_counts, rle_from_crop
 from condinst_infer.errors import InputError
-from condinst_infer.result import Instances
+from condinst_infer.result import CROWD, Instances
 
 
 def tight(mask: np.ndarray) -> Crop:
@@ -132,6 +132,16 @@ def test_plot_draws_on_a_copy_of_the_image():
     assert (result.plot() != 9).any() and (image == 9).all()
     other = np.full((60, 80, 3), 200, dtype=np.uint8)
     assert (result.plot(other, labels=False)[0, 0] == 200).all()
+
+
+@pytest.mark.parametrize("count", [CROWD, CROWD + 1])
+def test_a_crowd_has_no_labels_unless_asked_for(count: int):
+    masks = np.zeros((count, 120, 160), dtype=bool)
+    masks[:, 50:70, 60:90] = True
+    result = instances(masks, np.zeros((120, 160, 3), dtype=np.uint8))
+    labelled, plain = result.plot(labels=True), result.plot(labels=False)
+    assert (labelled != plain).any()
+    assert (result.plot() == (plain if count > CROWD else labelled)).all()
 
 
 def test_plot_without_a_fitting_image_is_refused():

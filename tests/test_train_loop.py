@@ -122,6 +122,8 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     assert trainer.done == 3  # the iteration was finished, then saved
+    with (run / "log.jsonl").open("a") as log:
+        log.write('{"iteration": 4, "lo')  # as a power cut may leave it
     other = CondInst(model.config)  # with other weights than those of the start
     Trainer(other, read_coco(*data), settings, run=run, here=ALONE, resume=True).train()
 

@@ -4,9 +4,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import distributed, nn
+
+PATIENCE = timedelta(hours=3)  # how long the others wait while the first one evaluates
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ def processes(device: str | None = None) -> Iterator[Processes]:
     )
     if kind == "cuda":
         torch.cuda.set_device(own)
-    distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
+    backend = "nccl" if kind == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=PATIENCE)
     try:
         yield Processes(distributed.get_rank(), count, own)
     finally:

@@ -209,16 +209,15 @@ class Trainer:
 
     def _judge(self, evaluate: Evaluate, report: Report) -> None:
         """Evaluate; the weights with the best mask AP so far are kept in best.safetensors."""
-        report.pause()
-        self.model.eval()
-        values = evaluate(self.model, self.done, report)
-        self.model.train()
+        with report.paused():
+            self.model.eval()
+            values = evaluate(self.model, self.done, report)
+            self.model.train()
         report.values(self.done, values)
         score = values.get("mask/AP")
         if score is not None and score > self.best:
             self.best = score
             checkpoint.save(self.model, self.run / "best.safetensors")
-        report.resume()
 
     def _together(self, flag: bool) -> bool:
         """Whether any process says so."""

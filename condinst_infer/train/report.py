@@ -3,7 +3,8 @@
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +36,21 @@ class Report:
         self._board = SummaryWriter(str(run), purge_step=start)
         self._log = run / "log.jsonl"
         lines = self._log.read_text().splitlines() if self._log.exists() else []
-        kept = [line for line in lines if json.loads(line)["iteration"] <= start]
+        kept = [line for line in lines if _iteration_of(line) <= start]
         self._log.write_text("".join(f"{line}\n" for line in kept))
         self._bar = tqdm(total=stop, initial=start, unit="it", dynamic_ncols=True)
         self._images_per_batch = images_per_batch
+        self._speed = 0.0  # images per second
         self._since: list[tuple[float, Mapping[str, float]]] = []  # since the last log line
         self._started = time.perf_counter()
 
     def step(self, losses: Mapping[str, float], rate: float) -> None:
         """One iteration is done."""
         self._since.append((sum(losses.values()), losses))
-        self._bar.set_postfix(loss=f"{self._since[-1][0]:.3f}", lr=f"{rate:.2g}", refresh=False)
+        self._bar.set_postfix_str(
+            f"loss {self._since[-1][0]:.3f}, rate {rate:.2g}, {self._speed:.1f} images/s",
+            refresh=False,
+        )
         self._bar.update()
 
     def log(self, iteration: int, rate: float) -> None:
@@ -53,11 +58,10 @@ class Report:
         names = self._since[-1][1]
         means = {f"loss/{n}": float(np.mean([s[1][n] for s in self._since])) for n in names}
         seconds = time.perf_counter() - self._started
-        speed = len(self._since) * self._images_per_batch / seconds
+        self._speed = len(self._since) * self._images_per_batch / seconds
         total = float(np.mean([s[0] for s in self._since]))
-        rest = {"learning_rate": rate, "images_per_second": speed, "memory_gb": _memory_gb()}
+        rest = {"learning_rate": rate, "images_per_second": self._speed, "memory_gb": _memory_gb()}
         self.values(iteration, {"loss/total": total, **means, **rest})
-        self._bar.set_postfix(loss=f"{total:.3f}", lr=f"{rate:.2g}", images_s=f"{speed:.1f}")
         self._since.clear()
         self._started = time.perf_counter()
 
@@ -75,13 +79,15 @@ class Report:
             rgb = np.ascontiguousarray(picture[:, :, ::-1])
             self._board.add_image(f"{name}/{number}", rgb, iteration, dataformats="HWC")
 
-    def pause(self) -> None:
-        """What follows, an evaluation, does not count as time of training."""
-        self._paused = time.perf_counter()
-
-    def resume(self) -> None:
-        """Training goes on."""
-        self._started += time.perf_counter() - self._paused
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside, an evaluation, does not count as time of training."""
+        start = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - start
+        self._started += seconds
+        self._bar.start_t += seconds
+        self._bar.last_print_t += seconds
 
     def message(self, text: str) -> None:
         """A line above the progress bar."""
@@ -91,6 +97,14 @@ class Report:
         """Finish the files."""
         self._bar.close()
         self._board.close()
+
+
+def _iteration_of(line: str) -> float:
+    """The iteration of a line of the log; infinity for one that was cut off."""
+    try:
+        return json.loads(line)["iteration"]
+    except ValueError:
+        return float("inf")
 
 
 def _memory_gb() -> float | None:
