@@ -1,9 +1,11 @@
 """README.md says what is true."""
 
+import json
 import re
 from pathlib import Path
 
 from benchmarks import readme
+from condinst_infer.metadata import file_sha256
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -11,6 +13,12 @@ TEXT = (ROOT / "README.md").read_text()
 
 def test_generated_parts_are_up_to_date() -> None:
     assert readme.written(TEXT, readme.parts()) == TEXT, "run: python -m benchmarks.readme"
+
+
+def test_the_accuracy_is_that_of_the_files_that_ship(demo_folder: Path) -> None:
+    result = json.loads((readme.RESULTS / "accuracy" / "nuclei.json").read_text())
+    measured = {entry["sha256"] for entry in result["artefacts"]}
+    assert {file_sha256(demo_folder / f"nuclei.{s}") for s in ("onnx", "safetensors")} <= measured
 
 
 def test_links_lead_somewhere() -> None:
