@@ -39,10 +39,9 @@ FAILURES = {
 }
 
 
-def measure(annotations: Path, images: Path) -> dict[str, Any]:
+def measure(truth: Truth, images: Path) -> dict[str, Any]:
     """Box and mask AP of each artefact, and of the ONNX file's masks by group of images."""
-    truth = read_truth(annotations)
-    group_of = {i["id"]: i["group"] for i in json.loads(annotations.read_text())["images"]}
+    group_of = {i["id"]: i["group"] for i in json.loads(truth.file.read_text())["images"]}
     with tempfile.TemporaryDirectory() as folder:
         half = Path(folder) / "nuclei.fp16.onnx"
         source = DATA / "nuclei.safetensors"
@@ -129,8 +128,9 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, metavar="DIR")
     parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="of the training")
     args = parser.parse_args()
-    result = measure(args.annotations, args.images)
-    draw(read_truth(args.annotations), args.images)
+    truth = read_truth(args.annotations)
+    result = measure(truth, args.images)
+    draw(truth, args.images)
     write_result(RESULT, result | {"training": training(args.run), "environment": environment()})
 
 

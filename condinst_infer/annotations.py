@@ -1,6 +1,7 @@
 """COCO instances files: their JSON and their masks, checked."""
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -56,12 +57,21 @@ def read_json(file: Path) -> Any:
         raise InputError(f"{file} is not JSON: {error}.") from None
 
 
-def missing_image(path: Path, file: Path) -> InputError:
-    """What to say of an image that the annotation `file` names and that is not there."""
-    return InputError(
-        f"{path} does not exist; the image folder must be the one that file_name in {file} is "
-        "relative to."
-    )
+def check_images(paths: Iterable[Path], file: Path) -> None:
+    """InputError for the first image of the annotation `file` that is not there."""
+    for path in paths:
+        if not path.is_file():
+            raise InputError(
+                f"{path} does not exist; the image folder must be the one that file_name in {file} "
+                "is relative to."
+            )
+
+
+def unusable(what: str, number: int, row: Any, error: Exception) -> InputError:
+    """What to say of row `number` of a list, counted from 1, that raised `error`."""
+    name = row["id"] if isinstance(row, Mapping) and "id" in row else f"number {number}"
+    reason = error if isinstance(error, ValueError) else f"{error!r:.200}"
+    return InputError(f"{what} {name} can't be used: {reason}.")
 
 
 def rle_from_segmentation(segmentation: Any, size: Size) -> Rle:

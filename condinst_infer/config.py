@@ -5,7 +5,6 @@ Field names are unique over all sections, so that a variant is one flat override
 """
 
 import dataclasses
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -13,7 +12,7 @@ from typing import Any
 
 from condinst_infer.coco import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 from condinst_infer.config_rules import check
-from condinst_infer.errors import ConfigError
+from condinst_infer.errors import ConfigError, did_you_mean
 
 MAX_PIXELS = 100_000_000  # 300 MB decoded; a hostile file of a few kilobytes can claim more
 MAX_BATCH = 1  # images a dynamic file is given at once: more gain nothing on a CPU, and cost memory
@@ -249,8 +248,7 @@ def override(config: CondInstConfig, **values: Any) -> CondInstConfig:
         elif name in {f.name for f in fields(CondInstConfig)}:
             top[name] = value
         else:
-            near = difflib.get_close_matches(name, [*SECTION_OF, "class_names"], 1)
-            hint = f"; did you mean {near[0]}?" if near else "."
+            hint = did_you_mean(name, [*SECTION_OF, "class_names"])
             raise ConfigError(f"there is no configuration field {name!r}{hint}")
     if "class_names" in top:
         sections.setdefault("heads", {}).setdefault("num_classes", len(top["class_names"]))

@@ -11,7 +11,9 @@ CondInstError
   MissingExtraError a package that an extra would have installed
 """
 
+import difflib
 import importlib
+from collections.abc import Iterable
 from types import ModuleType
 
 
@@ -49,6 +51,12 @@ class ParityError(CondInstError):
 
 class MissingExtraError(CondInstError):
     """A package that an extra of this distribution would have installed."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean NAME?" with the name that is nearest to `name`, or "." if none is near."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {near[0]}?" if near else "."
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -11,10 +11,11 @@ from tqdm import tqdm
 
 from condinst_infer.annotations import (
     Size,
+    check_images,
     coco_library,
-    missing_image,
     read_instances,
     rle_from_segmentation,
+    unusable,
 )
 from condinst_infer.config import MAX_BATCH, CondInstConfig, DetectConfig
 from condinst_infer.errors import ConfigError, InputError
@@ -115,9 +116,7 @@ def detect(
     # images of one size share a canvas, and only those fill a batch
     ids = sorted(truth.images, key=lambda image: truth.sizes[image])
     paths = [Path(images) / truth.images[image] for image in ids]
-    for path in paths:  # before minutes of work
-        if not path.is_file():
-            raise missing_image(path, truth.file)
+    check_images(paths, truth.file)  # before minutes of work
     rows: list[dict[str, Any]] = []
     step = max(batch, pipeline.metadata.batch or 1)
     with tqdm(total=len(ids), unit="image", disable=None, delay=2) as bar:
@@ -195,9 +194,7 @@ def _entries(
             }
             entries.append(entry | ({"score": float(row["score"])} if scored else {}))
         except Exception as error:  # faster-coco-eval reports bad masks in many ways
-            name = row["id"] if isinstance(row, Mapping) and "id" in row else f"number {number}"
-            reason = error if isinstance(error, ValueError) else f"{error!r:.200}"
-            raise InputError(f"{what} {name} can't be used: {reason}.") from None
+            raise unusable(what, number, row, error) from None
     return entries
 
 

@@ -3,11 +3,10 @@
 Papers: ECCV 2020 (arXiv:2003.05664) and the journal version (arXiv:2102.03026).
 """
 
-import difflib
 from typing import Any, NamedTuple
 
 from condinst_infer.config import CondInstConfig, override
-from condinst_infer.errors import ConfigError
+from condinst_infer.errors import ConfigError, did_you_mean
 
 CITYSCAPES_CLASS_NAMES = (
     "person",
@@ -110,8 +109,7 @@ def preset(name: str, **overrides: Any) -> CondInstConfig:
         ConfigError: there is no such preset or field, or the result makes no model.
     """
     if name not in _PRESETS:
-        near = difflib.get_close_matches(name, _PRESETS, 1)
-        hint = f"; did you mean {near[0]}?" if near else "."
+        hint = did_you_mean(name, _PRESETS)
         raise ConfigError(f"there is no preset {name!r}{hint} List them: condinst presets")
     base, changes, _ = _PRESETS[name]
     config = CondInstConfig() if base is None else preset(base)

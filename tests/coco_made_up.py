@@ -4,9 +4,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+from coco_files import rle_from_mask, uncompressed
 from pycocotools import mask as coco_mask
-
-from tests.coco_files import rle_from_mask, uncompressed
 
 Content = dict[str, Any]
 SIZE = (200, 300)  # (height, width) of most images

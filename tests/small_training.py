@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from coco_files import write_scenes
+
 from condinst_infer.config import CondInstConfig
 from condinst_infer.presets import preset
 from condinst_infer.train.run import DataPaths
 from condinst_infer.train.settings import TrainConfig, replaced
-from tests.coco_files import write_scenes
 
 # as options of the command line too, so that a process of its own trains the same
 MODEL: dict[str, Any] = {

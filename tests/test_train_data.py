@@ -7,6 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from coco_files import CATEGORIES, polygon_from_box, rle_from_mask, uncompressed, write_scenes
 
 from condinst_infer.crop import Crop
 from condinst_infer.errors import InputError
@@ -20,7 +21,6 @@ from condinst_infer.train.loader import (
     boxes_from_masks,
     training_batches,
 )
-from tests.coco_files import CATEGORIES, polygon_from_box, rle_from_mask, uncompressed, write_scenes
 
 
 def square(size: tuple[int, int] = (20, 30)) -> np.ndarray:

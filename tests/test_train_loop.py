@@ -11,6 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from small_training import (
+    command_line,
+    losses_of,
+    small_config,
+    small_data,
+    small_settings,
+)
 from torch import nn
 
 from condinst_infer import checkpoint, load
@@ -23,13 +30,6 @@ from condinst_infer.train.optimizer import learning_rate, optimizer_for
 from condinst_infer.train.run import DataPaths, train
 from condinst_infer.train.settings import TrainConfig, settings_for
 from condinst_infer.train.state import last_state, save_state
-from tests.small_training import (
-    command_line,
-    losses_of,
-    small_config,
-    small_data,
-    small_settings,
-)
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import Run, assert_refused
+from foreign_names import randomised, torchvision_name
 from safetensors.torch import save_file
+from small_training import command_line, small_config, small_data
 
 from condinst_infer import checkpoint, presets
 from condinst_infer.errors import CheckpointError, ConfigError
 from condinst_infer.model import CondInst
 from condinst_infer.train.settings import TrainConfig, field_names, replaced, settings_for
 from condinst_infer.train.start import initial_model
-from tests.command_line import Run, assert_refused
-from tests.foreign_names import randomised, torchvision_name
-from tests.small_training import command_line, small_config, small_data
 
 
 def test_fresh_weights_depend_on_the_seed_alone() -> None:

@@ -10,10 +10,11 @@ import numpy as np
 from condinst_infer.annotations import (
     Rle,
     Size,
+    check_images,
     coco_library,
-    missing_image,
     read_instances,
     rle_from_segmentation,
+    unusable,
 )
 from condinst_infer.crop import Crop
 from condinst_infer.errors import InputError
@@ -79,9 +80,7 @@ def read_coco(annotations: str | Path, images: str | Path, *, keep_empty: bool =
             else:
                 skipped["objects without area"] += 1
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            name = entry["id"] if isinstance(entry, dict) and "id" in entry else f"number {number}"
-            reason = error if isinstance(error, ValueError) else repr(error)
-            raise InputError(f"{file}: annotation {name} can't be used: {reason}.") from None
+            raise unusable(f"{file}: annotation", number, entry, error) from None
     records = []
     for image in content["images"]:
         if objects[image["id"]] or keep_empty:
@@ -91,8 +90,7 @@ def read_coco(annotations: str | Path, images: str | Path, *, keep_empty: bool =
             skipped["images without objects"] += 1
     if not records:
         raise InputError(f"{file} has no image to train on: {dict(skipped)}.")
-    if not records[0].path.is_file():
-        raise missing_image(records[0].path, file)
+    check_images([records[0].path], file)
     names = tuple(str(category["name"]) for category in categories)
     return CocoData(tuple(records), names, tuple(label_of), skipped)
 

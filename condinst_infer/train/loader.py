@@ -1,5 +1,6 @@
 """Batches of training images: for the same seed the same ones, wherever they are made."""
 
+import functools
 import signal
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -54,7 +55,7 @@ class TrainingImages(Dataset[Sample]):
 
     def __getitem__(self, position: int) -> Sample:
         count = len(self.data.records)
-        order = np.random.default_rng([self.seed, 0, position // count]).permutation(count)
+        order = _order(self.seed, position // count, count)
         record = self.data.records[order[position % count]]
         image = read_image(record.path)
         if image.shape[:2] != record.size:
@@ -67,6 +68,12 @@ class TrainingImages(Dataset[Sample]):
         seen = masks.any((1, 2))
         labels = np.array([a.label for a in record.annotations], np.int64)
         return Sample(str(record.path), image, masks[seen], labels[seen])
+
+
+@functools.lru_cache(maxsize=2)  # a batch can lie across two passes
+def _order(seed: int, turn: int, count: int) -> np.ndarray:
+    """The order in which pass `turn` over the data shows its `count` images."""
+    return np.random.default_rng([seed, 0, turn]).permutation(count)
 
 
 class Positions(Sampler[list[int]]):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from condinst_infer import __version__
-from condinst_infer.annotations import missing_image
+from condinst_infer.annotations import check_images
 from condinst_infer.config import CondInstConfig, override
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.evaluate import category_of_model, detect, read_truth, score
@@ -152,8 +152,7 @@ def _judge(val: DataPaths, config: CondInstConfig, settings: TrainConfig) -> Eva
     truth = read_truth(val.annotations)
     category_of_model(config, truth)  # what does not fit is said before hours of training
     paths = [val.images / name for name in truth.images.values()]
-    if not paths[0].is_file():
-        raise missing_image(paths[0], val.annotations)
+    check_images(paths[:1], val.annotations)
 
     def judge(model: CondInst, iteration: int, report: Report) -> dict[str, float | None]:
         pipeline = Pipeline(TorchSession(model))

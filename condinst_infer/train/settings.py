@@ -1,12 +1,11 @@
 """How a model is trained: one frozen dataclass, and the recipes of the papers."""
 
 import dataclasses
-import difflib
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from condinst_infer.config import CondInstConfig
-from condinst_infer.errors import ConfigError
+from condinst_infer.errors import ConfigError, did_you_mean
 from condinst_infer.train.augment import AugmentConfig
 from condinst_infer.train.losses import LossConfig
 
@@ -126,8 +125,7 @@ def replaced(settings: TrainConfig, **values: Any) -> TrainConfig:
         section = next((s for s, c in _SECTIONS.items() if name in _types(c)), None)
         kind = _types(TrainConfig if section is None else _SECTIONS[section]).get(name)
         if kind is None or name in _SECTIONS:
-            near = difflib.get_close_matches(name, field_names(), 1)
-            hint = f"; did you mean {near[0]}?" if near else "."
+            hint = did_you_mean(name, field_names())
             raise ConfigError(f"there is no training setting {name!r}{hint}")
         value = _checked(name, value, kind)
         if section is None:
