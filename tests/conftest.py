@@ -1,5 +1,8 @@
 """Model files, photographs and the command line, for all test files."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,9 @@ from bright_model import write_bright_model
 from command_line import Run
 
 from condinst_infer import cli
+from condinst_infer.engines.cuda import Device, Stream
+from engines import shim
+from engines.shim import Shim
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +64,12 @@ def nano_static_onnx(nano_checkpoint: Path) -> Path:
     return _exported(nano_checkpoint, "static.onnx", size=(128, 160), batch=2)
 
 
+@pytest.fixture(scope="session")
+def detector_onnx(nano_checkpoint: Path) -> Path:
+    """`nano_checkpoint` up to NMS, with dynamic batch and size."""
+    return _exported(nano_checkpoint, "detector.onnx", graph="detector")
+
+
 def _exported(source: Path, name: str, **options: Any) -> Path:
     from condinst_infer import checkpoint
     from condinst_infer.export import export_onnx
@@ -103,3 +115,20 @@ def demo_folder() -> Path:
     import condinst_infer
 
     return Path(condinst_infer.__file__).parent / "data"
+
+
+@pytest.fixture(scope="session")
+def cuda_shim() -> Shim:
+    """The kernels compiled by g++, in the place of NVIDIA's driver for the whole process."""
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is missing")
+    return shim.load()
+
+
+@pytest.fixture(params=shim.SCHEDULES)
+def stream(cuda_shim: Shim, request: pytest.FixtureRequest) -> Iterator[Stream]:
+    """A stream of the shim, threads in each schedule; fails on what the kernels do wrong."""
+    cuda_shim.schedule(request.param)
+    with closing(Device().stream()) as stream:
+        yield stream
+        assert cuda_shim.failure() == ""

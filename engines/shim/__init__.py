@@ -1,0 +1,88 @@
+"""The kernels of engines/src on a CPU: a stand-in for NVIDIA's driver library, built by g++.
+
+`load()` puts it in the place of libcuda.so.1 for this process, so that what runs is
+condinst_infer.engines.cuda itself. For tests and for trying the benchmarks; it is slow.
+"""
+
+import ctypes
+import re
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from engines.compile import PTX, SOURCES
+
+HERE = Path(__file__).parent
+SCHEDULES = ("ascending", "descending", "shuffled")  # orders in which threads of a block run
+OPTIONS = (
+    "-std=c++20",
+    "-O2",
+    "-ffp-contract=off",
+    "-fPIC",
+    "-Wall",
+    "-Werror",
+    "-Wno-unknown-pragmas",
+)
+
+
+def build(folder: Path, sources: Path = SOURCES) -> Path:
+    """The driver library, made in `folder` from the kernels in `sources`.
+
+    Raises:
+        RuntimeError: there is no g++, or a source does not compile.
+    """
+    compiler = shutil.which("g++")
+    if compiler is None:
+        raise RuntimeError("g++ is missing; install it: apt-get install g++")
+    units = [HERE / "driver.cpp"]
+    for source in sorted(sources.glob("*.cu")):
+        names = re.findall(r"\.entry (\w+)\(", (PTX / f"{source.stem}.ptx").read_text())
+        units.append(folder / f"{source.stem}.cpp")
+        lines = ['#include "cuda_on_cpu.h"', f'#include "{source}"']
+        units[-1].write_text("\n".join([*lines, *(f"SHIM_KERNEL({name})" for name in names), ""]))
+    objects = [folder / f"{unit.stem}.o" for unit in units]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda unit, o: _run(compiler, "-c", unit, "-o", o), units, objects))
+    library = folder / "libcuda.so.1"
+    _run(compiler, "-shared", "-Wl,-soname,libcuda.so.1", *objects, "-o", library)
+    return library
+
+
+def _run(compiler: str, *words: str | Path) -> None:
+    command = [compiler, *OPTIONS, f"-I{HERE}", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the kernels don't compile for the CPU:\n{done.stderr}")
+
+
+class Shim:
+    """The loaded library, and what a real driver would not tell."""
+
+    def __init__(self, library: Path) -> None:
+        self._library = ctypes.CDLL(str(library))
+        self._library.shim_failure.restype = ctypes.c_char_p
+
+    def schedule(self, name: str) -> None:
+        """Run the threads of every later block in the order `name`, one of SCHEDULES."""
+        self._library.shim_schedule(SCHEDULES.index(name))
+
+    def failure(self) -> str:
+        """What went wrong since the last call; empty if nothing did."""
+        return self._library.shim_failure().decode()
+
+    def allocations(self) -> int:
+        """How many pieces of device memory are allocated now."""
+        return self._library.shim_allocations()
+
+
+_loaded: list[Shim] = []
+
+
+def load() -> Shim:
+    """The driver of this process from now on; must come before the first use of CUDA."""
+    if not _loaded:
+        with tempfile.TemporaryDirectory() as folder:
+            _loaded.append(Shim(build(Path(folder))))
+    return _loaded[0]

@@ -1,0 +1,148 @@
+// cuda_on_cpu.h - enough of CUDA C++ for g++ to compile the kernels in engines/src.
+// The threads of a block are fibres on one thread of the system. Between two barriers they run one
+// after the other, in the order of a schedule: what lacks a barrier gives another result when the
+// order changes. Shared memory is poisoned before each block.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <type_traits>
+
+#define __global__
+#define __device__ static  // local to the file, so that shared memory in a template is too
+#define __host__
+#define __forceinline__ inline
+#define __noinline__
+#define __restrict__ __restrict
+#define __launch_bounds__(...)
+#define __shared__ static thread_local  // nothing else is, so the driver can poison all of it
+
+struct Index3 {
+  unsigned x, y, z;
+};
+extern Index3 threadIdx, blockIdx, blockDim, gridDim;
+constexpr int warpSize = 32;
+
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(8) int2 {
+  int x, y;
+};
+struct alignas(16) int4 {
+  int x, y, z, w;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct uchar3 {
+  unsigned char x, y, z;
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline int2 make_int2(int x, int y) { return {x, y}; }
+inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
+inline uchar3 make_uchar3(unsigned char x, unsigned char y, unsigned char z) { return {x, y, z}; }
+
+namespace shim {
+void block_barrier();
+// values of all lanes of the calling fibre's warp, once all have given theirs
+const uint32_t* warp_exchange(unsigned mask, uint32_t value);
+int lane();
+
+using Work = std::function<void()>;
+template <class... A, size_t... I>
+Work bound(void (*kernel)(A...), void** args, std::index_sequence<I...>) {
+  return std::bind(kernel, *static_cast<A*>(args[I])...);  // copied, as a launch does
+}
+template <class... A>
+Work bound(void (*kernel)(A...), void** args) {
+  return bound(kernel, args, std::index_sequence_for<A...>());
+}
+struct Register {
+  Register(const char* name, Work (*bind)(void** args));
+};
+}  // namespace shim
+
+#define SHIM_KERNEL(name) \
+  static shim::Register register_##name(#name, [](void** args) { return shim::bound(&name, args); });
+
+inline void __syncthreads() { shim::block_barrier(); }
+inline void __syncwarp(unsigned mask = 0xffffffffu) { shim::warp_exchange(mask, 0); }
+inline unsigned __ballot_sync(unsigned mask, int predicate) {
+  const uint32_t* values = shim::warp_exchange(mask, predicate != 0);
+  unsigned bits = 0;
+  for (int i = 0; i < 32; i++) bits |= values[i] << i;
+  return bits;
+}
+inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
+inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, !predicate) == 0; }
+template <class T>
+T __shfl_sync(unsigned mask, T value, int source) {
+  static_assert(sizeof(T) == 4);
+  return std::bit_cast<T>(shim::warp_exchange(mask, std::bit_cast<uint32_t>(value))[source & 31]);
+}
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int bits) {
+  return __shfl_sync(mask, value, shim::lane() ^ bits);
+}
+template <class T>
+T __shfl_down_sync(unsigned mask, T value, int by) {
+  return __shfl_sync(mask, value, shim::lane() + by < 32 ? shim::lane() + by : shim::lane());
+}
+
+template <class T>
+T atomicAdd(T* address, T value) {
+  T old = *address;
+  *address = old + value;
+  return old;
+}
+template <class T>
+T atomicMin(T* address, T value) {
+  T old = *address;
+  *address = std::min(old, value);
+  return old;
+}
+template <class T>
+T atomicMax(T* address, T value) {
+  T old = *address;
+  *address = std::max(old, value);
+  return old;
+}
+template <class T>
+T atomicOr(T* address, T value) {
+  T old = *address;
+  *address = old | value;
+  return old;
+}
+template <class T>
+T __ldg(const T* address) { return *address; }
+
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+inline float __fsqrt_rn(float a) { return std::sqrt(a); }
+inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+inline float __frcp_rn(float a) { return 1.0f / a; }
+inline float __expf(float a) { return std::exp(a); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline float __int_as_float(int a) { return std::bit_cast<float>(a); }
+inline int __float_as_int(float a) { return std::bit_cast<int>(a); }
+inline int __float2int_rn(float a) { return static_cast<int>(std::nearbyint(a)); }
+inline int __float2int_rd(float a) { return static_cast<int>(std::floor(a)); }
+inline int __float2int_ru(float a) { return static_cast<int>(std::ceil(a)); }
+inline int __float2int_rz(float a) { return static_cast<int>(a); }
+inline int __ffs(int a) { return __builtin_ffs(a); }
+inline int __popc(unsigned a) { return std::popcount(a); }
+inline int __clz(int a) { return std::countl_zero(static_cast<unsigned>(a)); }
+template <class A, class B>
+auto min(A a, B b) { return a < b ? std::common_type_t<A, B>(a) : std::common_type_t<A, B>(b); }
+template <class A, class B>
+auto max(A a, B b) { return a < b ? std::common_type_t<A, B>(b) : std::common_type_t<A, B>(a); }

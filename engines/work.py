@@ -1,0 +1,81 @@
+"""What each kernel has to move and compute: what a measured time is compared with.
+
+Bytes are what must cross the memory bus once; what a cache serves again is not counted. Operations
+are float32 multiplications and additions, two for a multiply-add; comparisons of NMS count ten.
+"""
+
+from typing import NamedTuple
+
+from condinst_infer.config import mask_layers
+
+PAPER_HEAD = {
+    "depth": 3,
+    "width": 8,
+    "channels": 8,
+    "coordinates": "relative",
+    "use_features": True,
+}
+
+
+class Work(NamedTuple):
+    """Of one launch."""
+
+    bytes: int
+    operations: int
+
+    def least_us(self, bytes_per_s: float, operations_per_s: float) -> float:
+        """Microseconds on a device that did nothing but this, at its full rate."""
+        return 1e6 * max(self.bytes / bytes_per_s, self.operations / operations_per_s)
+
+
+def class_nms(n: int, m: int, k: int) -> Work:
+    """At most: every candidate is tested against every kept one."""
+    return Work(n * (m * 24 + 4 * (k + 1)), n * m * k * 10)
+
+
+def select(n: int, k: int, p: int, item: int) -> Work:
+    return Work(n * k * (2 * p * item + 2 * 24 + 12 + 8), n * k)
+
+
+def dynamic_mask_head(n: int, k: int, h: int, w: int, factor: int, item: int) -> Work:
+    """The papers' head; tiles compute their halo again, about a sixth more for factor 2."""
+    layers = mask_layers(**PAPER_HEAD)
+    params = sum(o * i + o for o, i in layers)
+    outputs = n * k * h * w * factor * factor
+    moved = n * (8 * h * w + k * params) * item + outputs * item
+    return Work(moved, n * k * h * w * 2 * sum(o * i for o, i in layers) + outputs * 12)
+
+
+def preprocess(size: tuple[int, int], net_size: tuple[int, int], canvas: tuple[int, int]) -> Work:
+    taps = 1
+    for side, net in zip(size, net_size, strict=True):
+        taps *= 2 * max(1, -(-side // net))
+    pixels = canvas[0] * canvas[1]
+    return Work(3 * (size[0] * size[1] + pixels), net_size[0] * net_size[1] * taps * 3 * 2)
+
+
+def paste(k: int, shape: tuple[int, int], box_pixels: int, item: int) -> Work:
+    """`mask_boxes` and `paste`; `box_pixels` is the area of all crops in the original image."""
+    cells = k * shape[0] * shape[1]
+    return Work(cells * item + box_pixels // 8, cells + box_pixels * 9)
+
+
+def table() -> str:
+    """Markdown: the work at the sizes of the figures to reach."""
+    cases = {
+        "`class_nms`, 1 image, 5000 candidates to 100": class_nms(1, 5000, 100),
+        "`select`, 100 instances, float16": select(1, 100, 169, 2),
+        "`dynamic_mask_head`, 100 instances, 64x88, float16": dynamic_mask_head(
+            1, 100, 64, 88, 2, 2
+        ),
+        "`dynamic_mask_head`, 100 instances, 100x168, float16": dynamic_mask_head(
+            1, 100, 100, 168, 2, 2
+        ),
+        "`preprocess`, 1080x1920 to 414x736": preprocess((1080, 1920), (414, 736), (416, 736)),
+        "`paste`, 100 masks 104x184 to 1080x1920, crops of 10 % of the image": paste(
+            100, (104, 184), 100 * 1080 * 1920 // 10, 2
+        ),
+    }
+    rows = ["| launch | bytes | operations |", "| --- | --- | --- |"]
+    rows += [f"| {name} | {w.bytes:,} | {w.operations:,} |" for name, w in cases.items()]
+    return "\n".join(rows)
