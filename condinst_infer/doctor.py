@@ -8,10 +8,11 @@ import argparse
 import importlib
 import json
 import platform
-import subprocess
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
+
+from condinst_infer import bench
 
 PACKAGES = (
     "condinst-infer",
@@ -41,7 +42,7 @@ def report() -> dict[str, Any]:
     """Everything below as plain data: python, platform, packages, providers, gpus, capabilities."""
     packages = {name: _version(name) for name in PACKAGES}
     providers = _providers()
-    gpus = _gpus()
+    gpus = bench.gpus()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -74,9 +75,15 @@ def capabilities(
     return {
         "run on CPU": _capability(runtime, _extra("cpu")),
         "run on CUDA": _capability(
-            _no_gpu(gpus) + ([] if _CUDA in providers else ["onnxruntime-gpu"]),
+            _no_gpu(gpus)
+            + ([] if _CUDA in providers else ["onnxruntime-gpu"])
+            + _missing(lacks, "cuda-bindings"),
             # the two wheels hold the same module, the one installed last wins
             "pip uninstall -y onnxruntime && " + _extra("gpu"),
+        ),
+        "build engines": _capability(_tensorrt(lacks), _extra("tensorrt")),
+        "run engines": _capability(
+            _no_gpu(gpus) + _tensorrt(lacks) + _missing(lacks, "cuda-bindings"), _extra("tensorrt")
         ),
         "export": _capability(
             _missing(lacks, "torch", "safetensors", "onnx", "onnxscript") + runtime,
@@ -130,6 +137,11 @@ def _missing(lacks: set[str], *names: str) -> list[str]:
     return [name for name in names if name in lacks]
 
 
+def _tensorrt(lacks: set[str]) -> list[str]:
+    """Either of NVIDIA's two builders will do."""
+    return ["tensorrt"] if {"tensorrt", "tensorrt-rtx"} <= lacks else []
+
+
 def _extra(name: str) -> str:
     return f"pip install 'condinst-infer[{name}]'"
 
@@ -146,14 +158,3 @@ def _providers() -> list[str]:
         return importlib.import_module("onnxruntime").get_available_providers()
     except Exception:  # not installed, or its libraries don't load
         return []
-
-
-def _gpus() -> list[str]:
-    """Name, driver, memory and compute capability of each GPU, as nvidia-smi tells them."""
-    query = "--query-gpu=name,driver_version,memory.total,compute_cap"
-    command = ["nvidia-smi", query, "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
-        return []
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()]

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -138,13 +138,23 @@ def _axis(cells: int, stride: int, net: int, outputs: int) -> _Axis:
     )
 
 
+class Found(NamedTuple):
+    """What a runner made of a batch of images on one canvas."""
+
+    outputs: Mapping[str, np.ndarray]  # of the full graph; without masks where there are crops
+    crops: Sequence[Sequence[Crop]] | None = None  # native-size masks of the slots of each image
+    on_device: Sequence[Mapping[str, Any]] | None = None  # see Instances.on_device
+
+
 def instances_from_outputs(
     outputs: Mapping[str, np.ndarray],
     index: int,
     *,
     net_size: Size,
-    image: np.ndarray,
+    image: Any,
     config: CondInstConfig,
+    crops: Sequence[Crop] | None = None,
+    on_device: Mapping[str, Any] | None = None,
     score_threshold: float | None = None,
     max_detections: int | None = None,
     classes: Classes | None = None,
@@ -156,8 +166,10 @@ def instances_from_outputs(
             [N, K], labels [N, K], masks [N, K, h, w] at the mask stride.
         index: which of the N images.
         net_size: (height, width) of its network image without padding.
-        image: the original, BGR uint8 [H, W, 3]; kept in the result, not copied.
+        image: the original, BGR uint8 [H, W, 3]; kept in the result if in host memory, not copied.
         config: of the model that computed the outputs.
+        crops: native-size masks of the used slots; None makes them of `masks`.
+        on_device: for the field of this name.
         score_threshold: lowest reported score to keep; None keeps all.
         max_detections: how many of the survivors to keep; None keeps all.
         classes: class indices or names to keep; None keeps all.
@@ -179,13 +191,16 @@ def instances_from_outputs(
     if labels_kept is not None:
         keep &= np.isin(labels, labels_kept)
     kept = np.flatnonzero(keep)[:max_detections]
-    masks = outputs["masks"][index]
-    crops = paste(
-        [masks[i] for i in kept],  # views: fancy indexing would copy every mask
-        stride=config.mask.mask_stride,
-        net_size=net_size,
-        image_size=(height, width),
-    )
+    if crops is None:
+        masks = outputs["masks"][index]
+        crops = paste(
+            [masks[i] for i in kept],  # views: fancy indexing would copy every mask
+            stride=config.mask.mask_stride,
+            net_size=net_size,
+            image_size=(height, width),
+        )
+    else:
+        crops = [crops[i] for i in kept]
     return Instances(
         boxes=boxes[kept],
         scores=scores[kept],
@@ -194,7 +209,8 @@ def instances_from_outputs(
         crops=crops,
         image_size=(height, width),
         category_ids=config.category_ids,
-        image=image,
+        image=image if isinstance(image, np.ndarray) else None,
+        on_device=on_device,
     )
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from io import BufferedReader
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -182,19 +183,34 @@ def resize(image: np.ndarray, size: Size) -> np.ndarray:
     return np.asarray(resized)
 
 
-def network_image(
-    image: np.ndarray, config: InputConfig, canvas: Size | None
-) -> tuple[np.ndarray, Size]:
-    """`image`, BGR uint8 [H, W, 3], at the size the network wants, and the canvas it goes on.
+class Placed(NamedTuple):
+    """An image on its way into the network, and what `placement` says of it."""
+
+    image: Any  # the original, BGR uint8 [H, W, 3], in host or in device memory
+    net_size: Size
+    canvas: Size
+
+
+def placement(size: Size, config: InputConfig, canvas: Size | None) -> tuple[Size, Size]:
+    """(height, width) an image of `size` is resized to, and the canvas it goes on.
 
     Args:
         canvas: of a static model, (height, width): what does not fit is scaled down, never
             cropped. None gives the smallest canvas the image fits on.
     """
-    size = network_size(image.shape[:2], config)
+    net_size = network_size(size, config)
     if canvas is None:
-        return resize(image, size), canvas_size(size, config.size_divisor)
-    return resize(image, fitted_size(size, canvas)), canvas
+        return net_size, canvas_size(net_size, config.size_divisor)
+    return fitted_size(net_size, canvas), canvas
+
+
+def network_image(
+    image: np.ndarray, config: InputConfig, canvas: Size | None
+) -> tuple[np.ndarray, Size]:
+    """`image`, BGR uint8 [H, W, 3], at the size of its `placement`, and the canvas it goes on."""
+    height, width = image.shape[:2]
+    net_size, canvas = placement((height, width), config, canvas)
+    return resize(image, net_size), canvas
 
 
 def stacked(images: Sequence[np.ndarray], canvas: Size) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,6 @@
 """What an image turned out to hold: boxes, scores, labels and masks in original pixels."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,6 +25,10 @@ class Instances:
     image_size: tuple[int, int]  # (height, width) of the original image
     category_ids: tuple[int, ...]  # of the data set, indexed by label
     image: np.ndarray | None = None  # the original, BGR uint8 [H, W, 3]; not a copy
+    # On a GPU, before any filter of the call: boxes, scores, labels and masks of all slots as the
+    # graph puts them out, in device memory. Other libraries take these arrays without a copy, by
+    # `__cuda_array_interface__`. Valid until the pipeline's next call.
+    on_device: Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
         """K."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Protocol
 
 import numpy as np
@@ -66,6 +67,30 @@ def contract_outputs(metadata: Metadata) -> dict[str, TensorSpec]:
         "candidate_locations": TensorSpec(_INT32, ("N", "M")),
         "params_map": TensorSpec(half, ("N", config.num_params, "A")),
         "mask_features": TensorSpec(half, ("N", config.mask.mask_channels, "h", "w")),
+    }
+
+
+def output_shapes(
+    metadata: Metadata, n: int, canvas: tuple[int, int]
+) -> dict[str, tuple[int, ...]]:
+    """Shape of each output for `n` images on a canvas of (height, width) pixels."""
+    config = metadata.config
+
+    def cells(stride: int) -> tuple[int, int]:
+        return -(-canvas[0] // stride), -(-canvas[1] // stride)
+
+    full = metadata.graph == "full"
+    rows, columns = cells(config.mask.mask_stride if full else config.mask_feature_stride)
+    sizes = {
+        "N": n,
+        "M": len(config.strides) * config.detect.pre_nms_topk,
+        "A": sum(prod(cells(stride)) for stride in config.strides),
+        "h": rows,
+        "w": columns,
+    }
+    return {
+        name: tuple(sizes[side] if isinstance(side, str) else side for side in spec.shape)
+        for name, spec in contract_outputs(metadata).items()
     }
 
 

@@ -20,7 +20,7 @@ def without(*names: str) -> dict[str, str | None]:
 
 def test_everything_there_is_ok() -> None:
     states = doctor.capabilities(ALL, CUDA, GPU)
-    assert [state["ok"] for state in states.values()] == [True] * 6
+    assert [state["ok"] for state in states.values()] == [True] * 8
     assert all(state["missing"] == [] and state["fix"] == "" for state in states.values())
 
 
@@ -55,6 +55,20 @@ def test_cuda_needs_the_other_wheel_and_no_command_installs_a_gpu() -> None:
     assert cpu_wheel["fix"] == ("pip uninstall -y onnxruntime && pip install 'condinst-infer[gpu]'")
     no_gpu = doctor.capabilities(ALL, CUDA, [])["run on CUDA"]
     assert not no_gpu["ok"] and no_gpu["fix"] == "" and "NVIDIA GPU" in no_gpu["missing"][0]
+
+
+def test_either_builder_will_do_and_running_an_engine_needs_more() -> None:
+    for lacking in ("tensorrt", "tensorrt-rtx"):
+        states = doctor.capabilities(without(lacking), [], [])
+        assert states["build engines"]["ok"]
+        assert states["run engines"]["missing"] == ["an NVIDIA GPU with its driver"]
+    neither = doctor.capabilities(without("tensorrt", "tensorrt-rtx"), [], GPU)
+    for verb in ("build engines", "run engines"):
+        assert neither[verb]["missing"] == ["tensorrt"]
+        assert neither[verb]["fix"] == "pip install 'condinst-infer[tensorrt]'"
+    no_bindings = doctor.capabilities(without("cuda-bindings"), CUDA, GPU)
+    for verb in ("run on CUDA", "run engines"):
+        assert no_bindings[verb]["missing"] == ["cuda-bindings"]
 
 
 def test_the_report_is_json_and_complete(capsys: pytest.CaptureFixture[str]) -> None:

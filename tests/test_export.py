@@ -14,8 +14,9 @@ from goldens import SETS
 from condinst_infer import checkpoint
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import ConfigError, ParityError
-from condinst_infer.export import export_onnx, in_precision
+from condinst_infer.export import export_onnx
 from condinst_infer.model import CondInst
+from condinst_infer.model.precision import in_precision
 from condinst_infer.preprocess import read_image
 from condinst_infer.presets import names, preset
 from condinst_infer.verify import verify_export

@@ -242,9 +242,10 @@ def test_limits_must_be_whole_numbers_from_one(option: str) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "error", "words"),
     [
-        ("model.engine", {}, SessionError, "condinst build"),
-        ("model.pth", {}, ModelFileError, r"must end in \.onnx or \.safetensors"),
-        ("model", {}, ModelFileError, r"must end in \.onnx or \.safetensors"),
+        ("model.engine", {}, ModelFileError, "does not exist"),
+        ("model.engine", {"device": "cpu"}, SessionError, "runs on a GPU only"),
+        ("model.pth", {}, ModelFileError, r"must end in \.onnx, \.engine or \.safetensors"),
+        ("model", {}, ModelFileError, r"must end in \.onnx, \.engine or \.safetensors"),
         ("missing.onnx", {}, ModelFileError, "does not exist"),
         ("model.safetensors", {"device": "cuda"}, SessionError, "condinst export"),
         ("model.onnx", {"threads": 0}, ConfigError, "threads is 0"),

@@ -45,7 +45,7 @@ def add_output(verb: Parser, metavar: str, text: str, default: str | None = None
 def add_runtime(verb: Parser) -> None:
     """`--device`, `--threads` and `--batch`: how a model file is run on images."""
     verb.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)"
+        "--device", choices=("cpu", "cuda"), help="(default: cpu; cuda for an .engine)"
     )
     add_threads(verb)
     verb.add_argument(
@@ -85,6 +85,14 @@ def size(text: str) -> tuple[int, int]:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not HxW, such as 512x736")
     return int(match[1]), int(match[2])
+
+
+def shape(text: str) -> tuple[int, int, int]:
+    """(images, height, width) from "1x512x736"."""
+    match = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NxHxW, such as 1x512x736")
+    return int(match[1]), int(match[2]), int(match[3])
 
 
 def classes(text: str) -> list[int | str]:

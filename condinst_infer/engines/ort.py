@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from condinst_infer.engines.arrays import DeviceArray
+from condinst_infer.engines.cuda import Stream
 from condinst_infer.errors import ConfigError, ModelFileError, SessionError, require
 from condinst_infer.metadata import metadata_from_props
 from condinst_infer.session import TensorSpec, check_contract, check_feeds, check_threads
@@ -29,14 +31,22 @@ class OrtSession:
         path: a file written by `condinst export`.
         device: "cpu" or "cuda".
         threads: CPU threads of one `run`, at least 1; None lets ONNX Runtime take all cores.
+        stream: number of the CUDA stream that all work goes on; None lets ONNX Runtime make one.
 
     Raises:
         ModelFileError: missing, not ONNX, not ours, or changed after export.
         SessionError: the runtime or the device is missing.
     """
 
+    capturable = False  # some of its operations run on the host
+
     def __init__(
-        self, path: str | os.PathLike[str], *, device: str = "cpu", threads: int | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        stream: int | None = None,
     ) -> None:
         check_threads(threads)
         self.path = Path(path)
@@ -44,12 +54,17 @@ class OrtSession:
             raise ModelFileError(f"{self.path} does not exist or is not a file.")
         ort = require("onnxruntime", "cpu")
         providers = _providers(ort, device)
+        settings = [{} for _ in providers]
+        if stream is not None:
+            settings[0]["user_compute_stream"] = str(stream)
         options = ort.SessionOptions()
         options.log_severity_level = 4  # its errors are raised too, and said once
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
-            session = ort.InferenceSession(self.path, options, providers=providers)
+            session = ort.InferenceSession(
+                self.path, options, providers=providers, provider_options=settings
+            )
         except Exception as error:  # its errors share no base class
             raise ModelFileError(
                 f"{self.path} is not a model ONNX Runtime can load: {_first_line(error)}"
@@ -66,6 +81,7 @@ class OrtSession:
         self.outputs = _specs(session.get_outputs())
         check_contract(self.inputs, self.outputs, self.metadata, self.path)
         self._session: Any = session
+        self._device = device
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """All outputs by name, as new arrays; `feeds` by name, as `inputs` describes them."""
@@ -80,6 +96,31 @@ class OrtSession:
                 f"ONNX Runtime failed on {self.path}: {_first_line(error)}"
             ) from None
         return dict(zip(names, values, strict=True))
+
+    def context(self) -> "OrtSession":
+        """What `enqueue` is called on; ONNX Runtime needs nothing for it."""
+        if self._session is None:
+            raise SessionError(f"the session of {self.path} is closed.")
+        return self
+
+    def release(self, context: "OrtSession") -> None:
+        """Nothing to do."""
+
+    def enqueue(
+        self, feeds: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], stream: Stream
+    ) -> None:
+        """Run from and to device memory, on the stream this session was made with."""
+        binding = self._session.io_binding()
+        for bind, arrays in ((binding.bind_input, feeds), (binding.bind_output, outputs)):
+            for name, array in arrays.items():
+                index = stream.device.index
+                bind(name, self._device, index, array.dtype, array.shape, array.pointer)
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # its errors share no base class
+            raise SessionError(
+                f"ONNX Runtime failed on {self.path}: {_first_line(error)}"
+            ) from None
 
     def close(self) -> None:
         """Free the model; a second call does nothing."""

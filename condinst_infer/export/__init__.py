@@ -1,7 +1,6 @@
 """Checkpoint to one ONNX file that runs everywhere; the contract is in export/README.md."""
 
 import contextlib
-import copy
 import io
 import logging
 import warnings
@@ -12,7 +11,6 @@ from pathlib import Path
 import onnx
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from condinst_infer.config import CondInstConfig
 from condinst_infer.errors import ConfigError, require
@@ -20,7 +18,7 @@ from condinst_infer.export.functions import OPSET, functions
 from condinst_infer.export.graph import named_by_scope, with_contract_shapes
 from condinst_infer.metadata import Metadata
 from condinst_infer.model import CondInst
-from condinst_infer.model.layers import ConvNorm, DeformConvNorm
+from condinst_infer.model.precision import in_precision
 from condinst_infer.session import contract_outputs
 
 GRAPHS = ("full", "detector")
@@ -86,22 +84,6 @@ def export_onnx(
     )
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, str(path))
-
-
-def in_precision(model: CondInst, precision: str) -> CondInst:
-    """A copy of `model` with batch norms folded into convolutions, then halved for "fp16"."""
-    model = copy.deepcopy(model).eval().requires_grad_(False)
-    for module in model.modules():
-        if isinstance(module, ConvNorm | DeformConvNorm) and isinstance(
-            module.norm, nn.BatchNorm2d
-        ):
-            module.conv = fuse_conv_bn_eval(module.conv, module.norm)
-            module.norm = None
-    if precision == "fp16":
-        model.half()
-        if model.fcos.scales is not None:
-            model.fcos.scales.float()  # they multiply float32 distances
-    return model
 
 
 def _traced_onnx(traced: Traced, metadata: Metadata) -> onnx.ModelProto:

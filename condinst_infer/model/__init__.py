@@ -29,9 +29,18 @@ class CondInst(nn.Module):
     int32 [N, 2] holds the valid (rows, columns) of each image; the rest is ignored.
     """
 
+    pixel_mean: Tensor  # float32 [3], BGR
+    pixel_std: Tensor
+
     def __init__(self, config: CondInstConfig) -> None:
         super().__init__()
         self.config = config
+        for name in ("pixel_mean", "pixel_std"):
+            values = getattr(config.input, name)
+            values = values[::-1] if config.input.channel_order == "rgb" else values
+            # on the CPU even where parameters are made without memory: no file brings them
+            constant = torch.tensor(values, dtype=torch.float32, device="cpu")
+            self.register_buffer(name, constant, persistent=False)
         self.backbone = _backbone(config)
         neck = config.neck
         if neck.neck_type == "bifpn":
@@ -74,13 +83,9 @@ class CondInst(nn.Module):
 
     def normalised(self, images: Tensor, image_sizes: Tensor) -> Tensor:
         """Network input [N, 3, H, W]: normalised, then zero outside the valid part."""
-        settings = self.config.input
-        mean, std = settings.pixel_mean, settings.pixel_std
-        if settings.channel_order == "rgb":
-            mean, std = mean[::-1], std[::-1]
         x = images.float()  # TensorRT takes a uint8 input only if Cast is the first node
-        x = ((x - x.new_tensor(mean)) / x.new_tensor(std)).permute(0, 3, 1, 2)  # [N, 3, H, W]
-        if settings.channel_order == "rgb":
+        x = ((x - self.pixel_mean) / self.pixel_std).permute(0, 3, 1, 2)  # [N, 3, H, W]
+        if self.config.input.channel_order == "rgb":
             x = x.flip(1)
         rows = torch.arange(x.shape[2], device=x.device) < image_sizes[:, :1]  # [N, H]
         columns = torch.arange(x.shape[3], device=x.device) < image_sizes[:, 1:]  # [N, W]

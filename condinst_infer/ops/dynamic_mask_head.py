@@ -114,7 +114,7 @@ def mask_logits_by_grouped_conv(
         maps = (pixels / ABSOLUTE_SCALE).expand(batch, kept, -1, -1)
         if coordinates == "relative":
             maps = (centres[..., None] - pixels) / sizes[:, :, None, None]  # [N, K, 2, h*w]
-        inputs.append(maps.unflatten(3, (rows, columns)))
+        inputs.append(maps.unflatten(3, (rows, columns)).to(features.dtype))
     if use_features:
         inputs.append(features[:, None].expand(-1, kept, -1, -1, -1))
     x = torch.cat(inputs, 2).reshape(1, -1, rows, columns)  # [1, N*K*in, h, w]

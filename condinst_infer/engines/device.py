@@ -1,0 +1,105 @@
+"""The stages around a network whose data stay on the GPU: frame up once, one small copy back."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from condinst_infer.engines.arrays import device_array, is_device_array
+from condinst_infer.engines.canvas import Canvas, DeviceSession
+from condinst_infer.engines.cuda import Device, Stream
+from condinst_infer.errors import InputError
+from condinst_infer.postprocess import Found
+from condinst_infer.preprocess import Placed, read_image
+
+Size = tuple[int, int]  # (height, width)
+
+_CANVASES = 4  # kept at once in a lane; each holds buffers, and a context with its memory
+
+
+class DeviceRunner:
+    """Everything around an engine on the GPU; safe to call from several threads.
+
+    Every call takes a lane of its own: a stream, its buffers and contexts. Lanes are made when
+    all are busy, and used again.
+
+    Args:
+        session: the engine, a full graph or a detector; the runner owns it from now on.
+        device: the GPU it is on.
+        stream: the only one the session can use; calls wait for each other then.
+    """
+
+    def __init__(
+        self, session: DeviceSession, device: Device, stream: Stream | None = None
+    ) -> None:
+        self.metadata = session.metadata
+        self._session, self._device = session, device
+        self._stream = stream
+        self._lanes: list[_Lane] = []
+        self._idle: list[_Lane] = []
+        self._changed = threading.Condition()
+
+    def image(self, source: Any, max_pixels: int) -> Any:
+        """`source` itself if it lies in device memory, else as BGR uint8 [H, W, 3]."""
+        if not is_device_array(source):
+            return read_image(source, max_pixels=max_pixels)
+        array, _ = device_array(source, "the image")
+        height, width, _ = array.shape
+        if height * width > max_pixels:
+            raise InputError(
+                f"the image has {width} x {height} pixels, more than the limit of {max_pixels}."
+            )
+        return source
+
+    def run(self, batch: Sequence[Placed]) -> Found:
+        """Boxes, scores, labels and native-size masks of images on one canvas."""
+        lane = self._taken()
+        try:
+            return lane.run(batch)
+        finally:
+            with self._changed:
+                self._idle.append(lane)
+                self._changed.notify()
+
+    def close(self) -> None:
+        """Free the memory and the engine; a second call does nothing."""
+        with self._changed:
+            lanes, self._lanes, self._idle = self._lanes, [], []
+        for lane in lanes:
+            lane.close()
+        if self._stream is not None:
+            self._stream.close()
+        self._session.close()
+
+    def _taken(self) -> "_Lane":
+        with self._changed:
+            while not self._idle and self._stream is not None and self._lanes:
+                self._changed.wait()
+            if self._idle:
+                return self._idle.pop()
+            lane = _Lane(self._session, self._stream or self._device.stream())
+            self._lanes.append(lane)
+            return lane
+
+
+class _Lane:
+    """One stream, and the buffers of the canvases that were last on it."""
+
+    def __init__(self, session: DeviceSession, stream: Stream) -> None:
+        self._session, self._stream = session, stream
+        self._canvases: OrderedDict[tuple[int, Size], Canvas] = OrderedDict()
+
+    def run(self, batch: Sequence[Placed]) -> Found:
+        slots = self._session.metadata.batch or len(batch)
+        key = (slots, batch[0].canvas)
+        if key not in self._canvases:
+            if len(self._canvases) == _CANVASES:
+                self._canvases.popitem(last=False)[1].close()
+            self._canvases[key] = Canvas(self._session, self._stream, *key)
+        self._canvases.move_to_end(key)
+        return self._canvases[key].run(batch)
+
+    def close(self) -> None:
+        for canvas in self._canvases.values():
+            canvas.close()
+        self._stream.close()

@@ -1,0 +1,74 @@
+"""What goes back from the device to the host: boxes, scores, labels and packed masks."""
+
+from math import prod
+
+import numpy as np
+
+from condinst_infer.crop import Crop
+from condinst_infer.engines import kernels
+from condinst_infer.engines.arrays import DeviceArray
+from condinst_infer.engines.crops import crops_from_bits
+from condinst_infer.engines.cuda import Stream
+
+_ALIGNMENT = 256  # bytes; what TensorRT wants of an address
+REPORTED = ("num_detections", "boxes", "scores", "labels")
+_FIRST_WORDS = 1 << 16  # 256 KB of mask bits come with the first copy, the rest if there is one
+
+
+class Report:
+    """What goes back to the host: one piece of memory there and here."""
+
+    def __init__(self, stream: Stream, n: int, k: int, capacity: int) -> None:
+        self._stream, self.capacity = stream, capacity
+        shapes = {
+            "num_detections": ((n,), np.int32),
+            "boxes": ((n, k, 4), np.float32),
+            "scores": ((n, k), np.float32),
+            "labels": ((n, k), np.int32),
+            "crops": ((n, k, kernels.CROP_FIELDS), np.int32),
+            "used": ((1,), np.int32),
+            "bits": ((capacity,), np.uint32),
+        }
+        places, size = {}, 0
+        for name, (shape, kind) in shapes.items():
+            places[name] = size
+            size += -(-prod(shape) * np.dtype(kind).itemsize // _ALIGNMENT) * _ALIGNMENT
+        self._memory = stream.empty((size,), np.uint8)
+        self._arrays = {
+            name: self._memory.view(shape, kind, places[name])
+            for name, (shape, kind) in shapes.items()
+        }
+        self._first = min(capacity, _FIRST_WORDS)
+        self._host = stream.pinned((places["bits"] + 4 * self._first,), np.uint8)
+        shapes["bits"] = ((self._first,), np.uint32)
+        self._fetched = {
+            name: np.ndarray(shape, kind, self._host, places[name])
+            for name, (shape, kind) in shapes.items()
+        }
+
+    def __getitem__(self, name: str) -> DeviceArray:
+        return self._arrays[name]
+
+    def fetch(self) -> None:
+        """Put the copy to the host on the stream."""
+        self._stream.download(self._host, self._memory.view(self._host.shape))
+
+    def fetched(self) -> int:
+        """Wait for it; how many words the masks need, which may be more than there is room for."""
+        self._stream.synchronize()
+        return int(self._fetched["used"][0])
+
+    def contents(self, used: int, n: int) -> tuple[dict[str, np.ndarray], list[list[Crop]]]:
+        """Copies of the first `n` images' outputs, and their masks of `used` words."""
+        bits = self._fetched["bits"][:used]
+        if used > self._first:
+            bits = self._stream.numpy(self["bits"].view((used,)))
+        outputs = {name: self._fetched[name][:n].copy() for name in REPORTED}
+        slots = self._fetched["crops"][:n]
+        crops = crops_from_bits(slots.reshape(-1, kernels.CROP_FIELDS), bits)
+        each = slots.shape[1]
+        return outputs, [crops[i * each : (i + 1) * each] for i in range(n)]
+
+    def close(self) -> None:
+        self._stream.free(self._memory)
+        self._stream.free_pinned(self._host)

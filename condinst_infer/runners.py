@@ -1,0 +1,100 @@
+"""Between images and sessions: what loads a model file, and everything around it on the CPU."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from condinst_infer.engines.cuda import Device
+from condinst_infer.engines.device import DeviceRunner
+from condinst_infer.engines.ort import OrtSession
+from condinst_infer.errors import ModelFileError, SessionError, require
+from condinst_infer.postprocess import Found
+from condinst_infer.preprocess import ImageSource, Placed, read_image, resize, stacked
+from condinst_infer.session import Session
+
+
+class HostRunner:
+    """Everything around a session on the CPU; the session may run where it wants."""
+
+    def __init__(self, session: Session) -> None:
+        if session.metadata.graph != "full":
+            raise SessionError(
+                f"this file holds the {session.metadata.graph} cut, which stops before NMS. "
+                "Export the whole model: condinst export MODEL.safetensors -o MODEL.onnx "
+                "--graph full"
+            )
+        self.metadata = session.metadata
+        self._session = session
+
+    def image(self, source: ImageSource, max_pixels: int) -> np.ndarray:
+        """`source` as BGR uint8 [H, W, 3]."""
+        return read_image(source, max_pixels=max_pixels)
+
+    def run(self, batch: Sequence[Placed]) -> Found:
+        """The graph's outputs for images of one canvas; masks are pasted later.
+
+        A file of static batch is filled up with black images.
+        """
+        canvas = batch[0].canvas
+        pixels = [resize(placed.image, placed.net_size) for placed in batch]
+        missing = (self.metadata.batch or len(batch)) - len(batch)
+        images, image_sizes = stacked(pixels + [np.zeros((*canvas, 3), np.uint8)] * missing, canvas)
+        return Found(self._session.run({"images": images, "image_sizes": image_sizes}))
+
+    def close(self) -> None:
+        """Free the model."""
+        self._session.close()
+
+
+def runner_from_file(
+    path: Path, device: str | None, threads: int | None
+) -> HostRunner | DeviceRunner:
+    """What runs a model file, by its suffix."""
+    suffix = path.suffix.lower()
+    if suffix == ".onnx":
+        if device == "cuda":
+            return _onnx_on_gpu(path, threads)
+        return HostRunner(OrtSession(path, device=device or "cpu", threads=threads))
+    if suffix == ".safetensors":
+        return HostRunner(_torch_session(path, device, threads))
+    if suffix == ".engine":
+        if device == "cpu":
+            raise SessionError(f"{path} runs on a GPU only; run the .onnx it was built from.")
+        from condinst_infer.engines.trt import TrtSession
+
+        session = TrtSession(path)
+        return DeviceRunner(session, session.device)
+    raise ModelFileError(f"{path} is no model file; it must end in .onnx, .engine or .safetensors.")
+
+
+def _onnx_on_gpu(path: Path, threads: int | None) -> DeviceRunner:
+    """ONNX Runtime up to NMS, our kernels after it, all on one stream."""
+    device = Device()
+    stream = device.stream()
+    try:
+        session = OrtSession(path, device="cuda", threads=threads, stream=stream.handle)
+        if session.metadata.graph != "detector":
+            raise SessionError(
+                f"{path} holds the whole model; on a GPU our kernels do what follows the detector. "
+                "Export that cut: condinst export MODEL.safetensors -o MODEL.onnx --graph detector"
+            )
+    except BaseException:
+        stream.close()
+        raise
+    return DeviceRunner(session, device, stream)
+
+
+def _torch_session(path: Path, device: str | None, threads: int | None) -> Session:
+    if device not in (None, "cpu"):
+        raise SessionError(
+            f"a .safetensors file runs on the CPU only, not on {device!r}. Export it first: "
+            f"condinst export {path} -o {path.with_suffix('.onnx')}"
+        )
+    for module in ("torch", "safetensors"):
+        require(module, "export")
+    from condinst_infer import checkpoint
+    from condinst_infer.model.session import TorchSession
+
+    digest = checkpoint.file_sha256(path) if path.is_file() else ""  # `load` says what is wrong
+    return TorchSession(checkpoint.load(path), checkpoint_sha256=digest, threads=threads)

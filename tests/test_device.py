@@ -1,0 +1,305 @@
+"""The pipeline whose data stay on the device, with the kernels on the CPU in the place of a GPU."""
+
+import ctypes
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import condinst_infer as ci
+from condinst_infer.engines import kernels
+from condinst_infer.engines.arrays import DeviceArray
+from condinst_infer.engines.cuda import Device, Stream
+from condinst_infer.engines.device import DeviceRunner
+from condinst_infer.engines.ort import OrtSession
+from condinst_infer.errors import InputError, SessionError
+from engines.shim import Shim
+
+SIZES = [(60, 90), (90, 60), (133, 200), (60, 90), (40, 61), (60, 90)]
+
+
+@pytest.fixture
+def device(cuda_shim: Shim) -> Iterator[Device]:
+    """The shim's; fails if anything is left in its memory or went wrong."""
+    cuda_shim.schedule("descending")
+    before = cuda_shim.allocations()
+    yield Device()
+    assert cuda_shim.failure() == "" and cuda_shim.allocations() == before
+
+
+class Recorded:
+    """A session on the device that puts out what ONNX Runtime computed on the host.
+
+    Its work is copies on the stream, so it can be captured, as TensorRT's can.
+    """
+
+    capturable = True
+
+    def __init__(self, path: Path) -> None:
+        self._session = OrtSession(path)
+        self.metadata = self._session.metadata
+        self.contexts = self.enqueued = 0
+
+    def context(self) -> "Recorded":
+        self.contexts += 1
+        return self
+
+    def release(self, context: "Recorded") -> None:
+        self.contexts -= 1
+
+    def enqueue(
+        self, feeds: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], stream: Stream
+    ) -> None:
+        self.enqueued += 1
+        found = self._session.run({name: host(array) for name, array in feeds.items()})
+        assert set(found) == set(outputs)
+        for name, value in found.items():
+            stream.upload(outputs[name], value)
+            self._kept = [*getattr(self, "_kept", []), value]  # a graph copies from it again
+
+    def close(self) -> None:
+        self._session.close()
+
+
+def host(array: DeviceArray) -> np.ndarray:
+    """The shim's device memory is host memory."""
+    raw = (ctypes.c_uint8 * array.nbytes).from_address(array.pointer)
+    return np.ndarray(array.shape, array.dtype, memoryview(raw)).copy()
+
+
+class Foreign:
+    """An array of another library in device memory, rows apart, with its own stream."""
+
+    def __init__(self, stream: Stream, image: np.ndarray, pad: int, number: int | None) -> None:
+        height, width, _ = image.shape
+        rows = np.full((height, 3 * width + pad), 77, np.uint8)
+        rows[:, : 3 * width] = image.reshape(height, -1)
+        self._array = stream.array(rows)
+        self.shape = image.shape
+        self.__cuda_array_interface__: dict[str, Any] = {
+            **self._array.__cuda_array_interface__,
+            "shape": image.shape,
+            "strides": (3 * width + pad, 3, 1),
+            "stream": number,
+        }
+
+
+def photograph(size: tuple[int, int], seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (size[0] // 8 + 1, size[1] // 8 + 1, 3), np.uint8)
+    return np.kron(coarse, np.ones((8, 8, 1), np.uint8))[: size[0], : size[1]].copy()
+
+
+def resized_on(stream: Stream) -> Callable[[np.ndarray, tuple[int, int]], np.ndarray]:
+    """`preprocess.resize` by our kernel."""
+
+    def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        target = stream.empty((*size, 3), np.uint8)
+        pitch, shape = 3 * image.shape[1], (image.shape[0], image.shape[1])
+        launch = kernels.preprocess(pitch=pitch, size=shape, net_size=size, canvas=size)
+        stream.launch(launch, [stream.array(image)], [target])
+        return stream.numpy(target)
+
+    return resize
+
+
+def test_a_detector_and_our_kernels_give_what_the_whole_graph_gives(
+    device: Device, detector_onnx: Path, nano_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [photograph(size, i) for i, size in enumerate(SIZES)]
+    stream = device.stream()
+    # resized alike: what a grey level changes in an untrained network is another matter
+    monkeypatch.setattr("condinst_infer.runners.resize", resized_on(stream))
+    with ci.load(nano_onnx) as whole, ci.Pipeline(runner(device, detector_onnx)) as pipeline:
+        expected = whole(images)
+        alone = [pipeline(image) for image in images[:3]]
+        for ours, theirs in zip([*pipeline(images), *alone], expected + expected, strict=False):
+            assert len(ours) == len(theirs) > 3 and ours.image_size == theirs.image_size
+            assert np.array_equal(ours.labels, theirs.labels)
+            assert np.abs(ours.scores - theirs.scores).max() < 1e-6
+            assert np.abs(ours.boxes - theirs.boxes).max() < 1e-3
+            assert (ours.masks != theirs.masks).mean() < 1e-4  # p near 0.5 may go either way
+            assert ours.on_device is not None and theirs.on_device is None
+            assert ours.image is not None and theirs.image is not None
+            assert np.shares_memory(ours.image, theirs.image)
+        assert pipeline(images[0], max_detections=2).masks.shape == (2, 60, 90)
+    stream.close()
+
+
+def test_resizing_on_the_device_moves_boxes_by_little(
+    device: Device, detector_onnx: Path, nano_onnx: Path
+) -> None:
+    image = photograph((133, 200))
+    with ci.load(nano_onnx) as whole, ci.Pipeline(runner(device, detector_onnx)) as pipeline:
+        ours, theirs = pipeline(image), whole(image)
+    apart = np.abs(ours.boxes[:, None] - theirs.boxes[None]).max(2).min(1)
+    assert len(ours) == len(theirs) and apart.max() < 0.5  # pixels; measured 0.05
+    assert np.abs(ours.scores - theirs.scores).max() < 5e-3  # measured 8e-4
+
+
+def test_outputs_stay_on_the_device_for_other_libraries(
+    device: Device, detector_onnx: Path
+) -> None:
+    image = photograph((128, 192))
+    with ci.Pipeline(runner(device, detector_onnx)) as pipeline:
+        result = pipeline(image, max_detections=2)
+        assert result.on_device is not None and len(result) == 2
+        arrays = {name: host(array) for name, array in result.on_device.items()}
+    assert arrays["masks"].shape == (20, 32, 48) and arrays["masks"].dtype == np.float32
+    assert np.array_equal(arrays["scores"][:2], result.scores)
+    assert np.array_equal(arrays["labels"][:2], result.labels)
+    large = arrays["masks"][0] > 0.5
+    assert result.masks[0].any() == large.any()
+
+
+def test_a_whole_engine_works_too_and_becomes_a_graph_at_its_third_batch(
+    device: Device, nano_onnx: Path
+) -> None:
+    session = Recorded(nano_onnx)
+    image = photograph((128, 192))
+    with ci.load(nano_onnx) as whole, ci.Pipeline(DeviceRunner(session, device)) as pipeline:
+        expected = whole(image)
+        enqueued = []
+        for _ in range(4):
+            result = pipeline(image)
+            enqueued.append(session.enqueued)
+            assert np.array_equal(result.masks, expected.masks)
+            assert np.array_equal(result.boxes, expected.boxes)
+    assert enqueued == [1, 3, 3, 3]  # the second time runs it and records it
+    assert session.contexts == 0
+
+
+def test_warm_calls_allocate_nothing(
+    device: Device, cuda_shim: Shim, nano_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = photograph((60, 90))
+    with ci.Pipeline(DeviceRunner(Recorded(nano_onnx), device)) as pipeline:
+        for _ in range(2):
+            pipeline(image)
+        calls: list[str] = []
+        call = device._call
+        monkeypatch.setattr(
+            device, "_call", lambda name, *a: (calls.append(name), call(name, *a))[1]
+        )
+        pipeline(image)
+        assert not [name for name in calls if "Alloc" in name or "Free" in name or "Create" in name]
+        assert calls.count("cuStreamSynchronize") == 1 and calls.count("cuMemcpyDtoHAsync") == 0
+        assert calls.count("cuGraphLaunch") == 1
+        monkeypatch.undo()
+
+
+def test_canvases_and_plans_that_were_not_used_lately_are_freed(
+    device: Device, cuda_shim: Shim, nano_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("condinst_infer.engines.device._CANVASES", 1)
+    monkeypatch.setattr("condinst_infer.engines.canvas._PLANS", 1)
+    session = Recorded(nano_onnx)
+    with ci.Pipeline(DeviceRunner(session, device)) as pipeline:
+        counts = []
+        for size in ((60, 90), (61, 90), (90, 60)) * 2:
+            pipeline(photograph(size))
+            counts.append(cuda_shim.allocations())
+            assert session.contexts == 1
+    assert counts[2] == counts[5]
+
+
+def test_more_mask_bits_than_expected_get_room(
+    device: Device, nano_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("condinst_infer.engines.canvas.words_expected", lambda k, size: 3)
+    monkeypatch.setattr("condinst_infer.engines.report._FIRST_WORDS", 2)
+    image = photograph((128, 192))
+    with (
+        ci.load(nano_onnx) as whole,
+        ci.Pipeline(DeviceRunner(Recorded(nano_onnx), device)) as pipeline,
+    ):
+        for _ in range(4):
+            assert np.array_equal(pipeline(image).masks, whole(image).masks)
+
+
+@pytest.mark.parametrize(("pad", "number"), [(0, None), (13, 1)])
+def test_arrays_in_device_memory_are_read_where_they_are(
+    device: Device, detector_onnx: Path, pad: int, number: int | None
+) -> None:
+    image = photograph((60, 91))
+    with ci.Pipeline(runner(device, detector_onnx)) as pipeline:
+        expected = pipeline(image)
+        stream = device.stream()
+        result = pipeline(Foreign(stream, image, pad, number))  # type: ignore[call-overload]
+        assert np.array_equal(result.masks, expected.masks) and len(result) > 3
+        assert result.image is None and result.image_size == (60, 91)
+        stream.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"typestr": "<f4"}, "uint8"),
+        ({"shape": (60, 91)}, r"\[H, W, 3\]"),
+        ({"shape": (0, 91, 3)}, r"\[H, W, 3\]"),
+        ({"strides": (1, 60, 5460)}, "contiguous"),
+    ],
+)
+def test_other_arrays_in_device_memory_are_refused(
+    device: Device, detector_onnx: Path, changes: dict[str, Any], words: str
+) -> None:
+    with ci.Pipeline(runner(device, detector_onnx), max_pixels=6000) as pipeline:
+        stream = device.stream()
+        array = Foreign(stream, photograph((60, 91)), 0, None)
+        array.__cuda_array_interface__ |= changes
+        with pytest.raises(InputError, match=words):
+            pipeline(array)  # type: ignore[call-overload]
+        with pytest.raises(InputError, match="6000"):
+            pipeline(Foreign(stream, photograph((60, 101)), 0, None))  # type: ignore[call-overload]
+        stream.close()
+
+
+def test_threads_get_lanes_of_their_own(device: Device, nano_onnx: Path) -> None:
+    images = [photograph(SIZES[i % 3], i) for i in range(12)]
+    session = Recorded(nano_onnx)
+    session.capturable = False  # its graph would repeat the outputs of the image it was made with
+    with (
+        ci.Pipeline(DeviceRunner(session, device)) as pipeline,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        alone = [pipeline(image) for image in images]
+        for ours, theirs in zip(pool.map(pipeline, images), alone, strict=True):
+            assert np.array_equal(ours.masks, theirs.masks)
+            assert np.array_equal(ours.scores, theirs.scores)
+
+
+def test_a_session_of_one_stream_makes_threads_wait(device: Device, detector_onnx: Path) -> None:
+    session = OrtSession(detector_onnx)
+    image = photograph((60, 90))
+    with (
+        ci.Pipeline(DeviceRunner(session, device, device.stream())) as pipeline,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        counts = [len(result) for result in pool.map(pipeline, [image] * 8)]
+    assert counts[0] > 3 and len(set(counts)) == 1
+
+
+def test_a_closed_pipeline_says_so(device: Device, detector_onnx: Path) -> None:
+    pipeline = ci.Pipeline(runner(device, detector_onnx))
+    pipeline.close()
+    pipeline.close()
+    with pytest.raises(SessionError, match="closed"):
+        pipeline(photograph((60, 90)))
+
+
+def test_without_a_gpu_cuda_is_refused_in_one_sentence(nano_onnx: Path) -> None:
+    """In a process of its own: in this one the shim may be loaded."""
+    import subprocess
+    import sys
+
+    code = f"import condinst_infer as ci; ci.load({str(nano_onnx)!r}, device='cuda')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    last = done.stderr.strip().splitlines()[-1]
+    assert "no NVIDIA driver" in last and "device='cpu'" in last
+
+
+def runner(device: Device, path: Path) -> DeviceRunner:
+    return DeviceRunner(OrtSession(path), device)
