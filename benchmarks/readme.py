@@ -26,6 +26,7 @@ def parts() -> dict[str, str]:
         "presets": preset_table(),
         "help": help_text(),
         "results": result_table(),
+        "gpu": gpu_tables(),
         "accuracy": accuracy_table(nuclei["artefacts"]),
         "groups": group_table(nuclei["groups"]),
         "training": training_line(nuclei["training"], nuclei["environment"]),
@@ -70,6 +71,30 @@ def result_table() -> str:
         for case in data.get("results", [data]):
             rows.append(_result_row(case, data["environment"]))
     return "\n".join(rows)
+
+
+def gpu_tables() -> str:
+    """What `python -m benchmarks.gpu` found on each card."""
+    parts = []
+    for path in sorted((RESULTS / "gpu").glob("*.json")):
+        data = json.loads(path.read_text())
+        environment = data["environment"]
+        failed = sum(not check["ok"] for check in data["checks"])
+        parts.append(
+            f"{data['device']}, driver for CUDA {data['driver_cuda']}, torch "
+            f"{environment['packages']['torch']}: {len(data['checks'])} checks, {failed} failed.\n"
+        )
+        rows = ["| what | ours, us | beside | its us | GB/s |", "|---" * 5 + "|"]
+        for case in data["results"]:
+            (_, ours), *others = case["times_ms"].items()
+            beside, its = ("", "")
+            if others:
+                beside, its = others[0][0], f"{others[0][1]['p50'] * 1000:.0f}"
+            rate = f"{case['gb_per_s']:.0f}" if "gb_per_s" in case else ""
+            cells = [case["what"], f"{ours['p50'] * 1000:.0f}", beside, its, rate]
+            rows.append(f"| {' | '.join(cells)} |")
+        parts.append("\n".join(rows))
+    return "\n".join(parts) or "Times on a GPU: none yet."
 
 
 def accuracy_table(artefacts: Sequence[Mapping[str, Any]]) -> str:

@@ -1,0 +1,102 @@
+"""A network in PyTorch as the engine of the device pipeline: for GPUs without TensorRT."""
+
+import ctypes
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from condinst_infer.engines.arrays import DeviceArray
+from condinst_infer.engines.cuda import Stream
+from condinst_infer.metadata import Metadata
+from condinst_infer.model import CondInst
+from condinst_infer.model.precision import in_precision
+
+WARM_UP = 3  # runs before PyTorch records a graph; it asks for some
+
+
+def tensor_from(array: DeviceArray) -> Tensor:
+    """`array` as a tensor on its device, not a copy; on the shim's, that is the CPU."""
+    if torch.cuda.is_available():
+        return torch.as_tensor(array, device="cuda")
+    raw = (ctypes.c_uint8 * array.nbytes).from_address(array.pointer)
+    return torch.from_numpy(np.ndarray(array.shape, array.dtype, memoryview(raw)))
+
+
+class TorchDetector:
+    """The detector cut, channels last, batch norms folded, one CUDA graph per shape."""
+
+    capturable = False  # PyTorch records a graph of its own
+
+    def __init__(self, model: CondInst, precision: str) -> None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = in_precision(model, precision).to(device)
+        self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.metadata = Metadata(config=model.config, graph="detector", precision=precision)
+
+    def context(self) -> "TorchContext":
+        return TorchContext(self.model)
+
+    def release(self, context: "TorchContext") -> None:
+        context.graph = None
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class TorchContext:
+    """The detector for one shape, from and to always the same arrays."""
+
+    def __init__(self, model: CondInst) -> None:
+        self.model, self.graph, self.places = model, None, None
+        self.graph: Any
+        self.places: tuple[int, ...] | None
+
+    def enqueue(
+        self, feeds: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], stream: Stream
+    ) -> None:
+        inputs = [tensor_from(feeds[name]) for name in ("images", "image_sizes")]
+        targets = {name: tensor_from(array) for name, array in outputs.items()}
+
+        def work() -> None:
+            for name, value in self.model.detector(*inputs).items():
+                targets[name].copy_(value)
+
+        with torch.inference_mode():
+            if not torch.cuda.is_available():
+                return work()
+            places = tuple(array.pointer for array in (*feeds.values(), *outputs.values()))
+            with torch.cuda.stream(torch.cuda.ExternalStream(stream.handle)):
+                if places != self.places:
+                    self.places, self.graph = places, _recorded(work)
+                self.graph.replay()
+
+
+def _recorded(work: Any) -> Any:
+    """`work` as a CUDA graph."""
+    for _ in range(WARM_UP):
+        work()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph
+
+
+def busy(model: CondInst) -> CondInst:
+    """`model` with made-up weights under which any image is full of instances."""
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):  # the usual start is too near zero to tell images apart
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    fcos = model.fcos
+    with torch.no_grad():
+        fcos.class_logits.weight *= 0.01
+        nn.init.constant_(fcos.class_logits.get_parameter("bias"), -1.5)
+        fcos.centreness.weight *= 0.01
+        fcos.box_regression.weight *= 0.05
+        nn.init.constant_(fcos.box_regression.get_parameter("bias"), 2)
+        fcos.controller.weight *= 0.05
+    return model.eval()

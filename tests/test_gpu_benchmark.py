@@ -1,0 +1,48 @@
+"""`python -m benchmarks.gpu` runs to its end without a GPU, so that it works where there is one."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu
+from benchmarks.gpu_checks import Check
+from engines.shim import Shim
+
+
+@pytest.fixture
+def benchmark(cuda_shim: Shim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The JSON file it will write; it believes that there is no GPU."""
+    cuda_shim.schedule("shuffled")
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
+    output = tmp_path / "gpu.json"
+    monkeypatch.setattr(sys, "argv", ["gpu", "--output", str(output)])
+    return output
+
+
+def test_it_checks_every_kernel_and_times_every_stage(
+    benchmark: Path, cuda_shim: Shim, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gpu.main() == 0
+    result = json.loads(benchmark.read_text())
+    kernels = {check["kernel"] for check in result["checks"]}
+    assert kernels == {"class_nms", "select", "dynamic_mask_head", "preprocess", "paste"}
+    assert all(check["ok"] for check in result["checks"]) and len(result["checks"]) > 20
+    assert len(result["results"]) == 5
+    assert all(row["times_ms"]["ours"]["p50"] > 0 for row in result["results"])
+    assert "instances" in result["results"][-1]["what"]
+    assert " 0 instances" not in result["results"][-1]["what"]
+    assert "no GPU" in result["device"] and "mean nothing" in capsys.readouterr().err
+    assert cuda_shim.failure() == ""
+
+
+def test_a_failed_check_is_told_and_nothing_is_lost(
+    benchmark: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = Check("paste", "made up", float("nan"), 0)
+    monkeypatch.setattr(gpu, "checks", lambda *_, **__: [wrong])
+    monkeypatch.setattr(gpu, "measurements", lambda *_, **__: [])
+    assert gpu.main() == 1
+    assert "FAILED" in capsys.readouterr().out
+    assert [check["ok"] for check in json.loads(benchmark.read_text())["checks"]] == [False]
