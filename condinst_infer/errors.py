@@ -64,8 +64,8 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != module.partition(".")[0]:
-            raise
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise  # it is there, and misses something of its own
         raise MissingExtraError(
             f"{error.name} is not installed. Install it: pip install 'condinst-infer[{extra}]'"
         ) from None

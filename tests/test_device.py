@@ -1,6 +1,8 @@
 """The pipeline whose data stay on the device, with the kernels on the CPU in the place of a GPU."""
 
 import ctypes
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +17,7 @@ from condinst_infer.engines.arrays import DeviceArray
 from condinst_infer.engines.cuda import Device, Stream
 from condinst_infer.engines.device import DeviceRunner
 from condinst_infer.engines.ort import OrtSession
-from condinst_infer.errors import InputError, SessionError
+from condinst_infer.errors import InputError, MissingExtraError, SessionError
 from engines.shim import Shim
 
 SIZES = [(60, 90), (90, 60), (133, 200), (60, 90), (40, 61), (60, 90)]
@@ -292,13 +294,20 @@ def test_a_closed_pipeline_says_so(device: Device, detector_onnx: Path) -> None:
 
 def test_without_a_gpu_cuda_is_refused_in_one_sentence(nano_onnx: Path) -> None:
     """In a process of its own: in this one the shim may be loaded."""
-    import subprocess
-    import sys
-
     code = f"import condinst_infer as ci; ci.load({str(nano_onnx)!r}, device='cuda')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     last = done.stderr.strip().splitlines()[-1]
     assert "no NVIDIA driver" in last and "device='cpu'" in last
+
+
+def test_without_its_bindings_cuda_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("cuda", "cuda.bindings"):  # the first is shared with other packages of NVIDIA
+        for loaded in ("cuda.bindings", "cuda.bindings.driver"):
+            monkeypatch.delitem(sys.modules, loaded, raising=False)
+        monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(MissingExtraError, match=r"condinst-infer\[cuda\]"):
+            Device()
+        monkeypatch.undo()
 
 
 def runner(device: Device, path: Path) -> DeviceRunner:

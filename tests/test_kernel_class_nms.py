@@ -37,9 +37,7 @@ def in_runs(scene: Scene, runs: int) -> Scene:
     return scene
 
 
-def kept(
-    stream: Stream, scene: Scene, *, runs: int = 1, keep: int, threshold: float = 0.6
-) -> Kept:
+def kept(stream: Stream, scene: Scene, *, runs: int = 1, keep: int, threshold: float = 0.6) -> Kept:
     """What the kernel says."""
     n, m = scene.scores.shape
     outputs = [stream.empty((n, keep), np.int32), stream.empty((n,), np.int32)]
@@ -115,7 +113,7 @@ def test_overlaps_at_the_threshold_are_rounded_as_in_torch(stream: Stream) -> No
     scores = np.linspace(1, 0.5, 128, dtype=np.float32)[None]
     scene = Scene(boxes, scores, np.arange(128, dtype=np.int32)[None] // 2)
     wanted = expected(scene, keep=128)
-    assert 80 < wanted[1] < 112  # of 64 pairs, either outcome is common
+    assert 76 < wanted[1] < 116  # either outcome in a fifth of the 64 pairs at least
     assert_same(kept(stream, scene, keep=128), wanted)
 
 

@@ -94,7 +94,10 @@ def test_select_gathers_what_was_kept(
         wanted |= {"centres": [0, 0], "sizes": 0}
         if slot < counts[i]:
             at = keep[i, slot]
-            score, location = max(inputs["scores"][i, at], np.float32(0)), inputs["locations"][i, at]
+            score, location = (
+                max(inputs["scores"][i, at], np.float32(0)),
+                inputs["locations"][i, at],
+            )
             wanted = {
                 "boxes": inputs["boxes"][i, at].tolist(),
                 "scores": float(np.sqrt(score) if score_root else score),
@@ -133,8 +136,9 @@ def test_select_is_what_the_model_does(stream: Stream, nano_checkpoint: Path) ->
     # torch's square root is one ulp off in every fifth value; the kernel's is rounded correctly
     np.testing.assert_allclose(found["scores"], wanted["scores"], rtol=1.2e-7)
     # the masks of what was selected are the model's
-    tensors = [torch.from_numpy(found[name]) for name in ("params", "centres", "sizes")]
-    masks = ops.dynamic_mask_head(
-        raw.mask_features, *tensors, count, **config.mask_head_settings
+    params, centres, sizes = (
+        torch.from_numpy(found[name]) for name in ("params", "centres", "sizes")
     )
+    features, settings = raw.mask_features, config.mask_head_settings
+    masks = ops.dynamic_mask_head(features, params, centres, sizes, count, **settings)
     np.testing.assert_array_equal(masks, wanted["masks"])

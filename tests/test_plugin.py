@@ -216,7 +216,7 @@ def test_a_launch_in_plain_numbers(told: dict[str, Any]) -> None:
     )
     for answer in (single, half):
         ((x, y, z, *block),) = (list(geometry.values()) for geometry in answer["geometry"])
-        assert [x, y, z] == [3, 8, 200]  # tiles of 86 columns, of 64 rows; 2 images x 100
+        assert [x, y, z] == [200, 8, 3]  # 2 images x 100; tiles of 64 rows, of 86 columns
         assert block == [256, 1, 1, 0]
 
 

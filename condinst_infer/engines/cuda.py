@@ -36,10 +36,10 @@ class Device:
         self._driver: Any = require("cuda.bindings.driver", "cuda")
         try:
             self._call("cuInit", 0)
-        except RuntimeError as error:  # the bindings found no driver library, or not this function
+        except RuntimeError:  # the bindings found no driver library
             raise SessionError(
-                f"there is no NVIDIA driver here ({error}). Run on the CPU: device='cpu'. "
-                "See: condinst doctor"
+                "there is no NVIDIA driver here. Run the .onnx on the CPU (device='cpu'), or see: "
+                "condinst doctor"
             ) from None
         count = self._call("cuDeviceGetCount")
         if not 0 <= index < count:

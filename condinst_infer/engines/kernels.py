@@ -101,7 +101,7 @@ def dynamic_mask_head(
     }
     inputs = mask_layers(**settings)[0][1]
     size = 8 if width <= 8 and inputs <= 10 else 16
-    grid = (_tiles(w, TILE_COLUMNS), _tiles(h, TILE_ROWS), n * k)
+    grid = (n * k, _tiles(h, TILE_ROWS), _tiles(w, TILE_COLUMNS))  # x may pass 65,535
     scalars = (k, h, w, stride, factor, depth, width, channels)
     scalars += (COORDINATES.index(coordinates), int(use_features))
     name = f"dynamic_mask_head_{size}_{_suffix(dtype)}"

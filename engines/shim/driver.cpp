@@ -27,6 +27,7 @@ namespace {
 constexpr size_t kStack = 64 * 1024;
 constexpr size_t kGuard = 4096;  // bytes on both sides of every allocation
 constexpr int kPoison = 0xCD;
+constexpr int kSharedPoison[] = {0xCD, 0x7F, 0x5A};  // by schedule: negative, huge, positive
 enum Status { kSuccess = 0, kInvalidValue = 1, kOutOfMemory = 2, kNotFound = 500, kLaunchFailed = 719 };
 
 enum State { kReady, kAtBlockBarrier, kAtWarp, kDone };
@@ -97,7 +98,7 @@ void poison_shared_memory() {
     if (!strstr(library->dlpi_name, "libcuda.so.1") || !library->dlpi_tls_data) return 0;
     for (int i = 0; i < library->dlpi_phnum; i++)
       if (library->dlpi_phdr[i].p_type == PT_TLS)
-        memset(library->dlpi_tls_data, kPoison, library->dlpi_phdr[i].p_memsz);
+        memset(library->dlpi_tls_data, kSharedPoison[schedule], library->dlpi_phdr[i].p_memsz);
     return 1;
   };
   dl_iterate_phdr(visit, nullptr);

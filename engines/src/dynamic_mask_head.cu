@@ -17,8 +17,8 @@
 constexpr int kRows = 8, kColumns = 32;                   // of a tile, in cells
 constexpr int kThreads = kRows * kColumns;                // 256
 constexpr int kTileCells = (kRows + 2) * (kColumns + 2);  // 340, with one more all around
-constexpr int kCells = 2;   // of a thread: a weight read from shared memory serves both
-constexpr int kMiddle = 2;  // layers between the first and the last, at most: depth 4
+constexpr int kCells = 2;     // of a thread: a weight read from shared memory serves both
+constexpr int kMiddle = 2;    // layers between the first and the last, at most: depth 4
 constexpr int kRelative = 1;  // `coordinates`: (centre - pixel) / size; 0 none, 2 pixel / 512
 constexpr float kAbsoluteScale = 512.0f;  // ops.dynamic_mask_head.ABSOLUTE_SCALE
 static_assert(kTileCells <= kCells * kThreads, "every cell of the tile has a thread");
@@ -171,9 +171,9 @@ __device__ void mask_head(const T* features, const T* params, const float* centr
                           int use_features, T* masks) {
   __shared__ Head<kSize> head;
   __shared__ float tile[kTileCells];  // logits of the cells below, row by row
-  const size_t instance = blockIdx.z, image = instance / k, area = static_cast<size_t>(h) * w;
+  const size_t instance = blockIdx.x, image = instance / k, area = static_cast<size_t>(h) * w;
   const bool used = static_cast<int>(instance - image * k) < count[image];  // by the whole block
-  const int thread = threadIdx.x, x0 = blockIdx.x * kColumns, y0 = blockIdx.y * kRows;
+  const int thread = threadIdx.x, x0 = blockIdx.z * kColumns, y0 = blockIdx.y * kRows;
   const int halo = factor > 1, far_halo = factor > 2;  // left and above; right and below
   const int columns = halo + min(kColumns, w - x0) + far_halo;
   const int rows = halo + min(kRows, h - y0) + far_halo;

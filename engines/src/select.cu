@@ -49,14 +49,14 @@ __device__ void select(const int* keep, const int* count, const float* candidate
 }
 
 #define SELECT(name, T)                                                                            \
-  extern "C" __global__ void __launch_bounds__(kThreads) name(                                     \
-      const int* __restrict__ keep, const int* __restrict__ count,                                 \
-      const float* __restrict__ candidate_boxes, const float* __restrict__ candidate_scores,       \
-      const int* __restrict__ candidate_labels, const int* __restrict__ candidate_locations,       \
-      const T* __restrict__ params_map, const int* __restrict__ levels, int k, int m, int p,       \
-      int a, int level_count, int score_root, float* __restrict__ boxes,                           \
-      float* __restrict__ scores, int* __restrict__ labels, T* __restrict__ params,                \
-      float* __restrict__ centres, float* __restrict__ sizes) {                                    \
+  extern "C" __global__ void __launch_bounds__(kThreads)                                           \
+      name(const int* __restrict__ keep, const int* __restrict__ count,                            \
+           const float* __restrict__ candidate_boxes, const float* __restrict__ candidate_scores,  \
+           const int* __restrict__ candidate_labels, const int* __restrict__ candidate_locations,  \
+           const T* __restrict__ params_map, const int* __restrict__ levels, int k, int m, int p,  \
+           int a, int level_count, int score_root, float* __restrict__ boxes,                      \
+           float* __restrict__ scores, int* __restrict__ labels, T* __restrict__ params,           \
+           float* __restrict__ centres, float* __restrict__ sizes) {                               \
     select<T>(keep, count, candidate_boxes, candidate_scores, candidate_labels,                    \
               candidate_locations, params_map, levels, k, m, p, a, level_count, score_root, boxes, \
               scores, labels, params, centres, sizes);                                             \
