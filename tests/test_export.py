@@ -199,6 +199,16 @@ def test_fp16_is_at_most_twice_as_far_as_torch_in_fp16(
         assert 0 < distance <= 2 * half[name], name
 
 
+def test_fp16_rounds_neither_pixel_means_nor_distances(nano_checkpoint: Path) -> None:
+    model = checkpoint.load(nano_checkpoint)
+    with torch.no_grad():
+        model.fcos.get_parameter("scales.0").fill_(1.0001)  # 1.0 in half precision
+    half = in_precision(model, "fp16")
+    assert half.pixel_mean.tolist() == model.pixel_mean.tolist() and half.pixel_mean[0] != 103.5
+    assert half.fcos.get_parameter("scales.0") == model.fcos.get_parameter("scales.0")
+    assert half.fcos.controller.weight.dtype == torch.float16 != model.fcos.controller.weight.dtype
+
+
 def test_a_wrong_file_is_noticed(nano_checkpoint: Path, nano_onnx: Path, tmp_path: Path) -> None:
     model = checkpoint.load(nano_checkpoint)
     report = verify_export(model, nano_onnx)

@@ -19,8 +19,8 @@ def in_precision(model: CondInst, precision: str) -> CondInst:
             module.conv = fuse_conv_bn_eval(module.conv, module.norm)
             module.norm = None
     if precision == "fp16":
+        # what meets pixels and distances, which stay float32; halving and back would round it
+        scales, mean, std = copy.deepcopy(model.fcos.scales), model.pixel_mean, model.pixel_std
         model.half()
-        if model.fcos.scales is not None:
-            model.fcos.scales.float()  # they multiply float32 distances
-        model.pixel_mean, model.pixel_std = model.pixel_mean.float(), model.pixel_std.float()
+        model.fcos.scales, model.pixel_mean, model.pixel_std = scales, mean, std
     return model
