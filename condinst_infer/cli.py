@@ -80,7 +80,9 @@ def _predict(verbs: Verbs) -> None:
         "--score-threshold 0.4\n\n"
         "exit status: 0 all images done, 1 some could not be read, 2 nothing was done",
     )
-    verb.add_argument("model", type=Path, metavar="MODEL", help="a .onnx or .safetensors file")
+    verb.add_argument(
+        "model", type=Path, metavar="MODEL", help="an .onnx, .engine or .safetensors file"
+    )
     verb.add_argument(
         "source", nargs="+", metavar="SOURCE", help="image files, folders (searched) or patterns"
     )
@@ -181,7 +183,7 @@ def _eval(verbs: Verbs) -> None:
         "model",
         type=Path,
         metavar="MODEL",
-        help="a .onnx or .safetensors file, or a .json file of COCO results",
+        help="an .onnx, .engine or .safetensors file, or a .json file of COCO results",
     )
     verb.add_argument(
         "--annotations",

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,3 +69,47 @@ def metadata_from_props(props: Mapping[str, str], path: object) -> Metadata:
         return Metadata(config=config, size=tuple(size) if size else None, **data)
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise ModelFileError(f"the metadata of {path} can't be read: {error}") from None
+
+
+def props_from_onnx(data: bytes, path: object) -> dict[str, str]:
+    """The metadata_props of a serialised ONNX model, read without the onnx package.
+
+    Raises:
+        ModelFileError: `data`, the content of `path`, is not ONNX.
+    """
+    try:
+        entries = [dict(_fields(value)) for number, value in _fields(data) if number == 14]
+        return {entry[1].decode(): entry.get(2, b"").decode() for entry in entries}
+    except (IndexError, KeyError, ValueError):
+        raise ModelFileError(f"{path} is not an ONNX file.") from None
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
+    """(number, content) of the texts and messages inside a protobuf message."""
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        kind = key & 7
+        if kind == 0:
+            _, at = _varint(message, at)
+        elif kind in (1, 5):
+            at += 8 if kind == 1 else 4
+        elif kind == 2:
+            size, at = _varint(message, at)
+            if at + size > len(message):
+                raise ValueError("cut off")
+            yield key >> 3, message[at : at + size]
+            at += size
+        else:
+            raise ValueError("no protobuf")
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """The number of variable length at `at`, and where it ends."""
+    value = shift = 0
+    while True:
+        byte = message[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at

@@ -8,6 +8,7 @@ import numpy as np
 from condinst_infer.engines.cuda import Device
 from condinst_infer.engines.device import DeviceRunner
 from condinst_infer.engines.ort import OrtSession
+from condinst_infer.engines.trt import TrtSession
 from condinst_infer.errors import ModelFileError, SessionError, require
 from condinst_infer.postprocess import Found
 from condinst_infer.preprocess import ImageSource, Placed, read_image, resize, stacked
@@ -61,8 +62,6 @@ def runner_from_file(
     if suffix == ".engine":
         if device == "cpu":
             raise SessionError(f"{path} runs on a GPU only; run the .onnx it was built from.")
-        from condinst_infer.engines.trt import TrtSession
-
         session = TrtSession(path)
         return DeviceRunner(session, session.device)
     raise ModelFileError(f"{path} is no model file; it must end in .onnx, .engine or .safetensors.")

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from condinst_infer.engines.trt import TrtSession
 from condinst_infer.errors import ModelFileError, require
 from condinst_infer.metadata import Metadata
 
@@ -26,7 +27,7 @@ class StageSource(Protocol):
 
 
 def stages_of(path: str | Path, *, threads: int | None = None) -> StageSource:
-    """The stages of a .safetensors or .onnx file."""
+    """The stages of a .safetensors, .onnx or .engine file."""
     path = Path(path)
     if path.suffix == ".safetensors":
         require("torch", "export")
@@ -35,7 +36,20 @@ def stages_of(path: str | Path, *, threads: int | None = None) -> StageSource:
         return TorchStages(checkpoint.load(path))
     if path.suffix == ".onnx":
         return OnnxStages(path, threads)
-    raise ModelFileError(f"{path} can't be compared; it must be .onnx or .safetensors.")
+    if path.suffix == ".engine":
+        return EngineStages(path)
+    raise ModelFileError(f"{path} can't be compared; it must be .onnx, .engine or .safetensors.")
+
+
+class EngineStages:
+    """An engine shows what it puts out, and nothing between."""
+
+    def __init__(self, path: Path) -> None:
+        self._session = TrtSession(path)
+        self.metadata = self._session.metadata
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> Stages:
+        return self._session.run(feeds)
 
 
 class TorchStages:

@@ -38,7 +38,7 @@ def test_every_mistake_is_one_sentence(
         (("export", "a.safetensors", "-o", "a.onnx", "--size", "512"), "HxW"),
         (("export", "a.safetensors", "-o", "a.pt"), "must end in .onnx"),
         (("import", "a.pth", "-o", "a.onnx"), "must end in .safetensors"),
-        (("info", image), "must be .onnx or .safetensors"),
+        (("info", image), "must be .onnx, .engine or .safetensors"),
         (("info", tmp_path / "no.safetensors"), "No such file"),
         (("train",), "train"),
         ((), "VERB"),
@@ -79,7 +79,8 @@ def test_tables_align_and_set_numbers_right(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_every_verb_explains_itself_with_an_example(condinst: Run) -> None:
-    for verb in ("demo", "predict", "export", "import", "info", "presets", "compare", "doctor"):
+    verbs = "demo predict export build import info presets compare doctor"
+    for verb in verbs.split():
         status, text, _ = condinst(verb, "--help")
         assert status == 0 and f"example:\n  condinst {verb}" in text
     assert condinst("--version")[1] == f"condinst {ci.__version__}\n"

@@ -63,5 +63,5 @@ def test_different_models_are_refused(nano_checkpoint: Path, tmp_path: Path) -> 
 
 
 def test_what_is_no_model_is_refused(nano_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelFileError, match=r"\.onnx or \.safetensors"):
+    with pytest.raises(ModelFileError, match=r"\.onnx, \.engine or \.safetensors"):
         compare(nano_checkpoint, tmp_path / "x.jpg")

@@ -94,6 +94,9 @@ def fake_torch_side(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             raise seen["verdict"]
         return "boxes 1e-5 pixels"
 
+    def store(model: Any, path: Path) -> None:
+        path.write_text(path.read_text() + " with golden outputs")
+
     def model_of(*args: object) -> SimpleNamespace:
         seen["loaded"] = args
         return SimpleNamespace(config=presets.preset("condinst_nano"))
@@ -120,6 +123,7 @@ def fake_torch_side(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         ),
         "export": SimpleNamespace(export_onnx=export_onnx),
         "verify": SimpleNamespace(verify_export=verify_export),
+        "golden": SimpleNamespace(store=store),
         "compare": SimpleNamespace(compare=compare),
     }
     for name, module in modules.items():
@@ -138,6 +142,7 @@ def test_export_checks_the_file_before_it_gets_its_name(
     )
     assert (status, err) == (0, "") and "boxes 1e-5 pixels" in text
     assert [p.name for p in path.parent.iterdir()] == ["model.onnx"]
+    assert path.read_text() == "graph with golden outputs"
     seen = fake_torch_side
     assert (seen["size"], seen["batch"], seen["graph"]) == ((512, 736), 2, "full")
     assert (seen["precision"], seen["checkpoint_sha256"]) == ("fp16", "abc")

@@ -58,6 +58,50 @@ def _export(verbs: Verbs) -> None:
     verb.set_defaults(command="condinst_infer.commands.models:export")
 
 
+def _build(verbs: Verbs) -> None:
+    verb = add_verb(
+        verbs,
+        "build",
+        "make a TensorRT engine of an exported file, and look whether it became what it should",
+        "condinst build model.onnx -o model.engine --max 4x736x736\n\n"
+        "The engine is as precise as the file was exported. TensorRT builds for the GPU it runs "
+        "on;\nTensorRT-RTX builds without a GPU, for GeForce and workstation cards.\n"
+        "What is known about the engine is written to model.engine.json beside it.",
+    )
+    verb.add_argument("model", type=Path, metavar="MODEL", help="a .onnx file of ours")
+    add_output(verb, "FILE", "the .engine file to write")
+    verb.add_argument(
+        "--runtime",
+        choices=("tensorrt", "tensorrt_rtx"),
+        help="the library that will run it (default: the one installed, tensorrt before the other)",
+    )
+    for name, text in (
+        ("--min", "smallest input, images x height x width (default: 1x32x32)"),
+        ("--opt", "input it is fastest for (default: that of a photograph of 640x480)"),
+        ("--max", "largest input (default: one image, as high and wide as the model resizes to)"),
+    ):
+        verb.add_argument(name, type=options.shape, metavar="NxHxW", help=text)
+    verb.add_argument(
+        "--workspace",
+        type=options.positive,
+        metavar="MIB",
+        help="scratch memory a layer may take (default: all there is)",
+    )
+    verb.add_argument(
+        "--timing-cache",
+        type=Path,
+        metavar="FILE",
+        help="keep what was measured, so that the next build is faster (tensorrt only)",
+    )
+    verb.add_argument(
+        "--no-plugin",
+        action="store_true",
+        help="NMS and mask heads in TensorRT's own operations instead of our kernels",
+    )
+    add_json(verb)
+    verb.set_defaults(command="condinst_infer.commands.build:build")
+
+
 def _import(verbs: Verbs) -> None:
     verb = add_verb(
         verbs,
@@ -76,7 +120,9 @@ def _import(verbs: Verbs) -> None:
 
 def _info(verbs: Verbs) -> None:
     verb = add_verb(verbs, "info", "show what is inside a model file", "condinst info model.onnx")
-    verb.add_argument("file", type=Path, metavar="FILE", help="a .onnx or .safetensors file")
+    verb.add_argument(
+        "file", type=Path, metavar="FILE", help="a .onnx, .engine or .safetensors file"
+    )
     add_json(verb)
     verb.set_defaults(command="condinst_infer.commands.models:info")
 
@@ -95,7 +141,7 @@ def _compare(verbs: Verbs) -> None:
         "condinst compare model.safetensors model.onnx street.jpg\n\n"
         "exit status: 0 they agree, 1 they don't",
     )
-    verb.add_argument("a", type=Path, metavar="A", help="a .onnx or .safetensors file")
+    verb.add_argument("a", type=Path, metavar="A", help="an .onnx, .engine or .safetensors file")
     verb.add_argument("b", type=Path, metavar="B", help="another one of the same model")
     verb.add_argument(
         "images",
@@ -108,4 +154,4 @@ def _compare(verbs: Verbs) -> None:
     verb.set_defaults(command="condinst_infer.commands.models:compare")
 
 
-VERBS = (_export, _import, _info, _presets, _compare)
+VERBS = (_export, _build, _import, _info, _presets, _compare)

@@ -19,11 +19,11 @@ _HEADER_LIMIT = 100_000_000  # bytes; the safetensors format allows no longer he
 
 
 def export(args: argparse.Namespace) -> int:
-    """Write the file, check it in ONNX Runtime against torch, then give it its name."""
+    """Write the file, check it against torch, keep what torch computes, then give it its name."""
     _check_suffix(args.output, ".onnx")
     for module in ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime"):
         require(module, "export")
-    from condinst_infer import checkpoint
+    from condinst_infer import checkpoint, golden
     from condinst_infer.export import export_onnx
     from condinst_infer.verify import verify_export
 
@@ -40,6 +40,7 @@ def export(args: argparse.Namespace) -> int:
             checkpoint_sha256=checkpoint.file_sha256(args.model),
         )
         print(verify_export(model, part))
+        golden.store(model, part)
     print(f"-> {args.output}")
     return 0
 
@@ -97,8 +98,12 @@ def info(args: argparse.Namespace) -> int:
         data = _onnx_info(args.file)
     elif suffix == ".safetensors":
         data = _safetensors_info(args.file)
+    elif suffix == ".engine":
+        data = _engine_info(args.file)
     else:
-        raise ModelFileError(f"{args.file} is no model file; it must be .onnx or .safetensors.")
+        raise ModelFileError(
+            f"{args.file} is no model file; it must be .onnx, .engine or .safetensors."
+        )
     data["sha256"] = file_sha256(args.file)
     data["bytes"] = args.file.stat().st_size
     if args.json:
@@ -121,6 +126,22 @@ def _onnx_info(path: Path) -> dict[str, Any]:
     data["inputs"] = {name: str(spec) for name, spec in session.inputs.items()}
     data["outputs"] = {name: str(spec) for name, spec in session.outputs.items()}
     return data
+
+
+def _engine_info(path: Path) -> dict[str, Any]:
+    """From the sidecar; the engine is compared with it and not loaded."""
+    from condinst_infer.engines import sidecar
+
+    beside, _ = sidecar.read(path)
+    metadata = beside.metadata(path)
+    versions = ", ".join(f"{k} {v}" for k, v in metadata.versions.items())
+    return {
+        "config": dataclasses.asdict(metadata.config),
+        "graph": metadata.graph,
+        "checkpoint_sha256": metadata.checkpoint_sha256,
+        "versions": versions,
+        **beside.lines(),
+    }
 
 
 def _safetensors_info(path: Path) -> dict[str, Any]:

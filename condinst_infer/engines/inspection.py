@@ -1,0 +1,75 @@
+"""What parser and builder made of a graph: its precision, and which nodes are our kernels."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from condinst_infer.engines.flavour import complaints, started
+
+_PRECISIONS = {"FLOAT": "fp32", "HALF": "fp16"}
+_HALF = re.compile("half|fp16", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an engine is, and where that was read."""
+
+    precision: str
+    plugin: tuple[str, ...]  # nodes that are our kernels
+    source: str  # "engine", or "network": as it was parsed, before the builder had it
+
+
+def found_in_network(trt: ModuleType, network: Any, nodes: Sequence[str]) -> Found:
+    """What the parser made of a graph; `nodes` are those that our kernels can be.
+
+    Networks are strongly typed, so the types of the convolutions are those the builder keeps.
+    """
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    types: set[str] = {
+        layer.get_output(0).dtype.name
+        for layer in layers
+        if layer.type == trt.LayerType.CONVOLUTION
+    }
+    precision = " and ".join(sorted(_PRECISIONS.get(kind, kind.lower()) for kind in types))
+    return Found(precision, _plugins([layer.name for layer in layers], nodes), "network")
+
+
+def found_in_engine(trt: ModuleType, engine: bytes, parsed: Found) -> tuple[Found, str]:
+    """What the builder made of what was `parsed`; with the reason if it can't be loaded here.
+
+    How an engine describes its layers differs between versions and is nobody's promise: only what
+    it says clearly overrules what was parsed.
+    """
+    runtime = started(trt, "Runtime")  # has to outlive the engine
+    loaded = runtime.deserialize_cuda_engine(engine)
+    if loaded is None:
+        return parsed, complaints(trt).taken(f"{trt.__name__} can't load it on this GPU")
+    inspector = loaded.create_engine_inspector()
+    try:
+        said = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+        layers = [layer for layer in said["Layers"] if isinstance(layer, dict)]
+    except (ValueError, KeyError, TypeError):
+        return parsed, ""
+    types = [_type(tensor) for layer in layers for tensor in layer.get("Outputs", ())]
+    text = "\n".join(f"{layer.get('Name', '')} {layer.get('Metadata', '')}" for layer in layers)
+    if not any(map(str.strip, types)):
+        return parsed, ""
+    precision = "fp16" if any(map(_HALF.search, types)) else "fp32"
+    plugin = tuple(node for node in parsed.plugin if f"{node}/" not in text)
+    silent = precision == parsed.precision and not all(node in text for node in plugin)
+    return Found(precision, plugin, "network" if silent else "engine"), ""
+
+
+def _plugins(names: Iterable[str], nodes: Sequence[str]) -> tuple[str, ...]:
+    """Those of `nodes` that are one layer; a body's layers are called NODE/something."""
+    text = "\n".join(names)
+    return tuple(node for node in nodes if node in text and f"{node}/" not in text)
+
+
+def _type(tensor: Any) -> str:
+    """Type and memory format as the inspector words them; TensorRT 11 has two keys for it."""
+    keys = ("Format/Datatype", "Format", "DataType", "Datatype")
+    return " ".join(str(tensor.get(key, "")) for key in keys)

@@ -1,0 +1,257 @@
+"""A built engine in TensorRT or TensorRT-RTX, on host arrays or on device memory."""
+
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from condinst_infer.engines import sidecar
+from condinst_infer.engines.arrays import DeviceArray
+from condinst_infer.engines.cuda import Device, Graph, Stream
+from condinst_infer.engines.flavour import Complaints, complaints, flavour, specs, started
+from condinst_infer.engines.profile import Profile, Shape
+from condinst_infer.errors import SessionError
+from condinst_infer.metadata import Metadata
+from condinst_infer.session import (
+    TensorSpec,
+    check_contract,
+    check_feeds,
+    contract_inputs,
+    contract_outputs,
+    output_shapes,
+)
+
+_IDLE = 4  # bound inputs kept for `run`; each holds a context with its memory, buffers and a graph
+
+
+class TrtSession:
+    """An engine of `condinst build`; safe to call from several threads.
+
+    `run` takes and gives arrays of the host: every call has a stream, a context and buffers of its
+    own, which are kept for the next call of that shape. `context` is for those who have their
+    data in device memory.
+
+    Args:
+        path: the engine; its sidecar lies beside it.
+        device_index: the GPU.
+
+    Raises:
+        ModelFileError: missing, damaged, changed, or built for another version or GPU.
+        SessionError: TensorRT, the driver or the GPU is missing, or can't load it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, device_index: int = 0) -> None:
+        self.path = Path(path)
+        self.sidecar, data = sidecar.read(self.path)
+        trt = flavour(self.sidecar.runtime)
+        self.sidecar.check_runtime(self.path, trt.__version__)
+        self.device = Device(device_index)
+        self.sidecar.check_gpu(self.path, self.device.compute_capability)
+        self.metadata = self.sidecar.metadata(self.path)
+        self.device.activate()
+        self._runtime: Any = started(trt, "Runtime")  # has to outlive the engine
+        self._engine: Any = self._runtime.deserialize_cuda_engine(data)
+        if self._engine is None:
+            reason = complaints(trt).taken("it gives no reason")
+            raise SessionError(f"{trt.__name__} can't load {self.path}: {reason}.")
+        check_contract(*_tensors(trt, self._engine), self.metadata, self.path)
+        self.inputs, self.outputs = contract_inputs(self.metadata), contract_outputs(self.metadata)
+        # a function body of ClassNMS is a loop, whose end the host waits for; TensorRT-RTX makes
+        # graphs itself, when the kernels for a shape are there
+        looped = self.metadata.graph == "full" and not self.sidecar.plugin
+        self.capturable = trt.__name__ == "tensorrt" and not looped
+        self._trt = trt
+        self._lock = threading.Lock()
+        self._contexts: list[TrtContext] = []
+        self._bound: list[_Bound] = []
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """All outputs by name, as new arrays; `feeds` by name, as `inputs` describes them."""
+        check_feeds(self.inputs, feeds)
+        n, height, width, _ = feeds["images"].shape
+        bound = self._taken((n, height, width))
+        try:
+            outputs = bound.run(feeds)
+        except BaseException:
+            bound.close()
+            raise
+        self._kept(bound)
+        return outputs
+
+    def context(self) -> "TrtContext":
+        """A context no other caller has, until `release`."""
+        with self._lock:
+            if self._engine is None:
+                raise SessionError(f"the session of {self.path} is closed.")
+            if self._contexts:
+                return self._contexts.pop()
+            self.device.activate()
+            said = complaints(self._trt)
+            said.clear()
+            context = _new_context(self._trt, self._engine)
+            if context is None:
+                reason = said.taken("it gives no reason")
+                raise SessionError(
+                    f"{self.path} has no room to run on {self.device.name}: {reason}."
+                )
+            return TrtContext(context, self.metadata, self.sidecar.profile, said)
+
+    def release(self, context: "TrtContext") -> None:
+        """Take back a context; graphs that were captured from it must not be launched again."""
+        with self._lock:
+            if self._engine is not None:
+                self._contexts.append(context)
+
+    def close(self) -> None:
+        """Free the engine and what no call holds; a second call does nothing."""
+        with self._lock:
+            bound, self._bound = self._bound, []
+            self._contexts = []
+            engine, self._engine = self._engine, None
+        for one in bound:
+            one.close()
+        del engine
+        self._runtime = None
+
+    def _taken(self, shape: Shape) -> "_Bound":
+        with self._lock:
+            for place, bound in enumerate(self._bound):
+                if bound.shape == shape:
+                    return self._bound.pop(place)
+        return _Bound(self, shape)
+
+    def _kept(self, bound: "_Bound") -> None:
+        """Keep `bound` for the next call, instead of the one that was idle longest."""
+        with self._lock:
+            self._bound.append(bound)
+            keep = _IDLE if self._engine is not None else 0
+            surplus = [self._bound.pop(0) for _ in range(len(self._bound) - keep)]
+        for one in surplus:
+            one.close()
+
+
+class TrtContext:
+    """An engine's state for one run at a time."""
+
+    def __init__(
+        self, context: Any, metadata: Metadata, profile: Profile, said: Complaints
+    ) -> None:
+        self._context, self._metadata, self._profile, self._said = context, metadata, profile, said
+        self._shape: Shape | None = None
+        self._needed: dict[str, tuple[int, ...]] = {}
+
+    def enqueue(
+        self, feeds: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], stream: Stream
+    ) -> None:
+        """Put a run on `stream`, from `feeds` to `outputs`, all by name; nothing is allocated.
+
+        May be captured into a graph after one run of the same shape, if the session is
+        `capturable`; such a graph is good until the shape changes.
+
+        Raises:
+            SessionError: a shape the engine was not built for.
+        """
+        n, height, width, _ = feeds["images"].shape
+        if (n, height, width) != self._shape:
+            self._profile.check((n, height, width))
+            self._needed = output_shapes(self._metadata, n, (height, width))
+            for name, array in feeds.items():
+                self._ask("set_input_shape", name, array.shape)
+            self._shape = (n, height, width)
+        found = {name: array.shape for name, array in outputs.items()}
+        if found != self._needed:  # a write outside of them would go unnoticed
+            raise SessionError(f"the outputs have shapes {found}, needed are {self._needed}.")
+        for name, array in (*feeds.items(), *outputs.items()):
+            self._ask("set_tensor_address", name, array.pointer)
+        stream.device.activate()
+        self._ask("execute_async_v3", stream.handle)
+
+    def _ask(self, name: str, *args: Any) -> None:
+        """Call a function of the context that gives False when it fails."""
+        if not getattr(self._context, name)(*args):
+            self._shape = None
+            reason = self._said.taken("it gives no reason")
+            raise SessionError(f"TensorRT's {name} failed: {reason}.")
+
+
+class _Bound:
+    """One input shape with all a run of it needs: context, stream, buffers and, later, a graph."""
+
+    def __init__(self, session: TrtSession, shape: Shape) -> None:
+        session.sidecar.profile.check(shape)
+        self.shape, self._session = shape, session
+        n, height, width = shape
+        needed = output_shapes(session.metadata, n, (height, width))
+        shapes = {"images": (n, height, width, 3), "image_sizes": (n, 2), **needed}
+        self._graph: Graph | None = None
+        self._host: dict[str, np.ndarray] = {}
+        self._arrays: dict[str, DeviceArray] = {}
+        self._stream = session.device.stream()
+        try:
+            self._context = session.context()
+            for name, spec in (session.inputs | session.outputs).items():
+                self._host[name] = self._stream.pinned(shapes[name], spec.dtype)
+                self._arrays[name] = self._stream.empty(shapes[name], spec.dtype)
+        except BaseException:
+            self._stream.close()
+            raise
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        for name, array in feeds.items():
+            self._host[name][...] = array
+        if self._graph is not None:
+            self._graph.launch()
+        else:
+            self._work()
+        self._stream.synchronize()
+        outputs = {name: self._host[name].copy() for name in self._session.outputs}
+        if self._graph is None and self._session.capturable:
+            self._graph = self._stream.graph(self._work)  # TensorRT wants a plain run before
+        return outputs
+
+    def _work(self) -> None:
+        ins, outs = (
+            {name: self._arrays[name] for name in names}
+            for names in (self._session.inputs, self._session.outputs)
+        )
+        for name, array in ins.items():
+            self._stream.upload(array, self._host[name])
+        self._context.enqueue(ins, outs, self._stream)
+        for name, array in outs.items():
+            self._stream.download(self._host[name], array)
+
+    def close(self) -> None:
+        if self._graph is not None:
+            self._graph.close()
+        self._stream.close()
+        self._session.release(self._context)
+
+
+def _tensors(trt: ModuleType, engine: Any) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
+    """Inputs and outputs of an engine, by name."""
+    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+
+    def of(mode: Any) -> dict[str, TensorSpec]:
+        return specs(
+            trt,
+            [
+                (name, engine.get_tensor_dtype(name), tuple(engine.get_tensor_shape(name)))
+                for name in names
+                if engine.get_tensor_mode(name) == mode
+            ],
+        )
+
+    return of(trt.TensorIOMode.INPUT), of(trt.TensorIOMode.OUTPUT)
+
+
+def _new_context(trt: ModuleType, engine: Any) -> Any:
+    """A context of `engine`; TensorRT-RTX is asked to make CUDA graphs of what it can."""
+    if trt.__name__ != "tensorrt_rtx":
+        return engine.create_execution_context()
+    settings = engine.create_runtime_config()
+    settings.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    return engine.create_execution_context(settings)

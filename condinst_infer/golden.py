@@ -1,0 +1,256 @@
+"""What PyTorch computes on one made-up input, kept inside the exported file.
+
+It is the proof that travels: where there is no PyTorch, a runtime or a freshly built engine is run
+on the same input and compared.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from condinst_infer.compare import LIMITS, Limits
+from condinst_infer.engines.ort import OrtSession
+from condinst_infer.engines.profile import Shape, usual_canvas
+from condinst_infer.errors import ModelFileError, ParityError, require
+from condinst_infer.metadata import Metadata
+from condinst_infer.session import Session
+
+KEY, DIGEST_KEY = "condinst_golden", "condinst_golden_sha256"
+ROWS = 100  # detections kept of all images, the best of each: a few kilobytes
+PICTURES = 4  # tried until one shows the network something
+TIES = 0.1  # share of detections that may go the other way at a tie; a defect moves more
+
+_TENSORS = ("params_map", "mask_features")
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The input, by the numbers it is made of, and the outputs, as far as they are compared."""
+
+    shape: Shape  # images, height, width
+    picture: int
+    input_sha256: str
+    counts: tuple[int, ...]  # detections per image; candidates of a detector graph
+    rows: tuple[tuple[tuple[float, ...], ...], ...]  # label, score, box, mean of the mask if any
+    tensors: Mapping[str, tuple[float, float, float]]  # mean, deviation, largest magnitude
+    tied: bool = False  # another runtime found other detections: only the best score is compared
+
+    def feeds(self) -> dict[str, np.ndarray]:
+        """The input."""
+        feeds = _made_up(self.shape, self.picture)
+        if _digest(feeds) != self.input_sha256:
+            raise ParityError(
+                "the input of the golden outputs comes out differently on this machine."
+            )
+        return feeds
+
+    @property
+    def proof(self) -> str:
+        """What an agreement means."""
+        if self.tied:
+            return "on the best score alone: other detections of this network depend on rounding"
+        return f"on {sum(self.counts) or 'an image without'} detections"
+
+    def to_props(self) -> dict[str, str]:
+        """This as ONNX metadata_props; the digest shows later tampering."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return {KEY: text, DIGEST_KEY: hashlib.sha256(text.encode()).hexdigest()}
+
+
+def golden_from_props(props: Mapping[str, str], path: object) -> Golden | None:
+    """The golden in the metadata of the file `path`; None if it was exported without.
+
+    Raises:
+        ModelFileError: changed since the export.
+    """
+    if KEY not in props:
+        return None
+    text = props[KEY]
+    if hashlib.sha256(text.encode()).hexdigest() != props.get(DIGEST_KEY):
+        raise ModelFileError(f"the golden outputs in {path} were changed after export.")
+    try:
+        data: dict[str, Any] = json.loads(text)
+        rows = tuple(tuple(map(tuple, image)) for image in data.pop("rows"))
+        shape, counts = tuple(data.pop("shape")), tuple(data.pop("counts"))
+        tensors = {name: tuple(values) for name, values in data.pop("tensors").items()}
+        return Golden(shape=shape, counts=counts, rows=rows, tensors=tensors, **data)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelFileError(f"the golden outputs in {path} can't be read: {error}.") from None
+
+
+def store(model: Any, path: Path) -> Golden:
+    """Add to the exported file `path` what its network `model` computes in PyTorch.
+
+    Where the file itself finds other detections in ONNX Runtime, though it was verified, the
+    network is full of ties, and the golden says so.
+    """
+    onnx = require("onnx", "export")
+    session = OrtSession(path)
+    golden = golden_of(model, session.metadata)
+    try:
+        check(session, golden)
+    except ParityError:
+        golden = replace(golden, tied=True)
+    proto = onnx.load(str(path))
+    for key, value in golden.to_props().items():
+        proto.metadata_props.add(key=key, value=value)
+    onnx.save(proto, str(path))
+    return golden
+
+
+def golden_of(model: Any, metadata: Metadata) -> Golden:
+    """What `model` computes in PyTorch, cut as the file with this metadata.
+
+    The input is static or as large as a photograph usually gets: within what an engine takes.
+    """
+    from condinst_infer.stages import TorchStages
+
+    canvas = metadata.size or usual_canvas(metadata.config.input)
+    shape, network = (metadata.batch or 1, *canvas), TorchStages(model)
+    picture = 0
+    outputs = network.run(_made_up(shape, picture))
+    while not _any_rows(outputs, metadata.graph) and picture + 1 < PICTURES:
+        picture += 1
+        outputs = network.run(_made_up(shape, picture))
+    found = [_rows(outputs, metadata.graph, i) for i in range(shape[0])]
+    tensors = () if metadata.graph == "full" else _TENSORS
+    return Golden(
+        shape=shape,
+        picture=picture,
+        input_sha256=_digest(_made_up(shape, picture)),
+        counts=tuple(map(len, found)),
+        rows=tuple(_rounded(rows[: max(1, ROWS // shape[0])]) for rows in found),
+        tensors={name: _statistics(outputs[name]) for name in tensors},
+    )
+
+
+def check(session: Session, golden: Golden) -> None:
+    """ParityError if `session` does not put out what `golden` says; the text names what differs."""
+    metadata = session.metadata
+    limits = LIMITS[metadata.precision]
+    outputs = session.run(golden.feeds())
+    wrong = []
+    for i, (count, rows) in enumerate(zip(golden.counts, golden.rows, strict=True)):
+        found = _rows(outputs, metadata.graph, i)
+        expected = np.array(rows).reshape(len(rows), found.shape[1])
+        said = _best_differs if golden.tied else _detections_differ
+        wrong += [f"{text} in image {i}" for text in said(count, expected, found, limits)]
+    for name, (mean, deviation, largest) in golden.tensors.items():
+        allowed = limits.tensor * largest
+        apart = np.abs(np.subtract(_statistics(outputs[name])[:2], (mean, deviation))).max()
+        if not apart <= allowed:  # also where it is not a number
+            wrong.append(f"mean or deviation of {name} is off by {apart:.3g}, not {allowed:.3g}")
+    if wrong:
+        raise ParityError(f"the outputs are not those PyTorch had at export: {'; '.join(wrong)}.")
+
+
+def _detections_differ(
+    count: int, expected: np.ndarray, found: np.ndarray, limits: Limits
+) -> list[str]:
+    """What more of the detections have wrong than ties explain."""
+    share = max(limits.unmatched, TIES)
+    wrong = []
+    if abs(len(found) - count) > share * max(count, len(found)):
+        wrong.append(f"there are {len(found)} detections, not {count}")
+    apart = _apart(expected, found)
+    missing = np.isinf(apart[:, 0])
+    if missing.sum() > share * len(expected):
+        wrong.append(f"{missing.sum()} of {len(expected)} detections have no partner of that class")
+    kinds = [("scores", limits.score, ""), ("boxes", limits.box, " pixels")]
+    kinds.append(("mean mask probabilities", limits.mask, ""))
+    for (name, limit, unit), values in zip(kinds, apart[~missing].T, strict=False):
+        if (~(values <= limit)).sum() > share * len(expected):
+            wrong.append(f"{name} are off by up to {values.max():.3g}{unit}, not {limit:.3g}")
+    return wrong
+
+
+def _apart(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """How far each row is from its partner: score, box, mask; infinite where it has none.
+
+    Partners are of one class; the nearest boxes of all find each other first, so that one row
+    that is far off takes no other's partner.
+    """
+    apart = np.full((len(expected), expected.shape[1] - 4), np.inf)
+    distances = np.abs(expected[:, None, 2:6] - found[None, :, 2:6]).max(2)
+    fits = np.isfinite(distances) & (expected[:, None, 0] == found[None, :, 0])
+    distances = np.where(fits, distances, np.inf)
+    while np.isfinite(distances).any():
+        i, j = np.unravel_index(distances.argmin(), distances.shape)
+        others = np.abs(np.delete(found[j] - expected[i], [0, 2, 3, 4, 5]))  # score, mask
+        apart[i] = [others[0], distances[i, j], *others[1:]]
+        distances[i], distances[:, j] = np.inf, np.inf
+    return apart
+
+
+def _best_differs(count: int, expected: np.ndarray, found: np.ndarray, limits: Limits) -> list[str]:
+    """What ties leave alone: whether there is anything, and the best score."""
+    ours, theirs = (float(rows[:1, 1].sum()) for rows in (expected, found))
+    if abs(ours - theirs) <= limits.score:
+        return []
+    return [f"the best score is {theirs:.4f}, not {ours:.4f}"]
+
+
+def _rows(outputs: Mapping[str, np.ndarray], graph: str, i: int) -> np.ndarray:
+    """Detections or candidates of image `i`, best first: label, score, box, mean of the mask."""
+    if graph == "full":
+        n = int(outputs["num_detections"][i])
+        labels, scores, boxes = (outputs[name][i, :n] for name in ("labels", "scores", "boxes"))
+        means = outputs["masks"][i, :n].mean((1, 2), dtype=np.float64)
+        rows = np.column_stack([labels, scores, boxes, means])
+    else:
+        names = ("candidate_labels", "candidate_scores", "candidate_boxes")
+        rows = np.column_stack([outputs[name][i] for name in names])
+        rows = rows[rows[:, 1] > 0]
+    return rows[np.argsort(-rows[:, 1], kind="stable")]
+
+
+def _any_rows(outputs: Mapping[str, np.ndarray], graph: str) -> bool:
+    images = next(iter(outputs.values())).shape[0]
+    return any(len(_rows(outputs, graph, i)) for i in range(images))
+
+
+def _rounded(rows: np.ndarray) -> tuple[tuple[float, ...], ...]:
+    """Boxes to a thousandth of a pixel, the rest to a millionth."""
+    digits = [0, 6, 3, 3, 3, 3, 6]
+    return tuple(
+        tuple(round(value, n) for value, n in zip(row, digits, strict=False))
+        for row in rows.tolist()
+    )
+
+
+def _statistics(values: np.ndarray) -> tuple[float, float, float]:
+    wide = values.astype(np.float64)
+    return float(wide.mean()), float(wide.std()), float(np.abs(wide).max())
+
+
+def _made_up(shape: Shape, picture: int) -> dict[str, np.ndarray]:
+    """Network input with coloured discs, from whole numbers only: the same on every machine."""
+    n, height, width = shape
+    y, x = np.mgrid[:height, :width].astype(np.int64)
+    state = picture + 1
+
+    def below(limit: int) -> int:
+        nonlocal state
+        state = (1103515245 * state + 12345) % 2**31  # the generator of the C standard's example
+        return (state >> 8) % limit
+
+    images = np.zeros((n, height, width, 3), np.uint8)
+    sizes = np.empty((n, 2), np.int32)
+    for i, image in enumerate(images):
+        image[...] = (5 * x + 3 * y)[:, :, None] % 16 + [below(64) for _ in range(3)]
+        for _ in range(24):
+            middle, radii = (below(height), below(width)), [8 + below(height // 6) for _ in "yx"]
+            inside = ((y - middle[0]) * radii[1]) ** 2 + ((x - middle[1]) * radii[0]) ** 2
+            image[inside <= (radii[0] * radii[1]) ** 2] = [64 + below(192) for _ in range(3)]
+        sizes[i] = max(1, height - 7 * i), max(1, width - 11 * i)
+    return {"images": images, "image_sizes": sizes}
+
+
+def _digest(feeds: Mapping[str, np.ndarray]) -> str:
+    content = b"".join(array.tobytes() for _, array in sorted(feeds.items()))
+    return hashlib.sha256(content).hexdigest()
