@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate, pad
 
-from benchmarks.gpu_checks import blobs, candidates, checks, head_inputs
+from benchmarks.gpu_checks import candidates, checks, head_inputs
+from benchmarks.paste import scene
 from benchmarks.torch_detector import TorchDetector, busy, tensor_from
 from condinst_infer import bench, ops
 from condinst_infer.engines import kernels
@@ -132,7 +133,7 @@ def time_paste(
 ) -> dict[str, Any]:
     """Packed native masks beside upsampling of whole frames in torch, both on the device."""
     net_size = (4 * shape[0], 4 * shape[1])
-    masks = stream.array(blobs(k, shape).astype(HALF))
+    masks = stream.array(scene(k, shape, image_size).astype(HALF))
     count, used = stream.array(np.array([k], np.int32)), stream.empty((1,), np.int32)
     capacity = words_expected(k, image_size) * 2
     crops = stream.empty((k, kernels.CROP_FIELDS), np.int32)
@@ -171,6 +172,7 @@ def time_pipeline(
     device: Device, name: str, image_size: tuple[int, int], repeats: int, **changes: Any
 ) -> dict[str, Any]:
     """A host frame in, native masks in host memory out; the detector alone beside it."""
+    torch.manual_seed(0)
     session = TorchDetector(busy(CondInst(preset(name, **changes))), "fp16")
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (image_size[0] // 8, image_size[1] // 8, 3), np.uint8)

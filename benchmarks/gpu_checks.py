@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.paste import scene
 from benchmarks.torch_detector import tensor_from
 from condinst_infer import ops, postprocess
 from condinst_infer.config import mask_layers
@@ -186,7 +187,7 @@ def paste_checks(stream: Stream, small: bool) -> Iterator[Check]:
         cases += [(100, (128, 184), 4, (512, 731), (1080, 1542)), (100, (200, 272), 4, (800, 1067), (480, 640))]  # fmt: skip # noqa: E501
     for k, shape, stride, net_size, image_size in cases:
         for dtype in (np.float32, np.float16):
-            masks = blobs(k, shape).astype(dtype)
+            masks = scene(k, shape, image_size).astype(dtype)
             found = pasted(stream, masks, stride, net_size, image_size)
             expected = postprocess.paste(
                 masks, stride=stride, net_size=net_size, image_size=image_size
@@ -206,19 +207,6 @@ def paste_checks(stream: Stream, small: bool) -> Iterator[Check]:
                     wrong += int(((dense[0] != dense[1]) & (np.abs(p - 0.5) > NEAR_HALF)).sum())
             case = f"{k} masks {shape} at {stride} to {image_size}, {np.dtype(dtype)}"
             yield Check("paste", case, wrong, 0)
-
-
-def blobs(k: int, shape: tuple[int, int], seed: int = 0) -> np.ndarray:
-    """Probabilities float32 [K, h, w] of soft ellipses of many sizes."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[: shape[0], : shape[1]]
-    masks = []
-    for _ in range(k):
-        cy, cx = rng.uniform(0, shape[0]), rng.uniform(0, shape[1])
-        ry, rx = np.exp(rng.uniform(0, np.log(np.array(shape) / 2)))
-        distance = 1 - np.hypot((y - cy) / ry, (x - cx) / rx)
-        masks.append(1 / (1 + np.exp(-np.clip(distance * 2 * np.sqrt(rx * ry), -30, 30))))
-    return np.array(masks, np.float32)
 
 
 def pasted(stream: Stream, masks: np.ndarray, stride: int, net_size: Any, image_size: Any) -> list:

@@ -24,19 +24,25 @@ AREAS = (40, 100_000)  # original pixels, log-uniform: from a distant bottle to 
 RESULT = Path(__file__).parent / "results" / "paste.json"
 
 
-def scene(count: int, seed: int = 0) -> np.ndarray:
-    """Probabilities [count, 200, 272] of elliptic objects with wavy, soft borders."""
+def scene(
+    count: int,
+    cells: tuple[int, int] = CELLS,
+    image_size: tuple[int, int] = IMAGE_SIZE,
+    seed: int = 0,
+) -> np.ndarray:
+    """Probabilities float32 [count, *cells] of elliptic objects with wavy, soft borders."""
     random = np.random.default_rng(seed)
-    y, x = np.mgrid[: CELLS[0], : CELLS[1]].astype(np.float32)
-    pixels_per_cell = IMAGE_SIZE[0] * IMAGE_SIZE[1] / (CELLS[0] * CELLS[1])
-    masks = np.empty((count, *CELLS), dtype=np.float32)
+    y, x = np.mgrid[: cells[0], : cells[1]].astype(np.float32)
+    pixels = image_size[0] * image_size[1]
+    pixels_per_cell = pixels / (cells[0] * cells[1])
+    masks = np.empty((count, *cells), dtype=np.float32)
     for mask in masks:
-        area = np.exp(random.uniform(*np.log(AREAS))) / pixels_per_cell
+        area = np.exp(random.uniform(*np.log((AREAS[0], min(AREAS[1], pixels))))) / pixels_per_cell
         aspect = np.exp(random.uniform(-0.7, 0.7))
         ry, rx = np.sqrt(area / np.pi * aspect), np.sqrt(area / np.pi / aspect)
         # Most of it inside the picture, so that areas are what AREAS says.
-        cy = random.uniform(min(ry, CELLS[0] / 2), max(CELLS[0] - ry, CELLS[0] / 2))
-        cx = random.uniform(min(rx, CELLS[1] / 2), max(CELLS[1] - rx, CELLS[1] / 2))
+        cy = random.uniform(min(ry, cells[0] / 2), max(cells[0] - ry, cells[0] / 2))
+        cx = random.uniform(min(rx, cells[1] / 2), max(cells[1] - rx, cells[1] / 2))
         dy, dx = (y - cy) / ry, (x - cx) / rx
         wave = 1 + 0.1 * np.sin(5 * np.arctan2(dy, dx) + random.uniform(0, 6))
         distance = (wave - np.hypot(dy, dx)) * np.sqrt(ry * rx)  # cells, positive inside

@@ -1,6 +1,7 @@
 """Two artefacts of one model, stage by stage: where do they begin to differ, and is it too much?"""
 
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,10 +96,13 @@ def compare(
     Raises:
         ConfigError: they are not the same model.
     """
-    a, b = stages_of(path_a, threads=threads), stages_of(path_b, threads=threads)
-    _check_same_model(a.metadata, b.metadata)
-    feeds = feeds_for(a.metadata, b.metadata, images)
-    return report_on(((a.run(feed), b.run(feed)) for feed in feeds), precision_of(a, b))
+    with (
+        closing(stages_of(path_a, threads=threads)) as a,
+        closing(stages_of(path_b, threads=threads)) as b,
+    ):
+        _check_same_model(a.metadata, b.metadata)
+        feeds = feeds_for(a.metadata, b.metadata, images)
+        return report_on(((a.run(feed), b.run(feed)) for feed in feeds), precision_of(a, b))
 
 
 def precision_of(a: StageSource, b: StageSource) -> str:

@@ -24,6 +24,7 @@ class StageSource(Protocol):
     metadata: Metadata
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> Stages: ...
+    def close(self) -> None: ...
 
 
 def stages_of(path: str | Path, *, threads: int | None = None) -> StageSource:
@@ -50,6 +51,9 @@ class EngineStages:
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> Stages:
         return self._session.run(feeds)
+
+    def close(self) -> None:
+        self._session.close()
 
 
 class TorchStages:
@@ -79,6 +83,9 @@ class TorchStages:
                 hook.remove()
         parts = {name: np.concatenate(maps, 2) for name, maps in seen.items()}
         return parts | {name: tensor.numpy() for name, tensor in outputs.items()}
+
+    def close(self) -> None:
+        """Nothing to do: the network is the caller's."""
 
 
 class OnnxStages:
@@ -112,6 +119,9 @@ class OnnxStages:
         stages |= {stage: found[name] for stage, name in self._inner.items()}
         inner = {*self._inner.values(), *sum(self._heads.values(), [])}
         return stages | {name: value for name, value in found.items() if name not in inner}
+
+    def close(self) -> None:
+        """Nothing to do: the runtime frees its session with this object."""
 
 
 def _head_outputs(proto: Any, head: str) -> list[str]:

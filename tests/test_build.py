@@ -19,6 +19,7 @@ from fake_tensorrt.types import state
 
 from condinst_infer import checkpoint, cli, golden
 from condinst_infer.engines import build
+from condinst_infer.engines.inspection import Found, found_in_engine
 from condinst_infer.engines.sidecar import read, sidecar_path
 from condinst_infer.engines.trt import TrtSession
 from condinst_infer.errors import SessionError
@@ -250,6 +251,9 @@ def test_an_engine_that_is_not_what_the_file_says_is_refused(
     with monkeypatch.context() as patch:
         patch.setattr("fake_tensorrt.builder.Builder.__init__", lambda *_: int([]))  # type: ignore
         assert_refused(condinst(*command), "tensorrt can't start here: it gives no reason.")
+        patch.undo()
+        patch.setattr("fake_tensorrt.runtime.Runtime.deserialize_cuda_engine", lambda *_: None)
+        assert_refused(condinst(*command, "--no-plugin"), "can't load the engine it just built")
     state.complaint = "Error Code 4:\n no implementation"
     assert_refused(condinst(*command, "--no-plugin"), "can't build", "Error Code 4: no implem")
     assert list(tmp_path.iterdir()) == []
@@ -275,6 +279,9 @@ def test_an_engine_that_says_nothing_about_itself_is_what_was_parsed(
         status, out, _ = condinst("build", with_golden, "-o", tmp_path / "a.engine")
         assert status == 0 and "fp32 (read from the parsed file" in out and "passed on" in out
         assert "ClassNMS, DynamicMaskHead (read from the parsed file" in out
+        half = Found("fp16", (), "network")
+        found, _ = found_in_engine(trt, read(tmp_path / "a.engine")[1], half)
+        assert found == half or text == nameless
 
 
 def test_the_timing_cache_is_read_and_written_and_a_foreign_one_starts_anew(

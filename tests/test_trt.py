@@ -18,6 +18,7 @@ from fake_tensorrt.device import Replayed, built, install
 from fake_tensorrt.types import state
 
 import condinst_infer as ci
+from condinst_infer.compare import compare
 from condinst_infer.engines.cuda import Device, Stream
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.engines.sidecar import read, sidecar_path
@@ -210,6 +211,15 @@ def test_a_pipeline_on_an_engine_gives_what_it_gives_on_the_file(
             np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-3)  # pixels
             assert (one.masks != other.masks).mean() < 1e-4  # p near 0.5 may go either way
     assert Replayed.launches == 1
+
+
+def test_an_engine_is_compared_by_what_it_puts_out(
+    trt: ModuleType, nano_onnx: Path, nano_checkpoint: Path, tmp_path: Path
+) -> None:
+    engine = built(nano_onnx, tmp_path, least=(1, 64, 64), most=(2, 256, 256))
+    for other in (nano_onnx, nano_checkpoint):
+        report = compare(engine, other)
+        assert report.ok and report.detections[0] == report.detections[1] > 0
 
 
 def test_a_graph_with_a_loop_is_not_captured(
