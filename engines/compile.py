@@ -12,6 +12,7 @@ import importlib.util
 import os
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +35,11 @@ class Resources(NamedTuple):
 
 def ptx_from_source(path: Path) -> str:
     """PTX of one .cu file; RuntimeError with the compiler's words if it does not compile."""
+    with ThreadPoolExecutor(1) as pool:  # NVRTC leaves its thread with another locale
+        return pool.submit(_compiled, path).result()
+
+
+def _compiled(path: Path) -> str:
     nvrtc = ctypes.CDLL(str(_nvidia("cuda_nvrtc") / "lib" / "libnvrtc.so.12"))
     program = ctypes.c_void_p()
     options = [*OPTIONS, f"--include-path={_nvidia('cuda_runtime') / 'include'}"]
