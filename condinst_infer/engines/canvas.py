@@ -76,24 +76,28 @@ class Canvas:
         """See `DeviceRunner.run`."""
         most = self._config.detect.max_detections
         self._make_room(sum(words_expected(most, placed.image.shape[:2]) for placed in batch))
-        plan = self._plan(batch)
         self._resize(batch)
-        if plan.graph is not None:
-            plan.graph.launch()
-        else:
-            self._work(plan, batch)
-            if plan.uses == 1 and self._session.capturable:
-                plan.graph = self._stream.graph(lambda: self._work(plan, batch))
-        plan.uses += 1
-        used = self._report.fetched()
+        used = self._done(batch)
         if used > self._report.capacity:
             self._make_room(used)
-            self._work(plan, batch)
-            used = self._report.fetched()
+            used = self._done(batch)
         names = ("boxes", "scores", "labels")
         arrays = {name: self._report[name] for name in names} | {"masks": self._outputs["masks"]}
         on_device = [{name: array[i] for name, array in arrays.items()} for i in range(len(batch))]
         return Found(*self._report.contents(used, len(batch)), on_device)
+
+    def _done(self, batch: Sequence[Placed]) -> int:
+        """Do everything after the resizing; how many words the masks need."""
+        plan = self._plan(batch)
+        if plan.graph is not None:
+            plan.graph.launch()
+        else:
+            self._work(plan, batch)
+        used = self._report.fetched()
+        plan.uses += 1
+        if plan.uses == 2 and self._session.capturable:
+            plan.graph = self._stream.graph(lambda: self._work(plan, batch))
+        return used
 
     def close(self) -> None:
         """Free everything but the stream."""

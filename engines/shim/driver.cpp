@@ -282,6 +282,7 @@ API cuMemFree(uintptr_t address) {
   auto found = allocations.find(address);
   if (found == allocations.end()) return kInvalidValue;
   if (!intact(address, found->second) && failure.empty()) failure = "a write outside an allocation";
+  memset(reinterpret_cast<char*>(address), kPoison, found->second);  // later reads show
   allocations.erase(found);
   free(reinterpret_cast<char*>(address) - kGuard);
   return kSuccess;
