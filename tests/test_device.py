@@ -284,10 +284,16 @@ def test_a_session_of_one_stream_makes_threads_wait(device: Device, detector_onn
     assert counts[0] > 3 and len(set(counts)) == 1
 
 
-def test_a_closed_pipeline_says_so(device: Device, detector_onnx: Path) -> None:
+def test_a_closed_pipeline_says_so_and_leaves_no_kernels(
+    device: Device, detector_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, call = [], device._call
+    monkeypatch.setattr(device, "_call", lambda name, *a: (calls.append(name), call(name, *a))[1])
     pipeline = ci.Pipeline(runner(device, detector_onnx))
+    pipeline(photograph((60, 90)))
     pipeline.close()
     pipeline.close()
+    assert calls.count("cuModuleUnload") == calls.count("cuModuleLoadData") == 5  # sources
     with pytest.raises(SessionError, match="closed"):
         pipeline(photograph((60, 90)))
 

@@ -25,7 +25,7 @@ class DeviceRunner:
 
     Args:
         session: the engine, a full graph or a detector; the runner owns it from now on.
-        device: the GPU it is on.
+        device: the GPU it is on; its kernels are unloaded in the end.
         stream: the only one the session can use; calls wait for each other then.
     """
 
@@ -62,7 +62,7 @@ class DeviceRunner:
                 self._changed.notify()
 
     def close(self) -> None:
-        """Free the memory and the engine; a second call does nothing."""
+        """Free memory, engine and kernels; a second call does nothing."""
         with self._changed:
             lanes, self._lanes, self._idle = self._lanes, [], []
         for lane in lanes:
@@ -70,6 +70,7 @@ class DeviceRunner:
         if self._stream is not None:
             self._stream.close()
         self._session.close()
+        self._device.close()
 
     def _taken(self) -> "_Lane":
         with self._changed:
