@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from condinst_infer.engines import kernels
-from condinst_infer.engines.cuda import ptx
 from condinst_infer.errors import SessionError, require
 
 NAMESPACE = "condinst"  # domain of the nodes, and their attribute plugin_namespace
@@ -168,7 +167,7 @@ def _register(trt: ModuleType, trtp: ModuleType, plugin: Plugin) -> None:
         call = plugin.launch(trt, tensors, _numbers(attributes))
         geometry = trtp.KernelLaunchParams(*call.grid, block_x=call.block)
         scalars = [trtp.SymInt32(scalar) for scalar in call.scalars]  # no other type is taken
-        return call.kernel, ptx(call.source), geometry, trtp.SymIntExprs.from_tuple(scalars)
+        return call.kernel, kernels.ptx(call.source), geometry, trtp.SymIntExprs.from_tuple(scalars)
 
     tensors = dict.fromkeys(plugin.inputs, trtp.TensorDesc)
     described = tuple[(trtp.TensorDesc,) * len(plugin.outputs)]
