@@ -1,5 +1,6 @@
 """Several processes as one: `torchrun` starts them, gradients and statistics are shared."""
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,9 @@ def processes(device: str | None = None) -> Iterator[Processes]:
     try:
         yield Processes(distributed.get_rank(), count, own)
     finally:
+        # a model that shares gradients is a cycle and holds the group, whose threads abort the
+        # process if they outlive Python
+        gc.collect()
         distributed.destroy_process_group()
 
 

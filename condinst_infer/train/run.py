@@ -78,7 +78,7 @@ def train(
             written = _description(start.model.config, settings, data, val, init)
             _prepare(run, written, resume)
             _tell(start, found, run)
-        trainer = Trainer(
+        Trainer(  # without a name: nothing of it is left when the processes part
             start.model,
             found,
             settings,
@@ -86,8 +86,7 @@ def train(
             here=here,
             evaluate=evaluate,
             resume=resume,
-        )
-        trainer.train()
+        ).train()
     return run / "model.safetensors"
 
 
