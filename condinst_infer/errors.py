@@ -67,5 +67,5 @@ def require(module: str, extra: str) -> ModuleType:
         if not f"{module}.".startswith(f"{error.name}."):
             raise  # it is there, and misses something of its own
         raise MissingExtraError(
-            f"{error.name} is not installed. Install it: pip install 'condinst-infer[{extra}]'"
+            f"{module} is not installed. Install it: pip install 'condinst-infer[{extra}]'"
         ) from None
