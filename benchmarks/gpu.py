@@ -18,10 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import interpolate, pad
 
 from benchmarks.gpu_checks import candidates, checks, head_inputs
-from benchmarks.paste import scene
+from benchmarks.paste import scene, torch_probabilities
 from benchmarks.torch_detector import TorchDetector, busy, tensor_from
 from condinst_infer import bench, ops
 from condinst_infer.engines import kernels
@@ -30,7 +29,7 @@ from condinst_infer.engines.cuda import Device, Stream
 from condinst_infer.engines.device import DeviceRunner
 from condinst_infer.model import CondInst
 from condinst_infer.pipeline import Pipeline
-from condinst_infer.preprocess import placement
+from condinst_infer.preprocess import canvas_size, placement
 from condinst_infer.presets import preset
 from condinst_infer.session import contract_outputs, output_shapes
 from engines import work
@@ -120,7 +119,7 @@ def time_preprocess(
     stream: Stream, size: tuple[int, int], net_size: tuple[int, int], repeats: int
 ) -> dict[str, Any]:
     frame = stream.array(np.full((*size, 3), 7, np.uint8))
-    canvas = (-(-net_size[0] // 32) * 32, -(-net_size[1] // 32) * 32)
+    canvas = canvas_size(net_size, 32)
     out = stream.empty((*canvas, 3), np.uint8)
     launch = kernels.preprocess(pitch=3 * size[1], size=size, net_size=net_size, canvas=canvas)
     ours = timed(stream, lambda: stream.launch(launch, [frame], [out]), repeats)
@@ -153,13 +152,10 @@ def time_paste(
         stream.launch(boxes, [masks, count], [crops, used])
         stream.launch(kernels.paste(**sizes), [masks, crops], [bits])
 
-    tensor = tensor_from(masks)[:, None]
+    tensor = tensor_from(masks)
 
     def usual() -> torch.Tensor:
-        x = pad(tensor, (0, 1, 0, 1), mode="replicate")
-        x = interpolate(x, (net_size[0] + 1, net_size[1] + 1), mode="bilinear", align_corners=True)
-        x = pad(x, (2, 0, 2, 0), mode="replicate")[..., : net_size[0], : net_size[1]]
-        return interpolate(x, image_size, mode="bilinear", align_corners=False) > 0.5
+        return torch_probabilities(tensor, 4, net_size, image_size) > 0.5
 
     ours = timed(stream, launch, repeats)
     needs = work.paste(k, shape, int(stream.numpy(used)[0]) * 32, 2)

@@ -8,13 +8,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.paste import scene
+from benchmarks.paste import dense, scene
 from benchmarks.torch_detector import tensor_from
 from condinst_infer import ops, postprocess
 from condinst_infer.config import mask_layers
 from condinst_infer.engines import kernels
 from condinst_infer.engines.crops import crops_from_bits
 from condinst_infer.engines.cuda import Stream
+from condinst_infer.preprocess import canvas_size
 from engines.work import PAPER_HEAD
 
 NEAR_HALF = 1e-5  # where rounding may decide whether a pixel is foreground
@@ -167,7 +168,7 @@ def preprocess_checks(stream: Stream, small: bool) -> Iterator[Check]:
     rng = np.random.default_rng(2)
     for size, net_size in cases:
         image = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
-        canvas = (-(-net_size[0] // 32) * 32, -(-net_size[1] // 32) * 32)
+        canvas = canvas_size(net_size, 32)
         out = stream.empty((*canvas, 3), np.uint8)
         launch = kernels.preprocess(pitch=3 * size[1], size=size, net_size=net_size, canvas=canvas)
         stream.launch(launch, [stream.array(image)], [out])
@@ -197,14 +198,11 @@ def paste_checks(stream: Stream, small: bool) -> Iterator[Check]:
                 for cells, net, side in zip(shape, net_size, image_size, strict=True)
             )
             wrong = 0
-            for mask, ours, theirs in zip(masks, found, expected, strict=True):
-                dense = [np.zeros(image_size, bool) for _ in range(2)]
-                for picture, crop in zip(dense, (ours, theirs), strict=True):
-                    height, width = crop.mask.shape
-                    picture[crop.y : crop.y + height, crop.x : crop.x + width] = crop.mask
-                if (dense[0] != dense[1]).any():
+            differs = dense(found, image_size) != dense(expected, image_size)
+            for mask, apart in zip(masks, differs, strict=True):
+                if apart.any():
                     p = rows @ mask.astype(np.float32) @ columns.T
-                    wrong += int(((dense[0] != dense[1]) & (np.abs(p - 0.5) > NEAR_HALF)).sum())
+                    wrong += int((apart & (np.abs(p - 0.5) > NEAR_HALF)).sum())
             case = f"{k} masks {shape} at {stride} to {image_size}, {np.dtype(dtype)}"
             yield Check("paste", case, wrong, 0)
 

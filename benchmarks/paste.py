@@ -50,20 +50,25 @@ def scene(
     return masks
 
 
-def torch_probabilities(masks: torch.Tensor) -> torch.Tensor:
+def torch_probabilities(
+    masks: torch.Tensor,
+    stride: int = STRIDE,
+    net_size: tuple[int, int] = NET_SIZE,
+    image_size: tuple[int, int] = IMAGE_SIZE,
+) -> torch.Tensor:
     """Native-size probabilities [K, H, W] by pad, interpolate, crop and interpolate."""
-    height, width = CELLS
+    height, width = masks.shape[1:]
     x = pad(masks[:, None], (0, 1, 0, 1), mode="replicate")
-    size = (height * STRIDE + 1, width * STRIDE + 1)
+    size = (height * stride + 1, width * stride + 1)
     x = interpolate(x, size=size, mode="bilinear", align_corners=True)
-    x = pad(x, (STRIDE // 2, 0, STRIDE // 2, 0), mode="replicate")
-    x = x[..., : NET_SIZE[0], : NET_SIZE[1]]
-    return interpolate(x, size=IMAGE_SIZE, mode="bilinear", align_corners=False)[:, 0]
+    x = pad(x, (stride // 2, 0, stride // 2, 0), mode="replicate")
+    x = x[..., : net_size[0], : net_size[1]]
+    return interpolate(x, size=image_size, mode="bilinear", align_corners=False)[:, 0]
 
 
-def dense(crops: list[Crop]) -> np.ndarray:
+def dense(crops: list[Crop], image_size: tuple[int, int] = IMAGE_SIZE) -> np.ndarray:
     """Boolean masks [K, H, W]."""
-    masks = np.zeros((len(crops), *IMAGE_SIZE), dtype=bool)
+    masks = np.zeros((len(crops), *image_size), dtype=bool)
     for mask, crop in zip(masks, crops, strict=True):
         height, width = crop.mask.shape
         mask[crop.y : crop.y + height, crop.x : crop.x + width] = crop.mask

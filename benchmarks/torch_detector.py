@@ -1,10 +1,8 @@
 """A network in PyTorch as the engine of the device pipeline: for GPUs without TensorRT."""
 
-import ctypes
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +11,7 @@ from condinst_infer.engines.cuda import Stream
 from condinst_infer.metadata import Metadata
 from condinst_infer.model import CondInst
 from condinst_infer.model.precision import in_precision
+from engines.shim import host
 
 WARM_UP = 3  # runs before PyTorch records a graph; it asks for some
 
@@ -21,8 +20,7 @@ def tensor_from(array: DeviceArray) -> Tensor:
     """`array` as a tensor on its device, not a copy; on the shim's, that is the CPU."""
     if torch.cuda.is_available():
         return torch.as_tensor(array, device="cuda")
-    raw = (ctypes.c_uint8 * array.nbytes).from_address(array.pointer)
-    return torch.from_numpy(np.ndarray(array.shape, array.dtype, memoryview(raw)))
+    return torch.from_numpy(host(array))
 
 
 class TorchDetector:

@@ -7,7 +7,7 @@ on the same input and compared.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ from condinst_infer.compare import LIMITS, Limits
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.engines.profile import Shape, usual_canvas
 from condinst_infer.errors import ModelFileError, ParityError, require
-from condinst_infer.metadata import Metadata
+from condinst_infer.metadata import Metadata, sealed, unbroken
 from condinst_infer.session import Session
 
-KEY, DIGEST_KEY = "condinst_golden", "condinst_golden_sha256"
+KEY = "condinst_golden"
 ROWS = 100  # detections kept of all images, the best of each: a few kilobytes
 PICTURES = 4  # tried until one shows the network something
 TIES = 0.1  # share of detections that may go the other way at a tie; a defect moves more
@@ -58,8 +58,7 @@ class Golden:
 
     def to_props(self) -> dict[str, str]:
         """This as ONNX metadata_props; the digest shows later tampering."""
-        text = json.dumps(asdict(self), sort_keys=True)
-        return {KEY: text, DIGEST_KEY: hashlib.sha256(text.encode()).hexdigest()}
+        return sealed(KEY, self)
 
 
 def golden_from_props(props: Mapping[str, str], path: object) -> Golden | None:
@@ -70,11 +69,10 @@ def golden_from_props(props: Mapping[str, str], path: object) -> Golden | None:
     """
     if KEY not in props:
         return None
-    text = props[KEY]
-    if hashlib.sha256(text.encode()).hexdigest() != props.get(DIGEST_KEY):
+    if not unbroken(KEY, props):
         raise ModelFileError(f"the golden outputs in {path} were changed after export.")
     try:
-        data: dict[str, Any] = json.loads(text)
+        data: dict[str, Any] = json.loads(props[KEY])
         rows = tuple(tuple(map(tuple, image)) for image in data.pop("rows"))
         shape, counts = tuple(data.pop("shape")), tuple(data.pop("counts"))
         tensors = {name: tuple(values) for name, values in data.pop("tensors").items()}

@@ -30,8 +30,18 @@ class Metadata:
 
     def to_props(self) -> dict[str, str]:
         """This as ONNX metadata_props; the digest shows later tampering."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return {KEY: text, DIGEST_KEY: hashlib.sha256(text.encode()).hexdigest()}
+        return sealed(KEY, self)
+
+
+def sealed(key: str, data: Any) -> dict[str, str]:
+    """A dataclass as JSON under `key`, and the SHA-256 of that text under `key`_sha256."""
+    text = json.dumps(dataclasses.asdict(data), sort_keys=True)
+    return {key: text, f"{key}_sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def unbroken(key: str, props: Mapping[str, str]) -> bool:
+    """Whether what `sealed` made is as it was."""
+    return hashlib.sha256(props[key].encode()).hexdigest() == props.get(f"{key}_sha256")
 
 
 def file_sha256(path: str | Path) -> str:
@@ -52,7 +62,7 @@ def metadata_from_props(props: Mapping[str, str], path: object) -> Metadata:
             "Export it again: condinst export MODEL.safetensors -o MODEL.onnx"
         )
     text = props[KEY]
-    if hashlib.sha256(text.encode()).hexdigest() != props[DIGEST_KEY]:
+    if not unbroken(KEY, props):
         raise ModelFileError(
             f"the metadata of {path} was changed after export. "
             "Export it again: condinst export MODEL.safetensors -o MODEL.onnx"

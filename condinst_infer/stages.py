@@ -38,22 +38,8 @@ def stages_of(path: str | Path, *, threads: int | None = None) -> StageSource:
     if path.suffix == ".onnx":
         return OnnxStages(path, threads)
     if path.suffix == ".engine":
-        return EngineStages(path)
+        return TrtSession(path)  # shows what it puts out, and nothing between
     raise ModelFileError(f"{path} can't be compared; it must be .onnx, .engine or .safetensors.")
-
-
-class EngineStages:
-    """An engine shows what it puts out, and nothing between."""
-
-    def __init__(self, path: Path) -> None:
-        self._session = TrtSession(path)
-        self.metadata = self._session.metadata
-
-    def run(self, feeds: Mapping[str, np.ndarray]) -> Stages:
-        return self._session.run(feeds)
-
-    def close(self) -> None:
-        self._session.close()
 
 
 class TorchStages:

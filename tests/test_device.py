@@ -1,6 +1,5 @@
 """The pipeline whose data stay on the device, with the kernels on the CPU in the place of a GPU."""
 
-import ctypes
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +17,7 @@ from condinst_infer.engines.cuda import Device, Stream
 from condinst_infer.engines.device import DeviceRunner
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import InputError, MissingExtraError, SessionError
-from engines.shim import Shim
+from engines.shim import Shim, host
 
 SIZES = [(60, 90), (90, 60), (133, 200), (60, 90), (40, 61), (60, 90)]
 
@@ -56,7 +55,7 @@ class Recorded:
         self, feeds: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], stream: Stream
     ) -> None:
         self.enqueued += 1
-        found = self._session.run({name: host(array) for name, array in feeds.items()})
+        found = self._session.run({name: host(array).copy() for name, array in feeds.items()})
         assert set(found) == set(outputs)
         for name, value in found.items():
             stream.upload(outputs[name], value)
@@ -64,12 +63,6 @@ class Recorded:
 
     def close(self) -> None:
         self._session.close()
-
-
-def host(array: DeviceArray) -> np.ndarray:
-    """The shim's device memory is host memory."""
-    raw = (ctypes.c_uint8 * array.nbytes).from_address(array.pointer)
-    return np.ndarray(array.shape, array.dtype, memoryview(raw)).copy()
 
 
 class Foreign:
@@ -149,7 +142,7 @@ def test_outputs_stay_on_the_device_for_other_libraries(
     with ci.Pipeline(runner(device, detector_onnx)) as pipeline:
         result = pipeline(image, max_detections=2)
         assert result.on_device is not None and len(result) == 2
-        arrays = {name: host(array) for name, array in result.on_device.items()}
+        arrays = {name: host(array).copy() for name, array in result.on_device.items()}
     assert arrays["masks"].shape == (20, 32, 48) and arrays["masks"].dtype == np.float32
     assert np.array_equal(arrays["scores"][:2], result.scores)
     assert np.array_equal(arrays["labels"][:2], result.labels)

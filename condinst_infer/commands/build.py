@@ -7,16 +7,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from condinst_infer.commands.files import check_suffix
 from condinst_infer.engines.build import Built, engine_from_onnx
 from condinst_infer.engines.sidecar import replacing_engine, sidecar_path
-from condinst_infer.errors import ConfigError
 from condinst_infer.golden import check, golden_from_props
 
 
 def build(args: argparse.Namespace) -> int:
     """Write an engine and its sidecar, after a run of the engine where there is a GPU for it."""
-    if args.output.suffix.lower() != ".engine":
-        raise ConfigError(f"the output {args.output} must end in .engine.")
+    check_suffix(args.output, ".engine")
     with replacing_engine(args.output) as part:
         part.touch()  # what can't be written is better known before minutes of building
         with tqdm(total=100, desc="building", unit="%", disable=None, delay=2) as bar:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from condinst_infer.errors import InputError
+from condinst_infer.errors import ConfigError, InputError
 
 # of the formats `read_image` knows
 IMAGE_SUFFIXES = (
@@ -74,3 +74,9 @@ def print_table(rows: Sequence[Mapping[str, object]]) -> None:
 
 def _text(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def check_suffix(path: Path, suffix: str) -> None:
+    """ConfigError if the output `path` does not end in `suffix`."""
+    if path.suffix.lower() != suffix:
+        raise ConfigError(f"the output {path} must end in {suffix}.")

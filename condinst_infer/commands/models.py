@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from condinst_infer import presets as models
-from condinst_infer.commands.files import print_table
+from condinst_infer.commands.files import check_suffix, print_table
 from condinst_infer.config import CondInstConfig, config_from_dict, override
 from condinst_infer.errors import CheckpointError, ConfigError, InputError, ModelFileError, require
 from condinst_infer.metadata import file_sha256
@@ -20,7 +20,7 @@ _HEADER_LIMIT = 100_000_000  # bytes; the safetensors format allows no longer he
 
 def export(args: argparse.Namespace) -> int:
     """Write the file, check it against torch, keep what torch computes, then give it its name."""
-    _check_suffix(args.output, ".onnx")
+    check_suffix(args.output, ".onnx")
     for module in ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime"):
         require(module, "export")
     from condinst_infer import checkpoint, golden
@@ -63,7 +63,7 @@ def _narrowed(
 
 def import_(args: argparse.Namespace) -> int:
     """Convert published weights into a checkpoint of ours."""
-    _check_suffix(args.output, ".safetensors")
+    check_suffix(args.output, ".safetensors")
     for module in ("torch", "safetensors", "yaml"):
         require(module, "export")
     from condinst_infer import checkpoint
@@ -227,8 +227,3 @@ def compare(args: argparse.Namespace) -> int:
         print(report)
         print("they agree." if report.ok else "they differ by more than they may.")
     return 0 if report.ok else 1
-
-
-def _check_suffix(path: Path, suffix: str) -> None:
-    if path.suffix.lower() != suffix:
-        raise ConfigError(f"the output {path} must end in {suffix}.")

@@ -62,7 +62,9 @@ class Canvas:
         stream.fill(self._images, 0)
         self._outputs: dict[str, DeviceArray] = {}
         shapes = output_shapes(session.metadata, slots, size)
-        for name, spec in contract_outputs(session.metadata).items():
+        specs = contract_outputs(session.metadata)
+        self._names = tuple(specs)  # of what the network puts out
+        for name, spec in specs.items():
             if name not in REPORTED:
                 self._outputs[name] = stream.empty(shapes[name], spec.dtype)
         self._heads = None
@@ -179,10 +181,9 @@ class Canvas:
         report.fetch()
 
     def _outputs_of_network(self) -> dict[str, DeviceArray]:
-        names = contract_outputs(self._session.metadata)
         return {
             name: self._outputs[name] if name in self._outputs else self._report[name]
-            for name in names
+            for name in self._names
         }
 
 

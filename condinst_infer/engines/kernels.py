@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from condinst_infer.config import mask_layers
+from condinst_infer.config_rules import CHOICES
 from condinst_infer.errors import ConfigError
 
 Dim = Any  # int, or a symbolic dimension of TensorRT
-COORDINATES = ("none", "relative", "absolute")  # scalar `coordinates` is the index
+COORDINATES = CHOICES["coordinates"]  # scalar `coordinates` is the index
 
 MAX_CANDIDATES = 5120  # of class_nms: what 48 KB of shared memory hold
 MAX_DETECTIONS = 512

@@ -7,11 +7,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from condinst_infer.config import mask_layers
+from condinst_infer.config_rules import CHOICES
 from condinst_infer.ops.aligned_bilinear import aligned_bilinear
 from condinst_infer.ops.custom import custom_node, exporting
 
 ABSOLUTE_SCALE = 512  # absolute coordinates are pixel / 512: our choice, the papers give none
-COORDINATES = ("none", "relative", "absolute")  # the node's attribute is the index
+COORDINATES = CHOICES["coordinates"]  # the node's attribute is the index
 
 
 def split_params(

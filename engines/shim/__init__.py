@@ -12,6 +12,9 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
+from condinst_infer.engines.arrays import DeviceArray
 from engines.compile import PTX, SOURCES
 
 HERE = Path(__file__).parent
@@ -55,6 +58,12 @@ def _run(compiler: str, *words: str | Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"the kernels don't compile for the CPU:\n{done.stderr}")
+
+
+def host(array: DeviceArray) -> np.ndarray:
+    """`array` itself: the shim's device memory is host memory."""
+    raw = (ctypes.c_uint8 * array.nbytes).from_address(array.pointer)
+    return np.ndarray(array.shape, array.dtype, memoryview(raw))
 
 
 class Shim:

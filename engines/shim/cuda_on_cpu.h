@@ -13,9 +13,6 @@
 
 #define __global__
 #define __device__ static  // local to the file, so that shared memory in a template is too
-#define __host__
-#define __forceinline__ inline
-#define __noinline__
 #define __restrict__ __restrict
 #define __launch_bounds__(...)
 #define __shared__ static thread_local  // nothing else is, so the driver can poison all of it
@@ -24,31 +21,15 @@ struct Index3 {
   unsigned x, y, z;
 };
 extern Index3 threadIdx, blockIdx, blockDim, gridDim;
-constexpr int warpSize = 32;
 
-struct alignas(8) float2 {
-  float x, y;
-};
 struct alignas(16) float4 {
   float x, y, z, w;
-};
-struct alignas(8) int2 {
-  int x, y;
 };
 struct alignas(16) int4 {
   int x, y, z, w;
 };
-struct alignas(16) uint4 {
-  unsigned x, y, z, w;
-};
-struct uchar3 {
-  unsigned char x, y, z;
-};
-inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
-inline int2 make_int2(int x, int y) { return {x, y}; }
 inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
-inline uchar3 make_uchar3(unsigned char x, unsigned char y, unsigned char z) { return {x, y, z}; }
 
 namespace shim {
 void block_barrier();
@@ -74,15 +55,12 @@ struct Register {
   static shim::Register register_##name(#name, [](void** args) { return shim::bound(&name, args); });
 
 inline void __syncthreads() { shim::block_barrier(); }
-inline void __syncwarp(unsigned mask = 0xffffffffu) { shim::warp_exchange(mask, 0); }
 inline unsigned __ballot_sync(unsigned mask, int predicate) {
   const uint32_t* values = shim::warp_exchange(mask, predicate != 0);
   unsigned bits = 0;
   for (int i = 0; i < 32; i++) bits |= values[i] << i;
   return bits;
 }
-inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
-inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, !predicate) == 0; }
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source) {
   static_assert(sizeof(T) == 4);
@@ -91,10 +69,6 @@ T __shfl_sync(unsigned mask, T value, int source) {
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int bits) {
   return __shfl_sync(mask, value, shim::lane() ^ bits);
-}
-template <class T>
-T __shfl_down_sync(unsigned mask, T value, int by) {
-  return __shfl_sync(mask, value, shim::lane() + by < 32 ? shim::lane() + by : shim::lane());
 }
 
 template <class T>
@@ -109,39 +83,15 @@ T atomicMin(T* address, T value) {
   *address = std::min(old, value);
   return old;
 }
-template <class T>
-T atomicMax(T* address, T value) {
-  T old = *address;
-  *address = std::max(old, value);
-  return old;
-}
-template <class T>
-T atomicOr(T* address, T value) {
-  T old = *address;
-  *address = old | value;
-  return old;
-}
-template <class T>
-T __ldg(const T* address) { return *address; }
 
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
-inline float __fsqrt_rn(float a) { return std::sqrt(a); }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
-inline float __frcp_rn(float a) { return 1.0f / a; }
-inline float __expf(float a) { return std::exp(a); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __int_as_float(int a) { return std::bit_cast<float>(a); }
-inline int __float_as_int(float a) { return std::bit_cast<int>(a); }
-inline int __float2int_rn(float a) { return static_cast<int>(std::nearbyint(a)); }
-inline int __float2int_rd(float a) { return static_cast<int>(std::floor(a)); }
-inline int __float2int_ru(float a) { return static_cast<int>(std::ceil(a)); }
-inline int __float2int_rz(float a) { return static_cast<int>(a); }
 inline int __ffs(int a) { return __builtin_ffs(a); }
-inline int __popc(unsigned a) { return std::popcount(a); }
-inline int __clz(int a) { return std::countl_zero(static_cast<unsigned>(a)); }
 template <class A, class B>
 auto min(A a, B b) { return a < b ? std::common_type_t<A, B>(a) : std::common_type_t<A, B>(b); }
 template <class A, class B>
