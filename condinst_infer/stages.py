@@ -111,9 +111,9 @@ class OnnxStages:
 
 
 def _head_outputs(proto: Any, head: str) -> list[str]:
-    """The tensors a predictor's convolution puts out, finest level first."""
+    """What a predictor puts out, finest level first."""
     prefix = f"fcos/{head}/Conv"
-    names = [n.output[0] for n in proto.graph.node if n.op_type == "Conv" and prefix in n.name]
+    names = [name for n in proto.graph.node for name in n.output if name.startswith(prefix)]
     if not names:
         raise ModelFileError(f"the graph has no {prefix}; export it again with this version.")
     return names

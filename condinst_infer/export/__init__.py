@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from condinst_infer.config import CondInstConfig
 from condinst_infer.errors import ConfigError, require
 from condinst_infer.export.functions import OPSET, functions
-from condinst_infer.export.graph import named_by_scope, with_contract_shapes
+from condinst_infer.export.graph import merge_predictors, named_by_scope, with_contract_shapes
 from condinst_infer.metadata import Metadata
 from condinst_infer.model import CondInst
 from condinst_infer.model.precision import in_precision
@@ -73,6 +73,7 @@ def export_onnx(
     )
     proto = _traced_onnx(traced, metadata)
     named_by_scope(proto)
+    merge_predictors(proto)
     for key, value in metadata.to_props().items():
         proto.metadata_props.add(key=key, value=value)
     if graph == "full":

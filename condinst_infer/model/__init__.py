@@ -84,12 +84,14 @@ class CondInst(nn.Module):
     def normalised(self, images: Tensor, image_sizes: Tensor) -> Tensor:
         """Network input [N, 3, H, W]: normalised, then zero outside the valid part."""
         x = images.float()  # TensorRT takes a uint8 input only if Cast is the first node
-        x = ((x - self.pixel_mean) / self.pixel_std).permute(0, 3, 1, 2)  # [N, 3, H, W]
+        x = x.permute(0, 3, 1, 2)  # [N, 3, H, W]: before, since rows broadcast faster than pixels
+        x = (x - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
         if self.config.input.channel_order == "rgb":
             x = x.flip(1)
         rows = torch.arange(x.shape[2], device=x.device) < image_sizes[:, :1]  # [N, H]
         columns = torch.arange(x.shape[3], device=x.device) < image_sizes[:, 1:]  # [N, W]
-        x = torch.where(rows[:, None, :, None] & columns[:, None, None, :], x, 0.0)
+        valid = rows[:, None, :, None] & columns[:, None, None, :]  # [N, 1, H, W]
+        x = x * valid.float()  # a Where takes three times as long
         return x.to(self.fcos.controller.weight.dtype)
 
     def pyramid(self, images: Tensor, image_sizes: Tensor) -> dict[int, Tensor]:

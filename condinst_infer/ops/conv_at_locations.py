@@ -38,7 +38,7 @@ def conv_at_locations(
         inside = here & (row >= 0) & (row < height) & (column >= 0) & (column < width)
         index = torch.where(inside, row * width + column, 0).flatten(1)  # [N, K*9]
         taken = level.flatten(2).gather(2, index[:, None].expand(-1, channels, -1))  # [N, C, K*9]
-        patches = patches + torch.where(inside.flatten(1)[:, None], taken, 0.0)
+        patches = patches + taken * inside.flatten(1)[:, None].to(taken.dtype)
         offset = offset + height * width
     patches = patches.reshape(batch, channels, kept, 9).transpose(1, 2)  # [N, K, C, 9]
     out = patches.flatten(2) @ weight.flatten(1).T  # [N, K, O]
