@@ -96,6 +96,29 @@ def test_the_padding_can_hold_anything(nano_onnx: Path) -> None:
         np.testing.assert_array_equal(value, first[name])
 
 
+def test_regression_and_centreness_are_one_convolution(nano_onnx: Path) -> None:
+    graph = onnx.load(nano_onnx).graph
+    merged = [n for n in graph.node if n.name.startswith("fcos/box_regression+centreness/Conv")]
+    convolutions = [node for node in merged if node.op_type == "Conv"]
+    assert len(convolutions) == len(preset("condinst_nano").strides)
+    weight = next(t for t in graph.initializer if t.name == convolutions[0].input[1])
+    assert weight.dims[0] == 5
+    assert not any(
+        "box_regression." in t.name or "centreness." in t.name for t in graph.initializer
+    )
+
+
+def test_nodes_and_tensors_are_named_after_modules(nano_onnx: Path) -> None:
+    graph = onnx.load(nano_onnx).graph
+    contract = {value.name for value in graph.output}
+    for node in graph.node:
+        assert all(name.startswith(node.name) for name in node.output if name not in contract) or (
+            node.name.endswith("/Split")
+        ), (node.name, node.output)
+    parts = {node.name.split("/")[0] for node in graph.node if node.op_type == "Conv"}
+    assert parts == {"backbone", "neck", "fcos", "mask_branch"}
+
+
 @pytest.mark.parametrize("graph", ["full", "detector"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_contract(graph: str, precision: str, nano_checkpoint: Path, tmp_path: Path) -> None:
