@@ -22,16 +22,18 @@ import torch
 from benchmarks.gpu_checks import candidates, checks, head_inputs
 from benchmarks.paste import scene, torch_probabilities
 from benchmarks.torch_detector import TorchDetector, busy, tensor_from
-from condinst_infer import bench, ops
+from condinst_infer import ops
 from condinst_infer.engines import kernels
 from condinst_infer.engines.crops import words_expected
 from condinst_infer.engines.cuda import Device, Stream
 from condinst_infer.engines.device import DeviceRunner
+from condinst_infer.machine import environment, write_result
 from condinst_infer.model import CondInst
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.preprocess import canvas_size, placement
 from condinst_infer.presets import preset
 from condinst_infer.session import contract_outputs, output_shapes
+from condinst_infer.timing import summary
 from engines import work
 from engines.work import PAPER_HEAD, Work
 
@@ -50,7 +52,7 @@ def timed(stream: Stream, launch: Callable[[], None], repeats: int) -> dict[str,
         if turn > 1:
             times.append(elapsed)
     graph.close()
-    return bench.summary(times)
+    return summary(times)
 
 
 def timed_torch(function: Callable[[], object], repeats: int) -> dict[str, float]:
@@ -70,7 +72,7 @@ def timed_torch(function: Callable[[], object], repeats: int) -> dict[str, float
             elapsed = (time.perf_counter() - begin) * 1000
         if turn > 1:
             times.append(elapsed)
-    return bench.summary(times)
+    return summary(times)
 
 
 def row(what: str, ours: dict[str, float], needs: Work, **beside: Any) -> dict[str, Any]:
@@ -185,7 +187,7 @@ def time_pipeline(
     return {
         "what": f"{name}, {image_size[0]}x{image_size[1]} host frame to native masks in host "
         f"memory, PyTorch detector in float16, {found} instances",
-        "times_ms": {"ours": bench.summary(times), "the detector alone": alone},
+        "times_ms": {"ours": summary(times), "the detector alone": alone},
     }
 
 
@@ -210,7 +212,7 @@ def time_detector(
         for _ in range(repeats + 2)
     ]
     stream.close()
-    return bench.summary(times[2:])
+    return summary(times[2:])
 
 
 def measurements(device: Device, *, small: bool) -> list[dict[str, Any]]:
@@ -270,19 +272,19 @@ def main() -> int:
         "compute_capability": device.compute_capability,
         "driver_cuda": device.driver_version,
         "torch_cuda": torch.version.cuda,
-        "environment": bench.environment(),
+        "environment": environment(),
         "checks": [check._asdict() | {"ok": check.ok} for check in found],
         "results": [],
     }
     if output:
-        bench.write_result(output, result)  # whatever happens to the times
+        write_result(output, result)  # whatever happens to the times
     for measured in measurements(device, small=small):
         times = measured["times_ms"]
         beside = ", ".join(f"{name} {t['p50'] * 1000:.0f}" for name, t in times.items())
         print(f"{measured['what']}: {beside} us", flush=True)
         result["results"].append(measured)
     if output:
-        bench.write_result(output, result)
+        write_result(output, result)
         print(f"-> {output}")
     return 1 if failed else 0
 

@@ -17,11 +17,12 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper
 
-from condinst_infer import bench
 from condinst_infer.config import CondInstConfig
 from condinst_infer.export.functions import OPSET, functions
+from condinst_infer.machine import environment, write_result
 from condinst_infer.ops import aligned_bilinear, mask_logits_by_grouped_conv
 from condinst_infer.ops.custom import DOMAIN
+from condinst_infer.timing import interleaved, summary
 
 SIZES = ((64, 88), (100, 168))  # feature cells: inputs of 512x704 and 800x1344
 RESULT = Path(__file__).parent / "results" / "mask_heads.json"
@@ -93,8 +94,8 @@ def measure(
     # the threads of a runtime spin for a while before they sleep, and the other waits for the
     # cores: only the second of two runs in a row counts, on both sides
     turns = {"body first": body, "body": body, "grouped first": grouped, "grouped": grouped}
-    times = bench.interleaved(turns, repeats=repeats, warmup=2)
-    summaries = {name: bench.summary(times[name]) for name in ("body", "grouped")}
+    times = interleaved(turns, repeats=repeats, warmup=2)
+    summaries = {name: summary(times[name]) for name in ("body", "grouped")}
     return {
         "what": f"{count} mask heads on {size[0]}x{size[1]} features, ONNX function body in "
         "ONNX Runtime, float32",
@@ -125,7 +126,7 @@ def main() -> None:
             f"{size[0]}x{size[1]}: body {times['body']['p50']:.1f} ms, "
             f"grouped convolution {times['grouped']['p50']:.1f} ms, ratio {result['ratio']:.2f}"
         )
-    bench.write_result(options.output, {"results": results, "environment": bench.environment()})
+    write_result(options.output, {"results": results, "environment": environment()})
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """The accuracy of the model that ships with the package, on the very files, in every precision.
 
-    python -m benchmarks.nuclei --annotations instances_val_rle.json --images images/val --run RUN
+    python -m benchmarks.nuclei --annotations instances_val_rle.json --images images/val
+        --calibration images/train [--run RUN]
 
-Writes results/accuracy/nuclei.json, from which README's model card has its numbers. RUN is a
-training with the card's command on an idle machine; its first hundred iterations will do.
+Writes results/accuracy/nuclei.json, from which README's model card has its numbers. int8 is
+calibrated on the images it was trained on. RUN is a training with the card's command on an idle
+machine; its first hundred iterations will do. Without one, what the result says of it stays.
 """
 
 import argparse
@@ -13,22 +15,24 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 import condinst_infer
 from condinst_infer import checkpoint
-from condinst_infer.bench import environment, write_result
+from condinst_infer.calibrate import export_int8
 from condinst_infer.draw import overlay
 from condinst_infer.evaluate import Truth, detect, read_truth, score
 from condinst_infer.export import export_onnx
+from condinst_infer.machine import environment, write_result
 from condinst_infer.output import replacing
 from condinst_infer.train.data import crop_from_rle
 
 DATA = Path(condinst_infer.__file__).parent / "data"
 RESULT = Path(__file__).parent / "results" / "accuracy" / "nuclei.json"
+SHIPPED = "nuclei.onnx, ONNX Runtime, fp32"
 MAX_DETECTIONS = 500  # an image of the data set has up to 375 nuclei
 SHOWN = 0.4  # score of what failures are drawn with
 # picture -> first letters of the file, and (top, left, side) of the part that is shown
@@ -39,36 +43,51 @@ FAILURES = {
 }
 
 
-def measure(truth: Truth, images: Path) -> dict[str, Any]:
+class Artefact(NamedTuple):
+    """A model file, and how it is loaded."""
+
+    path: Path
+    runtime: str | None = None
+    precision: str | None = None
+
+
+def artefacts(folder: Path, calibration: Path) -> dict[str, Artefact]:
+    """What is measured, by name; files that don't ship are made in `folder`."""
+    source, shipped = DATA / "nuclei.safetensors", DATA / "nuclei.onnx"
+    half, int8 = folder / "nuclei.fp16.onnx", folder / "nuclei.int8.onnx"
+    model, digest = checkpoint.load(source), checkpoint.file_sha256(source)
+    export_onnx(model, half, precision="fp16", checkpoint_sha256=digest)
+    print(export_int8(model, int8, sorted(calibration.iterdir()), checkpoint_sha256=digest))
+    return {
+        "nuclei.safetensors, PyTorch, fp32": Artefact(source),
+        SHIPPED: Artefact(shipped),
+        "exported with --precision fp16, ONNX Runtime": Artefact(half),
+        "nuclei.onnx, OpenVINO, bf16": Artefact(shipped, "openvino", "bf16"),
+        "exported with --precision int8, ONNX Runtime": Artefact(int8),
+        "exported with --precision int8, OpenVINO": Artefact(int8, "openvino"),
+    }
+
+
+def measure(truth: Truth, images: Path, calibration: Path) -> dict[str, Any]:
     """Box and mask AP of each artefact, and of the ONNX file's masks by group of images."""
     group_of = {i["id"]: i["group"] for i in json.loads(truth.file.read_text())["images"]}
+    rows, found = [], []
     with tempfile.TemporaryDirectory() as folder:
-        half = Path(folder) / "nuclei.fp16.onnx"
-        source = DATA / "nuclei.safetensors"
-        digest = checkpoint.file_sha256(source)
-        model = checkpoint.load(source)
-        export_onnx(model, half, precision="fp16", checkpoint_sha256=digest)
-        files = {
-            "nuclei.safetensors, PyTorch, fp32": source,
-            "nuclei.onnx, ONNX Runtime, fp32": DATA / "nuclei.onnx",
-            "exported with --precision fp16, ONNX Runtime": half,
-        }
-        artefacts, found = [], []
-        for name, path in files.items():
-            with condinst_infer.load(path) as pipeline:
-                rows = detect(pipeline, truth, images)
-            result = score(truth, rows, max_detections=MAX_DETECTIONS)
+        for name, (path, runtime, precision) in artefacts(Path(folder), calibration).items():
+            with condinst_infer.load(path, runtime=runtime, precision=precision) as pipeline:
+                detections = detect(pipeline, truth, images)
+            result = score(truth, detections, max_detections=MAX_DETECTIONS)
             sha256 = checkpoint.file_sha256(path)
-            artefacts.append({"artefact": name, "sha256": sha256, **asdict(result)})
+            rows.append({"artefact": name, "sha256": sha256, **asdict(result)})
             print(f"{name}: box AP {result.box['AP']:.2f}, mask AP {result.mask['AP']:.2f}")
-            found = rows if path.name == "nuclei.onnx" else found
+            found = detections if name == SHIPPED else found
     groups = []
     for group in sorted(set(group_of.values())):
         part = only(truth, {image for image in truth.images if group_of[image] == group})
         result = score(part, found, max_detections=MAX_DETECTIONS)
         count = len(part.annotations)
         groups.append({"group": group, "images": result.images, "nuclei": count, **result.mask})
-    return {"artefacts": artefacts, "groups": groups}
+    return {"artefacts": rows, "groups": groups}
 
 
 def only(truth: Truth, images: set[int]) -> Truth:
@@ -126,12 +145,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Accuracy of the nuclei model.")
     parser.add_argument("--annotations", type=Path, required=True, metavar="FILE")
     parser.add_argument("--images", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="of the training")
+    parser.add_argument("--calibration", type=Path, required=True, metavar="DIR", help="for int8")
+    parser.add_argument("--run", type=Path, metavar="RUN", help="of the training")
     args = parser.parse_args()
     truth = read_truth(args.annotations)
-    result = measure(truth, args.images)
+    result = measure(truth, args.images, args.calibration)
     draw(truth, args.images)
-    write_result(RESULT, result | {"training": training(args.run), "environment": environment()})
+    if args.run:
+        trained = training(args.run) | {"environment": environment()}
+    else:
+        last = json.loads(RESULT.read_text())
+        trained = {"environment": last["environment"], **last["training"]}
+    write_result(RESULT, result | {"training": trained, "environment": environment()})
 
 
 if __name__ == "__main__":

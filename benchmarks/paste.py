@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate, pad
 
-from condinst_infer import bench
 from condinst_infer.crop import Crop
+from condinst_infer.machine import environment, write_result
 from condinst_infer.postprocess import paste
+from condinst_infer.timing import interleaved, summary
 
 NET_SIZE, IMAGE_SIZE, STRIDE, CELLS = (800, 1088), (480, 640), 4, (200, 272)
 AREAS = (40, 100_000)  # original pixels, log-uniform: from a distant bottle to a bus
@@ -87,12 +88,12 @@ def measure(count: int, repeats: int, threads: int) -> dict[str, object]:
     differs = dense(ours()) != reference
     distance = np.abs(probabilities[differs] - 0.5).max(initial=0.0)
     del probabilities
-    times = bench.interleaved(
+    times = interleaved(
         {"paste": ours, "torch": lambda: torch_probabilities(tensor) > 0.5},
         repeats=repeats,
         warmup=2,
     )
-    summaries = {name: bench.summary(values) for name, values in times.items()}
+    summaries = {name: summary(values) for name, values in times.items()}
     areas = reference.sum(axis=(1, 2))
     return {
         "what": f"{count} masks {CELLS[0]}x{CELLS[1]} at stride {STRIDE} to "
@@ -106,7 +107,7 @@ def measure(count: int, repeats: int, threads: int) -> dict[str, object]:
         "pixels": int(reference.size),
         "pixels_differing": int(differs.sum()),
         "farthest_differing_probability_from_half": float(distance),
-        "environment": bench.environment(),
+        "environment": environment(),
     }  # fmt: skip
 
 
@@ -119,7 +120,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULT, help="JSON file to write")
     options = parser.parse_args()
     result = measure(options.count, options.repeats, options.threads)
-    bench.write_result(options.output, result)
+    write_result(options.output, result)
     times = result["times_ms"]
     assert isinstance(times, dict)
     print(

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import plots, tables
 from condinst_infer import presets
 
 ROOT = Path(__file__).parents[1]
@@ -22,6 +23,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 def parts() -> dict[str, str]:
     """Every generated part by name, in Markdown."""
     nuclei = json.loads((RESULTS / "accuracy" / "nuclei.json").read_text())
+    training = nuclei["training"]
     return {
         "presets": preset_table(),
         "help": help_text(),
@@ -29,7 +31,8 @@ def parts() -> dict[str, str]:
         "gpu": gpu_tables(),
         "accuracy": accuracy_table(nuclei["artefacts"]),
         "groups": group_table(nuclei["groups"]),
-        "training": training_line(nuclei["training"], nuclei["environment"]),
+        "training": training_line(training, training.get("environment", nuclei["environment"])),
+        **tables.parts(),
     }
 
 
@@ -147,7 +150,8 @@ def written(text: str, made: dict[str, str]) -> str:
 
 
 def main() -> None:
-    """Rewrite README.md."""
+    """Draw the plots and rewrite README.md."""
+    plots.write()
     path = ROOT / "README.md"
     path.write_text(written(path.read_text(), parts()))
 

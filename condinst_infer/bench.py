@@ -1,136 +1,178 @@
-"""Timing that can be compared: interleaved runs, percentiles, and where they were taken."""
+"""How long a model file takes, what of, how much memory, and how accurate this very file is."""
 
-import json
-import math
-import os
-import platform
-import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from importlib import metadata
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from condinst_infer.output import replacing
+import numpy as np
 
-PACKAGES = (
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-    "torch",
-    "onnx",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "tensorrt",
-    "tensorrt-rtx",
-    "cuda-bindings",
-)
+from condinst_infer.annotations import coco_library
+from condinst_infer.clocks import CLOCKS, Scene
+from condinst_infer.config import DetectConfig
+from condinst_infer.engines import sidecar
+from condinst_infer.errors import ConfigError
+from condinst_infer.evaluate import Truth, detect, read_truth, score
+from condinst_infer.machine import PeakMemory, environment
+from condinst_infer.metadata import Metadata, file_sha256
+from condinst_infer.pipeline import Pipeline
+from condinst_infer.preprocess import read_image, resize
+from condinst_infer.runners import runner_from_file
+from condinst_infer.timing import REPEATS, SIZES, WARMUP
+
+Size = tuple[int, int]  # (height, width)
 
 
-def interleaved(
-    functions: Mapping[str, Callable[[], object]], *, repeats: int, warmup: int = 1
-) -> dict[str, list[float]]:
-    """Milliseconds of each function, `repeats` values each.
+@dataclass(frozen=True)
+class Settings:
+    """How a model file is run; as in `load`."""
 
-    The functions take turns, so that a machine that slows down slows all of them.
+    device: str | None = None
+    threads: int | None = None
+    runtime: str | None = None
+    precision: str | None = None
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What to measure the accuracy on; as in `evaluate`."""
+
+    annotations: Path
+    images: Path
+    limit: int | None = None
+
+
+def benchmark(
+    path: str | Path,
+    *,
+    settings: Settings = Settings(),
+    images: Sequence[Path] = (),
+    sizes: Sequence[Size] = SIZES,
+    batches: Sequence[int] = (),
+    repeats: int = REPEATS,
+    warmup: int = WARMUP,
+    labelled: Labelled | None = None,
+    progress: Callable[[float], object] = lambda share: None,
+) -> dict[str, Any]:
+    """Times, memory and accuracy of one model file, as JSON takes it: see `CLOCKS`.
+
+    On a GPU there is no `pipeline`: nothing waits there until the masks have native size.
+
+    Args:
+        path: an .onnx, .engine or .safetensors file.
+        images: frames, each resized to each of `sizes`; none is the bundled micrograph.
+        sizes: (height, width).
+        batches: frames of one call; none is 1, or the file's own.
+        repeats: calls that count, of each clock and row; the clocks of a row take turns.
+        warmup: turns before these.
+        labelled: None measures no accuracy.
+        progress: told the share that is done, 0 to 1.
+
+    Raises:
+        CondInstError: a file, an image or an option does not fit; the text says which.
     """
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in range(warmup + repeats):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            elapsed_ms = (time.perf_counter() - start) * 1000
-            if turn >= warmup:
-                times[name].append(elapsed_ms)
-    return times
+    path = Path(path)
+    truth = None if labelled is None else _truth(labelled)  # before minutes of work
+    frames = _frames(images)
+    memory, start = PeakMemory(), time.perf_counter()
+    runner = runner_from_file(path, **asdict(settings))
+    load_ms = _since(start)
+    with closing(runner):
+        counts = _counts(batches, runner.metadata, path)
+        pipeline = Pipeline(runner, max_batch=max(counts))
+        scenes = [
+            Scene(runner, pipeline, name, resize(frame, size), count)
+            for name, frame in frames.items()
+            for size in sizes
+            for count in counts
+        ]
+        start = time.perf_counter()
+        pipeline(scenes[0].frames)
+        first_ms = _since(start)
+        bar = _Counter(progress, len(scenes) * (warmup + repeats))
+        for scene in scenes:
+            scene.measure(repeats, warmup, bar.count)
+        peak = memory.read()  # before profiling, which loads the model again
+        profiles = {scene.input: scene for scene in scenes}
+        nodes = {key: scene.nodes() for key, scene in profiles.items()}
+        return {
+            "model": _model(path, settings, runner.metadata),
+            "environment": environment(),
+            "load_ms": load_ms,
+            "first_call_ms": first_ms,
+            "memory": peak,
+            "clocks": CLOCKS,
+            "rows": [scene.result(nodes[scene.input]) for scene in scenes],
+            "accuracy": labelled
+            and truth
+            and _accuracy(pipeline, truth, labelled.images, max(counts)),
+        }
 
 
-def summary(times_ms: Sequence[float]) -> dict[str, float]:
-    """Count, mean, extremes and p50, p90, p99 of `times_ms`, which must not be empty.
+class _Counter:
+    """Tells the share of `steps` that is done."""
 
-    A percentile is an observed value: the smallest that at least so many percent do not exceed.
-    """
-    ordered = sorted(times_ms)
-    percentiles = {
-        f"p{q}": ordered[max(0, math.ceil(q / 100 * len(ordered)) - 1)] for q in (50, 90, 99)
-    }
-    return {
-        "count": len(ordered),
-        "mean": sum(ordered) / len(ordered),
-        "min": ordered[0],
-        **percentiles,
-        "max": ordered[-1],
-    }
+    def __init__(self, progress: Callable[[float], object], steps: int) -> None:
+        self._progress, self._steps, self._done = progress, steps, 0
+
+    def count(self) -> None:
+        self._done += 1
+        self._progress(self._done / self._steps)
 
 
-def environment() -> dict[str, Any]:
-    """The machine and the software a measurement was taken on."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "cpu": _cpu_model(),
-        "cores": usable_cores(),
-        "gpus": gpus(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "packages": versions,
-        "commit": _commit(),
-    }
+def _frames(images: Sequence[Path]) -> dict[str, np.ndarray]:
+    """The images by name, BGR uint8 [H, W, 3]; without any, the bundled one."""
+    if images:
+        return {str(path): read_image(path) for path in images}
+    data = resources.files("condinst_infer") / "data" / "nuclei.jpg"
+    with resources.as_file(data) as path:
+        return {"bundled micrograph": read_image(path)}
 
 
-def usable_cores() -> int:
-    """Cores this process may use, which a container or taskset makes fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def gpus() -> list[str]:
-    """Name, driver, memory and compute capability of each GPU, as nvidia-smi tells them."""
-    query = "--query-gpu=name,driver_version,memory.total,compute_cap"
-    command = ["nvidia-smi", query, "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
-        return []
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
-
-
-def write_result(path: str | os.PathLike[str], result: Mapping[str, Any]) -> None:
-    """Write `result` as JSON; the file is there whole or not at all."""
-    with replacing(Path(path)) as part:
-        part.write_text(json.dumps(result, indent=2) + "\n")
-
-
-def _cpu_model() -> str:
-    """The processor's name; `platform` alone gives the architecture on Linux."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _commit() -> str | None:
-    """The commit of this source tree, with "+" where files differ from it; None outside git."""
-    root = Path(__file__).parent.parent
-    if not (root / ".git").exists():
-        return None
-    try:
-        git = ["git", "-C", str(root)]
-        commit = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+def _counts(batches: Sequence[int], metadata: Metadata, path: Path) -> list[int]:
+    """How many frames a call is given; ConfigError for what a static file can't take."""
+    if metadata.batch is not None and set(batches) - {metadata.batch}:
+        raise ConfigError(
+            f"{path} was exported for batches of {metadata.batch}; leave out --batch, or export it "
+            "with --batch dynamic."
         )
-        dirty = subprocess.run(
-            [*git, "status", "--porcelain"], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit.stdout.strip() + ("+" if dirty.stdout.strip() else "")
+    return list(batches) or [metadata.batch or 1]
+
+
+def _model(path: Path, settings: Settings, metadata: Metadata) -> dict[str, Any]:
+    """Which file it was, and how it was run."""
+    runtime, precision = settings.runtime or "onnxruntime", settings.precision
+    if path.suffix.lower() == ".safetensors":
+        runtime = "torch"
+    if path.suffix.lower() == ".engine":
+        built, _ = sidecar.read(path)
+        runtime, precision = built.runtime, built.precision_built
+    return {
+        "file": path.name,
+        "sha256": file_sha256(path),
+        "bytes": path.stat().st_size,
+        "name": metadata.config.name,
+        "precision": precision or metadata.precision,
+        "runtime": runtime,
+        "device": settings.device or ("cuda" if path.suffix.lower() == ".engine" else "cpu"),
+        "threads": settings.threads,  # None: as many as the runtime takes
+    }
+
+
+def _truth(labelled: Labelled) -> Truth:
+    coco_library()
+    return read_truth(labelled.annotations, limit=labelled.limit)
+
+
+def _accuracy(pipeline: Pipeline, truth: Truth, images: Path, batch: int) -> dict[str, Any]:
+    found = detect(pipeline, truth, images, batch=batch)
+    result = score(truth, found, max_detections=DetectConfig.max_detections)
+    return {"annotations": truth.file.name} | asdict(result)
+
+
+def _since(start: float) -> float:
+    """Milliseconds."""
+    return 1000 * (time.perf_counter() - start)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from condinst_infer import __version__
 from condinst_infer.commands import model_verbs, options
+from condinst_infer.commands.bench_options import add_bench
 from condinst_infer.commands.options import (
     Parser,
     Verbs,
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"condinst {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for add in (_demo, _predict, _train, _eval, *model_verbs.VERBS, _doctor):
+    for add in (_demo, _predict, _train, _eval, *model_verbs.VERBS, add_bench, _doctor):
         add(verbs)
     return parser
 

@@ -1,7 +1,7 @@
 """What this machine can do with a model, what is missing, and the command that installs it.
 
-Versions come from the installed packages' records; only ONNX Runtime is imported, since no record
-lists its providers.
+Versions come from the installed packages' records; only ONNX Runtime and OpenVINO are imported,
+since no record lists what they offer on this machine.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
-from condinst_infer import bench
+from condinst_infer import machine
 
 PACKAGES = (
     "condinst-infer",
@@ -22,6 +22,7 @@ PACKAGES = (
     "tqdm",
     "onnxruntime",
     "onnxruntime-gpu",
+    "openvino",
     "torch",
     "safetensors",
     "onnx",
@@ -36,20 +37,22 @@ PACKAGES = (
     "pycuda",
 )
 _CUDA = "CUDAExecutionProvider"
+_PRECISIONS = ("fp32", "bf16", "int8")
 
 
 def report() -> dict[str, Any]:
-    """Everything below as plain data: python, platform, packages, providers, gpus, capabilities."""
+    """Plain data: python, platform, packages, providers, openvino, gpus, capabilities."""
     packages = {name: _version(name) for name in PACKAGES}
-    providers = _providers()
-    gpus = bench.gpus()
+    providers, openvino = _providers(), _openvino_precisions()
+    gpus = machine.gpus()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": packages,
         "providers": providers,
+        "openvino": openvino,
         "gpus": gpus,
-        "capabilities": capabilities(packages, providers, gpus),
+        "capabilities": capabilities(packages, providers, openvino, gpus),
     }
 
 
@@ -61,19 +64,23 @@ def run(args: argparse.Namespace) -> int:
 
 
 def capabilities(
-    packages: Mapping[str, str | None], providers: list[str], gpus: list[str]
+    packages: Mapping[str, str | None], providers: list[str], openvino: list[str], gpus: list[str]
 ) -> dict[str, dict[str, Any]]:
     """What can be done: {name: {"ok": bool, "missing": [...], "fix": command or ""}}.
 
     Args:
         packages: version or None of each of `PACKAGES`.
         providers: execution providers of ONNX Runtime; empty if it can't be imported.
+        openvino: precisions of OpenVINO on this CPU; empty if it can't be imported.
         gpus: one line per NVIDIA GPU.
     """
     lacks = {name for name, version in packages.items() if version is None}
     runtime = [] if providers else ["onnxruntime"]
     return {
         "run on CPU": _capability(runtime, _extra("cpu")),
+        "run in OpenVINO": _capability(
+            ([] if openvino else ["openvino"]) + _missing(lacks, "onnx"), _extra("openvino")
+        ),
         "run on CUDA": _capability(
             _no_gpu(gpus)
             + ([] if _CUDA in providers else ["onnxruntime-gpu"])
@@ -105,6 +112,7 @@ def text(data: Mapping[str, Any]) -> str:
     lines = [f"python {data['python']} on {data['platform']}", "", "packages"]
     lines += [f"  {name:24}{version or '-'}" for name, version in data["packages"].items()]
     lines += ["", "ONNX Runtime providers", f"  {', '.join(data['providers']) or '-'}"]
+    lines += ["", "OpenVINO precisions", f"  {', '.join(data['openvino']) or '-'}"]
     lines += ["", "GPUs", *(f"  {gpu}" for gpu in data["gpus"] or ["-"])]
     lines += ["", "what works"]
     for name, state in data["capabilities"].items():
@@ -158,3 +166,13 @@ def _providers() -> list[str]:
         return importlib.import_module("onnxruntime").get_available_providers()
     except Exception:  # not installed, or its libraries don't load
         return []
+
+
+def _openvino_precisions() -> list[str]:
+    """What `load` takes as `precision` here."""
+    try:
+        core = importlib.import_module("openvino").Core()
+        found = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    except Exception:  # not installed, or its libraries don't load
+        return []
+    return [name for name in _PRECISIONS if name.upper() in found]

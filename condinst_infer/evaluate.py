@@ -2,7 +2,9 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +22,8 @@ from condinst_infer.annotations import (
 from condinst_infer.config import MAX_BATCH, CondInstConfig, DetectConfig
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.pipeline import Pipeline
+from condinst_infer.result import Instances
+from condinst_infer.workers import groups, in_order
 
 Numbers = dict[str, float | None]
 _log = logging.getLogger(__name__)
@@ -59,6 +63,7 @@ def evaluate(
     max_detections: int = DetectConfig.max_detections,
     limit: int | None = None,
     batch: int = MAX_BATCH,
+    workers: int = 1,
 ) -> Evaluation:
     """The average precision of what `pipeline` finds in the images of an annotation file.
 
@@ -69,13 +74,14 @@ def evaluate(
         max_detections: most that count per class and image, best first.
         limit: only the first images of the file; None takes all.
         batch: images read and run at once.
+        workers: batches worked on at the same time; load the model with the same number.
 
     Raises:
         InputError: the file, an image or the classes of the model don't fit; the text says which.
         MissingExtraError: faster-coco-eval is not installed.
     """
     truth = read_truth(annotations, limit=limit)
-    found = detect(pipeline, truth, images, batch=batch)
+    found = detect(pipeline, truth, images, batch=batch, workers=workers)
     return score(truth, found, max_detections=max_detections)
 
 
@@ -109,29 +115,46 @@ def read_truth(annotations: str | Path, *, limit: int | None = None) -> Truth:
 
 
 def detect(
-    pipeline: Pipeline, truth: Truth, images: str | Path, *, batch: int = MAX_BATCH
+    pipeline: Pipeline,
+    truth: Truth,
+    images: str | Path,
+    *,
+    batch: int = MAX_BATCH,
+    workers: int = 1,
 ) -> list[dict[str, Any]]:
     """What `pipeline` finds in the images of `truth`, as rows of a COCO result file."""
     category_of = category_of_model(pipeline.config, truth)
+    paths = {id_: Path(images) / name for id_, name in truth.images.items()}
+    check_images(paths.values(), truth.file)  # before minutes of work
+
+    def found(ids: list[int]) -> list[list[dict[str, Any]]]:
+        results = pipeline([paths[id_] for id_ in ids])
+        return [_rows(truth, *pair, category_of) for pair in zip(ids, results, strict=True)]
+
     # images of one size share a canvas, and only those fill a batch
-    ids = sorted(truth.images, key=lambda image: truth.sizes[image])
-    paths = [Path(images) / truth.images[image] for image in ids]
-    check_images(paths, truth.file)  # before minutes of work
+    ids = sorted(truth.images, key=lambda id_: truth.sizes[id_])
+    parts = groups(ids, max(batch, pipeline.metadata.batch or 1))
     rows: list[dict[str, Any]] = []
-    step = max(batch, pipeline.metadata.batch or 1)
-    with tqdm(total=len(ids), unit="image", disable=None, delay=2) as bar:
-        for i in range(0, len(ids), step):
-            results = pipeline(paths[i : i + step])
-            for image, result in zip(ids[i : i + step], results, strict=True):
-                if result.image_size != truth.sizes[image]:
-                    raise InputError(
-                        f"{truth.images[image]} has (height, width) {result.image_size}, but "
-                        f"{truth.file} says {truth.sizes[image]}."
-                    )
-                for row in result.to_coco(image):
-                    rows.append(row | {"category_id": category_of[row["category_id"]]})
-            bar.update(len(results))
+    with (
+        closing(in_order(found, parts, workers=workers)) as done,
+        tqdm(total=len(ids), unit="image", disable=None, delay=2) as bar,
+    ):
+        for image_rows in chain.from_iterable(done):
+            rows += image_rows
+            bar.update()
     return rows
+
+
+def _rows(
+    truth: Truth, image: int, result: Instances, category_of: dict[int, int]
+) -> list[dict[str, Any]]:
+    """What was found in one image, with the categories of the file."""
+    if result.image_size != truth.sizes[image]:
+        raise InputError(
+            f"{truth.images[image]} has (height, width) {result.image_size}, but "
+            f"{truth.file} says {truth.sizes[image]}."
+        )
+    return [row | {"category_id": category_of[row["category_id"]]} for row in result.to_coco(image)]
 
 
 def score(

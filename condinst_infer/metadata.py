@@ -22,6 +22,7 @@ class Metadata:
     config: CondInstConfig
     graph: str = "full"  # "detector" stops before NMS
     precision: str = "fp32"  # of weights and features; boxes, scores and coordinates stay float32
+    int8_for: str = ""  # "cpu" or "tensorrt" where the precision is int8
     size: tuple[int, int] | None = None  # (height, width) of a static canvas; None is dynamic
     batch: int | None = None  # None is dynamic
     checkpoint_sha256: str = ""

@@ -1,7 +1,10 @@
 """Photographs in, Instances out: the stages around one session."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast, overload
 
@@ -11,7 +14,8 @@ from PIL import Image
 from condinst_infer.config import MAX_BATCH, MAX_PIXELS, CondInstConfig
 from condinst_infer.engines.arrays import is_device_array
 from condinst_infer.engines.device import DeviceRunner
-from condinst_infer.errors import ConfigError
+from condinst_infer.errors import ConfigError, InputError
+from condinst_infer.machine import usable_cores
 from condinst_infer.metadata import Metadata
 from condinst_infer.postprocess import (
     Classes,
@@ -27,6 +31,7 @@ from condinst_infer.preprocess import (
 from condinst_infer.result import Instances
 from condinst_infer.runners import HostRunner, runner_from_file
 from condinst_infer.session import Session, check_threads
+from condinst_infer.workers import check_workers, groups, in_order
 
 Size = tuple[int, int]  # (height, width)
 
@@ -36,25 +41,37 @@ def load(
     *,
     device: str | None = None,
     threads: int | None = None,
+    runtime: str | None = None,
+    precision: str | None = None,
+    workers: int = 1,
     max_pixels: int = MAX_PIXELS,
     max_batch: int = MAX_BATCH,
 ) -> "Pipeline":
     """The pipeline around a model file.
 
     Args:
-        path: .onnx (ONNX Runtime), .engine (TensorRT) or .safetensors (PyTorch).
+        path: .onnx (ONNX Runtime or OpenVINO), .engine (TensorRT) or .safetensors (PyTorch).
         device: "cpu" or "cuda"; None is the CPU, and the GPU for an .engine. On "cuda" an .onnx
             file must be a detector graph: our kernels do the rest. A .safetensors runs on "cpu".
-        threads: CPU threads of one call, at least 1; None takes all cores.
+        threads: CPU threads of one call, at least 1; None shares all cores between `workers`.
+        runtime: of an .onnx file on the CPU, "onnxruntime" or "openvino"; None is the first.
+        precision: "fp32", "bf16" or "int8", in OpenVINO only; None is the file's own.
+        workers: calls that will run at the same time, as in `map`; more than these are safe.
         max_pixels: larger images are refused before they are decoded.
         max_batch: images a file of dynamic batch is given at once; more cost memory.
 
     Raises:
+        ConfigError: an option out of range.
         ModelFileError, CheckpointError: missing, not ours, or damaged.
         SessionError: this file can't be run here; the text says what can.
     """
     check_threads(threads)
-    runner = runner_from_file(Path(path), device, threads)
+    check_workers(workers)
+    if threads is None and workers > 1:
+        threads = max(1, usable_cores() // workers)
+    runner = runner_from_file(
+        Path(path), device, threads, runtime=runtime, precision=precision, workers=workers
+    )
     return Pipeline(runner, max_pixels=max_pixels, max_batch=max_batch)
 
 
@@ -142,21 +159,75 @@ class Pipeline:
             InputError: an image that can't be read; nothing is returned for the others.
             ConfigError: an option out of range.
         """
-        check_options(self.config, score_threshold, max_detections)  # before seconds of work
-        options = {
+        options = self._checked(score_threshold, max_detections, classes)
+        if _is_one(source):
+            return self._results([self._placed(cast(ImageSource, source))], options)[0]
+        return self._results(map(self._placed, cast(Iterable[ImageSource], source)), options)
+
+    def map(
+        self,
+        sources: Iterable[ImageSource],
+        *,
+        workers: int = 1,
+        score_threshold: float | None = None,
+        max_detections: int | None = None,
+        classes: Classes | None = None,
+    ) -> Generator[Instances, None, None]:
+        """The instances of each image, in the order of `sources`, which may have no end.
+
+        Each result is that of a call with this image alone, but has no `on_device`: the calls
+        that follow write there. Load the model with the same number of workers.
+
+        Args:
+            sources: images as in a call; taken one by one, as results are asked for.
+            workers: batches worked on at the same time, each by a thread that reads, runs the
+                model and makes masks. At most 2 * `workers` batches are on their way; a batch is
+                one image unless `max_batch` or the file says otherwise. 1 works in the thread
+                that asks, and nothing ahead.
+            score_threshold, max_detections, classes: as in a call.
+
+        Raises:
+            InputError: an image that can't be read, in the place of its result; it ends the
+                iterator, and so does an error of `sources`.
+            ConfigError: an option out of range, at once.
+        """
+        check_workers(workers)
+        if _is_one(sources):
+            raise InputError("map takes an iterable of images; call the pipeline with one image.")
+        options = self._checked(score_threshold, max_detections, classes)
+        batches = groups(sources, self.metadata.batch or self._max_batch)
+        return _flat(in_order(partial(self._part, options=options), batches, workers=workers))
+
+    def _part(
+        self, sources: list[ImageSource], options: dict[str, Any]
+    ) -> tuple[list[Instances], InputError | None]:
+        """Results up to the first image that can't be read, and why it can't."""
+        placed, failure = [], None
+        for source in sources:
+            try:
+                placed.append(self._placed(source))
+            except InputError as error:
+                failure = error
+                break
+        results = self._results(placed, options)
+        return [replace(r, on_device=None) if r.on_device else r for r in results], failure
+
+    def _checked(
+        self, score_threshold: float | None, max_detections: int | None, classes: Classes | None
+    ) -> dict[str, Any]:
+        """The options of a call, refused before seconds of work."""
+        check_options(self.config, score_threshold, max_detections)
+        return {
             "score_threshold": score_threshold,
             "max_detections": max_detections,
             "classes": None
             if classes is None
             else labels_from_classes(classes, self.config.class_names),
         }
-        if _is_one(source):
-            return self._results([cast(ImageSource, source)], options)[0]
-        return self._results(cast(Iterable[ImageSource], source), options)
 
-    def _results(self, sources: Iterable[ImageSource], options: dict[str, Any]) -> list[Instances]:
+    def _results(self, images: Iterable[Placed], options: dict[str, Any]) -> list[Instances]:
         results: dict[int, Instances] = {}
-        for batch in _batches(map(self._placed, sources), self.metadata.batch or self._max_batch):
+        for batch in _batches(images, self.metadata.batch or self._max_batch):
             found = self._runner.run([placed for _, placed in batch])
             for slot, (place, placed) in enumerate(batch):
                 results[place] = instances_from_outputs(
@@ -196,6 +267,17 @@ def _batches(items: Iterable[Placed], most: int) -> Iterator[list[tuple[int, Pla
         if len(group) == most:
             yield waiting.pop(item.canvas)
     yield from waiting.values()
+
+
+def _flat(
+    parts: Generator[tuple[list[Instances], InputError | None], None, None],
+) -> Generator[Instances, None, None]:
+    """The results of `parts`, and the first failure in its place."""
+    with closing(parts):
+        for results, failure in parts:
+            yield from results
+            if failure is not None:
+                raise failure
 
 
 def _is_one(source: Any) -> bool:

@@ -7,12 +7,15 @@ import numpy as np
 
 from condinst_infer.engines.cuda import Device
 from condinst_infer.engines.device import DeviceRunner
+from condinst_infer.engines.openvino import OvSession
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.engines.trt import TrtSession
-from condinst_infer.errors import ModelFileError, SessionError, require
+from condinst_infer.errors import ConfigError, ModelFileError, SessionError, require
 from condinst_infer.postprocess import Found
 from condinst_infer.preprocess import ImageSource, Placed, read_image, resize, stacked
 from condinst_infer.session import Session
+
+RUNTIMES = ("onnxruntime", "openvino")  # of an .onnx file on the CPU
 
 
 class HostRunner:
@@ -26,37 +29,51 @@ class HostRunner:
                 "--graph full"
             )
         self.metadata = session.metadata
-        self._session = session
+        self.session = session
 
     def image(self, source: ImageSource, max_pixels: int) -> np.ndarray:
         """`source` as BGR uint8 [H, W, 3]."""
         return read_image(source, max_pixels=max_pixels)
 
     def run(self, batch: Sequence[Placed]) -> Found:
-        """The graph's outputs for images of one canvas; masks are pasted later.
+        """The graph's outputs for images of one canvas; masks are pasted later."""
+        return Found(self.session.run(self.feeds(batch)))
 
-        A file of static batch is filled up with black images.
-        """
+    def feeds(self, batch: Sequence[Placed]) -> dict[str, np.ndarray]:
+        """What the session reads; a file of static batch is filled up with black images."""
         canvas = batch[0].canvas
         pixels = [resize(placed.image, placed.net_size) for placed in batch]
         missing = (self.metadata.batch or len(batch)) - len(batch)
         images, image_sizes = stacked(pixels + [np.zeros((*canvas, 3), np.uint8)] * missing, canvas)
-        return Found(self._session.run({"images": images, "image_sizes": image_sizes}))
+        return {"images": images, "image_sizes": image_sizes}
 
     def close(self) -> None:
         """Free the model."""
-        self._session.close()
+        self.session.close()
 
 
 def runner_from_file(
-    path: Path, device: str | None, threads: int | None
+    path: Path,
+    device: str | None,
+    threads: int | None,
+    *,
+    runtime: str | None = None,
+    precision: str | None = None,
+    workers: int = 1,
 ) -> HostRunner | DeviceRunner:
     """What runs a model file, by its suffix."""
     suffix = path.suffix.lower()
+    _check_runtime(path, device, runtime, precision)
     if suffix == ".onnx":
+        if runtime == "openvino":
+            return HostRunner(
+                OvSession(path, precision=precision, threads=threads, workers=workers)
+            )
         if device == "cuda":
             return _onnx_on_gpu(path, threads)
-        return HostRunner(OrtSession(path, device=device or "cpu", threads=threads))
+        # calls share what their session adds to the threads they come from
+        shared = None if threads is None else 1 + workers * (threads - 1)
+        return HostRunner(OrtSession(path, device=device or "cpu", threads=shared))
     if suffix == ".safetensors":
         return HostRunner(_torch_session(path, device, threads))
     if suffix == ".engine":
@@ -65,6 +82,22 @@ def runner_from_file(
         session = TrtSession(path)
         return DeviceRunner(session, session.device)
     raise ModelFileError(f"{path} is no model file; it must end in .onnx, .engine or .safetensors.")
+
+
+def _check_runtime(
+    path: Path, device: str | None, runtime: str | None, precision: str | None
+) -> None:
+    if runtime not in (None, *RUNTIMES):
+        raise ConfigError(f"runtime is {runtime!r}; it must be one of {', '.join(RUNTIMES)}.")
+    if runtime is not None and path.suffix.lower() != ".onnx":
+        raise ConfigError(f"a runtime is chosen for an .onnx file, not for {path}.")
+    if runtime == "openvino" and device not in (None, "cpu"):
+        raise SessionError(f"OpenVINO runs on the CPU here, not on {device!r}.")
+    if precision is not None and runtime != "openvino":
+        raise ConfigError(
+            f"precision {precision!r} can be chosen only with runtime 'openvino'; elsewhere a file "
+            "runs as it was exported."
+        )
 
 
 def _onnx_on_gpu(path: Path, threads: int | None) -> DeviceRunner:

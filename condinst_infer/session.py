@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -33,6 +33,23 @@ class Session(Protocol):
     def metadata(self) -> Metadata: ...
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]: ...
     def close(self) -> None: ...
+
+
+class NodeTime(NamedTuple):
+    """What one node of the network takes of a run; a Loop or an If with its body."""
+
+    name: str  # "backbone/res3/0/conv1/Conv": the module it is from, where it is from one
+    op: str  # in the runtime's words
+    ms: float  # without the cost of measuring it, so a node of no work may be just below zero
+
+
+@runtime_checkable
+class Profiled(Protocol):
+    """A session that can say where the time of a run goes."""
+
+    def profile(self, feeds: Mapping[str, np.ndarray], repeats: int) -> list[NodeTime]:
+        """The mean of `repeats` runs for each node, in the order they run in."""
+        ...
 
 
 _INT32, _FLOAT32 = np.dtype(np.int32), np.dtype(np.float32)

@@ -59,6 +59,20 @@ def detector_onnx(nano_checkpoint: Path) -> Path:
     return _exported(nano_checkpoint, "detector.onnx", graph="detector")
 
 
+@pytest.fixture(scope="session")
+def nuclei_onnx(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained model that ships, made for smaller images and at most 60 nuclei."""
+    from condinst_infer import checkpoint
+    from condinst_infer.config import override
+    from condinst_infer.export import export_onnx
+
+    path = tmp_path_factory.mktemp("nuclei") / "nuclei.onnx"
+    model = checkpoint.load(demo_folder / "nuclei.safetensors")
+    model.config = override(model.config, max_detections=60, short_side=256, long_side=352)
+    export_onnx(model, path)
+    return path
+
+
 def _exported(source: Path, name: str, **options: Any) -> Path:
     from condinst_infer import checkpoint
     from condinst_infer.export import export_onnx

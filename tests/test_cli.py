@@ -34,6 +34,7 @@ def test_every_mistake_is_one_sentence(
         ((*predict, "--classes", "dgo"), "dog"),
         ((*predict, "--threads", "0"), "whole number >= 1"),
         ((*predict, "--batch", "x"), "whole number >= 1"),
+        ((*predict, "--workers", "0"), "whole number >= 1"),
         ((*predict, "--thread", "1"), "--thread"),
         (("export", "a.safetensors", "-o", "a.onnx", "--size", "512"), "HxW"),
         (("export", "a.safetensors", "-o", "a.pt"), "must end in .onnx"),

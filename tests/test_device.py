@@ -256,14 +256,12 @@ def test_threads_get_lanes_of_their_own(device: Device, nano_onnx: Path) -> None
     images = [photograph(SIZES[i % 3], i) for i in range(12)]
     session = Recorded(nano_onnx)
     session.capturable = False  # its graph would repeat the outputs of the image it was made with
-    with (
-        ci.Pipeline(DeviceRunner(session, device)) as pipeline,
-        ThreadPoolExecutor(4) as pool,
-    ):
+    with ci.Pipeline(DeviceRunner(session, device)) as pipeline:
         alone = [pipeline(image) for image in images]
-        for ours, theirs in zip(pool.map(pipeline, images), alone, strict=True):
+        for ours, theirs in zip(pipeline.map(images, workers=4), alone, strict=True):
             assert np.array_equal(ours.masks, theirs.masks)
             assert np.array_equal(ours.scores, theirs.scores)
+            assert ours.on_device is None
 
 
 def test_a_session_of_one_stream_makes_threads_wait(device: Device, detector_onnx: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,7 @@ from condinst_infer import cli, doctor
 ALL: dict[str, str | None] = {name: "1.0" for name in doctor.PACKAGES}
 GPU = ["NVIDIA H200, 580.1, 143771 MiB, 9.0"]
 CUDA = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+OPENVINO = ["fp32", "bf16", "int8"]
 
 
 def without(*names: str) -> dict[str, str | None]:
@@ -19,8 +21,8 @@ def without(*names: str) -> dict[str, str | None]:
 
 
 def test_everything_there_is_ok() -> None:
-    states = doctor.capabilities(ALL, CUDA, GPU)
-    assert [state["ok"] for state in states.values()] == [True] * 8
+    states = doctor.capabilities(ALL, CUDA, OPENVINO, GPU)
+    assert [state["ok"] for state in states.values()] == [True] * 9
     assert all(state["missing"] == [] and state["fix"] == "" for state in states.values())
 
 
@@ -33,14 +35,14 @@ def test_everything_there_is_ok() -> None:
     ],
 )
 def test_a_missing_package_is_named_with_its_command(lost: str, broken: set, fix: str) -> None:
-    states = doctor.capabilities(without(lost), CUDA, GPU)
+    states = doctor.capabilities(without(lost), CUDA, OPENVINO, GPU)
     assert {name for name, state in states.items() if not state["ok"]} == broken
     for name in broken:
         assert states[name]["missing"] == [lost] and states[name]["fix"] == fix
 
 
 def test_without_a_runtime_nothing_runs_on_the_cpu() -> None:
-    states = doctor.capabilities(without("onnxruntime", "onnxruntime-gpu"), [], [])
+    states = doctor.capabilities(without("onnxruntime", "onnxruntime-gpu"), [], OPENVINO, [])
     assert states["run on CPU"] == {
         "ok": False,
         "missing": ["onnxruntime"],
@@ -50,23 +52,39 @@ def test_without_a_runtime_nothing_runs_on_the_cpu() -> None:
 
 
 def test_cuda_needs_the_other_wheel_and_no_command_installs_a_gpu() -> None:
-    cpu_wheel = doctor.capabilities(without("onnxruntime-gpu"), CUDA[1:], GPU)["run on CUDA"]
+    cpu_wheel = doctor.capabilities(without("onnxruntime-gpu"), CUDA[1:], OPENVINO, GPU)[
+        "run on CUDA"
+    ]
     assert cpu_wheel["missing"] == ["onnxruntime-gpu"]
     assert cpu_wheel["fix"] == ("pip uninstall -y onnxruntime && pip install 'condinst-infer[gpu]'")
-    no_gpu = doctor.capabilities(ALL, CUDA, [])["run on CUDA"]
+    no_gpu = doctor.capabilities(ALL, CUDA, OPENVINO, [])["run on CUDA"]
     assert not no_gpu["ok"] and no_gpu["fix"] == "" and "NVIDIA GPU" in no_gpu["missing"][0]
+
+
+def test_openvino_needs_onnx_and_what_it_computes_in_is_asked_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broken = doctor.capabilities(ALL, CUDA, [], [])["run in OpenVINO"]
+    assert broken["missing"] == ["openvino"]
+    no_onnx = doctor.capabilities(without("onnx"), CUDA, OPENVINO, [])["run in OpenVINO"]
+    assert no_onnx["missing"] == ["onnx"]
+    assert no_onnx["fix"] == "pip install 'condinst-infer[openvino]'"
+    can = ["WINOGRAD", "INT8", "FP32"]
+    core = SimpleNamespace(get_property=lambda device, name: can if device == "CPU" else [])
+    monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(Core=lambda: core))
+    assert doctor.report()["openvino"] == ["fp32", "int8"]
 
 
 def test_either_builder_will_do_and_running_an_engine_needs_more() -> None:
     for lacking in ("tensorrt", "tensorrt-rtx"):
-        states = doctor.capabilities(without(lacking), [], [])
+        states = doctor.capabilities(without(lacking), [], OPENVINO, [])
         assert states["build engines"]["ok"]
         assert states["run engines"]["missing"] == ["an NVIDIA GPU with its driver"]
-    neither = doctor.capabilities(without("tensorrt", "tensorrt-rtx"), [], GPU)
+    neither = doctor.capabilities(without("tensorrt", "tensorrt-rtx"), [], OPENVINO, GPU)
     for verb in ("build engines", "run engines"):
         assert neither[verb]["missing"] == ["tensorrt"]
         assert neither[verb]["fix"] == "pip install 'condinst-infer[tensorrt]'"
-    no_bindings = doctor.capabilities(without("cuda-bindings"), CUDA, GPU)
+    no_bindings = doctor.capabilities(without("cuda-bindings"), CUDA, OPENVINO, GPU)
     for verb in ("run on CUDA", "run engines"):
         assert no_bindings[verb]["missing"] == ["cuda-bindings"]
 
@@ -87,11 +105,19 @@ def test_the_text_names_each_package_capability_and_command() -> None:
         "platform": "somewhere",
         "packages": packages,
         "providers": CUDA,
+        "openvino": OPENVINO,
         "gpus": GPU,
-        "capabilities": doctor.capabilities(packages, CUDA, GPU),
+        "capabilities": doctor.capabilities(packages, CUDA, OPENVINO, GPU),
     }
     text = doctor.text(data)
-    for word in (*doctor.PACKAGES, *CUDA, *GPU, *data["capabilities"], "missing: onnxscript"):
+    for word in (
+        *doctor.PACKAGES,
+        *CUDA,
+        ", ".join(OPENVINO),
+        *GPU,
+        *data["capabilities"],
+        "missing: onnxscript",
+    ):
         assert word in text
     assert "numpy                   1.0\n" in text and "onnxscript              -\n" in text
     assert "pip install 'condinst-infer[export]'" in text and "[gpu]" not in text
@@ -130,7 +156,7 @@ def test_a_broken_onnxruntime_is_only_missing(
 def test_it_works_where_nothing_but_python_does() -> None:
     """Even numpy and OpenCV may be broken: nothing outside the standard library is needed."""
     block = "import sys; sys.modules.update(dict.fromkeys({!r}))".format(
-        ["numpy", "cv2", "PIL", "tqdm", "torch", "onnx", "onnxruntime"]
+        ["numpy", "cv2", "PIL", "tqdm", "torch", "onnx", "onnxruntime", "openvino"]
     )
     code = f"{block}; from condinst_infer.cli import main; sys.exit(main(['doctor']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

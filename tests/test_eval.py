@@ -1,6 +1,7 @@
 """`condinst eval`, and the evaluation of a pipeline: files in, numbers out."""
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -158,11 +159,47 @@ def test_images_are_read_in_small_groups_that_fill_batches(
         assert groups == expected and {row["image_id"] for row in rows} == {0, 7, 14}
 
 
+def test_workers_change_nothing(
+    condinst: Run, bright_model: Path, photos: Path, tmp_path: Path
+) -> None:
+    found = tmp_path / "found.json"
+    truth = ("--annotations", annotated(photos), "--images", photos, "--detections", found)
+    ran = []
+    for workers in (1, 2, 3):
+        command = ("eval", bright_model, *truth, "--max-dets", 1, "--workers", workers)
+        ran.append((condinst(*command), found.read_text()))
+    assert ran[0][0][0] == 0 and ran[0] == ran[1] == ran[2]
+
+
+def test_eval_keeps_its_workers_busy(
+    condinst: Run, bright_model: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, call, asked = threading.Barrier(3), Pipeline.__call__, []
+
+    def recorded(self: Pipeline, source: Any) -> Any:
+        together.wait(20)  # all three images are worked on at the same time
+        return call(self, source)
+
+    monkeypatch.setattr(Pipeline, "__call__", recorded)
+    monkeypatch.setattr(
+        "condinst_infer.commands.evaluate.load",
+        lambda *args, **options: (asked.append(options["workers"]), load(*args, **options))[1],
+    )
+    truth = ("--annotations", annotated(photos), "--images", photos, "--max-dets", 1)
+    assert condinst("eval", bright_model, *truth, "--workers", 3)[0] == 0 and asked == [3]
+    with load(bright_model) as pipeline:
+        evaluate(pipeline, annotated(photos), photos, workers=3)
+
+
 def test_an_image_of_another_size_is_refused(bright_model: Path, photos: Path) -> None:
     truth = annotated(photos)
     cv2.imwrite(str(photos / "12.jpg"), np.zeros((90, 60, 3), np.uint8))
-    with load(bright_model) as pipeline, pytest.raises(InputError, match=r"12.jpg .*\(90, 60\)"):
-        evaluate(pipeline, truth, photos)
+    for workers in (1, 2):
+        with (
+            load(bright_model) as pipeline,
+            pytest.raises(InputError, match=r"12.jpg .*\(90, 60\)"),
+        ):
+            evaluate(pipeline, truth, photos, workers=workers)
 
 
 def test_pytorch_and_onnx_runtime_give_the_same_numbers(

@@ -7,26 +7,21 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
-from nms_reference import Scene, greedy_nms, random_scene
-from onnx import TensorProto, helper, numpy_helper
+from function_bodies import FLOAT, HALF, in_openvino, mask_head_model, run, session
+from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from condinst_infer import ops
 from condinst_infer.config import CondInstConfig, override
 from condinst_infer.export import export_onnx
-from condinst_infer.export.functions import OPSET, functions
 from condinst_infer.metadata import Metadata, metadata_from_props
 from condinst_infer.model import CondInst
 from condinst_infer.ops.custom import DOMAIN
 from condinst_infer.ops.dynamic_mask_head import COORDINATES
 from condinst_infer.presets import preset
 
-FLOAT, HALF, INT = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT32
-NMS_INPUTS = {"boxes": (FLOAT, 3), "scores": (FLOAT, 2), "labels": (INT, 2)}
-NMS_OUTPUTS = {"keep": (INT, 2), "count": (INT, 1)}
 HEADS = [  # every value of every ablation field at least once
     {"mask_head_depth": depth, "mask_head_width": width, "mask_channels": channels}
     | {"coordinates": coordinates, "use_features": features, "mask_stride": stride}
@@ -44,105 +39,15 @@ HEADS = [  # every value of every ablation field at least once
 ]
 
 
-def one_node_model(
-    name: str,
-    config: CondInstConfig,
-    inputs: Mapping[str, tuple[int, int]],
-    outputs: Mapping[str, tuple[int, int]],
-) -> onnx.ModelProto:
-    """A checked model whose only node is `name`, with the body for `config`; (type, rank) each."""
-
-    def infos(specs: Mapping[str, tuple[int, int]]) -> list[onnx.ValueInfoProto]:
-        return [
-            helper.make_tensor_value_info(key, dtype, [f"{key}_{i}" for i in range(rank)])
-            for key, (dtype, rank) in specs.items()
-        ]
-
-    (body,) = (body for body in functions(config) if body.name == name)
-    # the body reads no attribute, but a node without the declared ones is not whole
-    unread: dict[str, Any] = dict.fromkeys(body.attribute, [0])
-    node = helper.make_node(name, list(inputs), list(outputs), domain=DOMAIN, **unread)
-    model = helper.make_model(
-        helper.make_graph([node], name, infos(inputs), infos(outputs)),
-        opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)],
-        functions=[body],
-        ir_version=10,
-    )
-    onnx.checker.check_model(model, full_check=True)
-    return model
-
-
-def nms_model(keep: int) -> onnx.ModelProto:
-    config = override(CondInstConfig(), max_detections=keep)
-    return one_node_model("ClassNMS", config, NMS_INPUTS, NMS_OUTPUTS)
-
-
-def mask_head_model(config: CondInstConfig, dtype: int = FLOAT) -> onnx.ModelProto:
-    inputs = {"features": (dtype, 4), "params": (dtype, 3), "centres": (FLOAT, 3)}
-    inputs |= {"sizes": (FLOAT, 2), "count": (INT, 1)}
-    return one_node_model("DynamicMaskHead", config, inputs, {"masks": (dtype, 4)})
-
-
-def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-
-
-def run(
-    runner: onnxruntime.InferenceSession | ReferenceEvaluator, feeds: Mapping[str, np.ndarray]
-) -> list[np.ndarray]:
-    return [np.asarray(output) for output in runner.run(None, dict(feeds))]
-
-
-def assert_greedy(
-    runner: onnxruntime.InferenceSession | ReferenceEvaluator, scene: Scene, keep: int
-) -> None:
-    """What `runner` of `nms_model(keep)` puts out for `scene` is what the greedy loop keeps."""
-    found, count = run(runner, scene._asdict())
-    expected, counts = greedy_nms(scene, threshold=0.6, keep=keep)
-    assert found.dtype == count.dtype == np.int32
-    np.testing.assert_array_equal(count, counts)
-    np.testing.assert_array_equal(found, expected)
-
-
-@pytest.mark.parametrize("classes", [1, 80])
-@pytest.mark.parametrize("keep", [1, 20, 100])
-def test_class_nms_body_is_greedy_on_many_scenes(keep: int, classes: int) -> None:
-    random, body = np.random.default_rng(keep + classes), session(nms_model(keep))
-    for batch, slots in itertools.product((1, 2, 3), (1, 2, 5, 20, 50, 90, 150, 250, 400, 500)):
-        for crowd in (5, 40):
-            scene = random_scene(random, batch=batch, slots=slots, classes=classes, crowd=crowd)
-            assert_greedy(body, scene, keep)
-
-
-@pytest.mark.parametrize("classes", [1, 80])
-def test_class_nms_body_is_greedy_at_full_size(classes: int) -> None:
-    random = np.random.default_rng(classes)
-    for keep, batch, slots in ((100, 1, 5000), (512, 1, 5000), (512, 2, 3000), (300, 3, 1000)):
-        scene = random_scene(random, batch=batch, slots=slots, classes=classes)
-        assert_greedy(session(nms_model(keep)), scene, keep)
-
-
-def test_class_nms_body_in_the_reference_evaluator() -> None:
-    random, evaluator = np.random.default_rng(8), ReferenceEvaluator(nms_model(6))
-    for slots, classes in ((1, 1), (12, 1), (30, 3)):
-        scene = random_scene(random, batch=2, slots=slots, classes=classes)
-        with np.errstate(invalid="ignore"):  # it is numpy, and some boxes have no area: 0 / 0
-            assert_greedy(evaluator, scene, 6)
-
-
 def mask_head_inputs(
     config: CondInstConfig, batch: int, counts: list[int], size: tuple[int, int] = (5, 7)
 ) -> dict[str, torch.Tensor]:
-    """Inputs of DynamicMaskHead with as many slots as the largest of `counts` needs.
+    """Inputs of DynamicMaskHead with the slots of `config`, `counts` of which are used.
 
     Parameters of unused slots are NaN: they must not show.
     """
     random = torch.Generator().manual_seed(9)
-    slots = max(1, *counts)
+    slots = config.detect.max_detections
     # parameters such that logits are about 1 at any depth and width, where probabilities move most
     shrink = max(o * i for o, i in config.mask_layers) ** -0.25
     params = shrink * torch.randn((batch, slots, config.num_params), generator=random)
@@ -174,6 +79,35 @@ def test_dynamic_mask_head_body_is_the_operation(head: dict[str, Any], counts: l
         assert (mask[count:] == 0).all() and (mask[:count].max((1, 2)) > 0).all()
 
 
+@pytest.mark.parametrize("stride", [8, 4, 2])  # factors 1, 2 and 4
+@pytest.mark.parametrize("size", [(8, 16), (24, 8), (4, 12), (20, 8), (1, 1), (3, 32)], ids=str)
+def test_dynamic_mask_head_body_takes_maps_of_every_size(
+    size: tuple[int, int], stride: int
+) -> None:
+    config = override(CondInstConfig(), mask_stride=stride, max_detections=3)
+    inputs = mask_head_inputs(config, 2, [3, 2], size)
+    expected = ops.dynamic_mask_head(**inputs, **config.mask_head_settings)
+    (masks,) = run(session(mask_head_model(config)), arrays(inputs))
+    np.testing.assert_allclose(masks, expected, rtol=0, atol=1e-6)  # as above
+
+
+@pytest.mark.parametrize("counts", [[0], [1], [7, 8], [14, 0, 21, 6]], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_slots_of_unused_groups_are_not_computed(dtype: torch.dtype, counts: list[int]) -> None:
+    config = override(CondInstConfig(), max_detections=21)  # three groups of seven
+    inputs = mask_head_inputs(config, len(counts), counts, (8, 8))
+    body = session(mask_head_model(config, FLOAT if dtype == torch.float32 else HALF))
+    inputs |= {name: inputs[name].to(dtype) for name in ("features", "params")}
+    (masks,) = run(body, arrays(inputs))
+    for mask, count in zip(masks, counts, strict=True):
+        assert (mask[count:] == 0).all() and (mask[:count].max((1, 2)) > 0).all()
+    inputs["features"] = torch.full_like(inputs["features"], torch.nan)  # shows where it is read
+    (masks,) = run(body, arrays(inputs))
+    for mask, count in zip(masks, counts, strict=True):
+        computed = -(-count // 7) * 7
+        assert np.isnan(mask[:computed]).all() and (mask[computed:] == 0).all()
+
+
 @pytest.mark.parametrize("head", HEADS, ids=str)
 def test_half_precision_body_is_as_near_as_torch(head: dict[str, Any]) -> None:
     config = override(CondInstConfig(), **head, max_detections=4)
@@ -188,11 +122,23 @@ def test_half_precision_body_is_as_near_as_torch(head: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("head", HEADS, ids=str)
+def test_dynamic_mask_head_body_in_openvino(head: dict[str, Any]) -> None:
+    config = override(CondInstConfig(), **head, max_detections=10)
+    counts = [7, 0, 2]
+    inputs = mask_head_inputs(config, 3, counts, (8, 12))
+    expected = ops.dynamic_mask_head(**inputs, **config.mask_head_settings)
+    (masks,) = in_openvino(mask_head_model(config), arrays(inputs))
+    np.testing.assert_allclose(masks, expected, rtol=0, atol=1e-6)  # as above
+    assert all((mask[count:] == 0).all() for mask, count in zip(masks, counts, strict=True))
+
+
+@pytest.mark.parametrize("head", HEADS, ids=str)
 def test_dynamic_mask_head_body_in_the_reference_evaluator(head: dict[str, Any]) -> None:
     config = override(CondInstConfig(), **head, max_detections=2)
     inputs = mask_head_inputs(config, 2, [1, 2], (2, 3))
     expected = ops.dynamic_mask_head(**inputs, **config.mask_head_settings)
-    (masks,) = run(ReferenceEvaluator(mask_head_model(config)), arrays(inputs))
+    with np.errstate(over="ignore"):  # it is numpy, and an unused slot has e^10000 in its sigmoid
+        (masks,) = run(ReferenceEvaluator(mask_head_model(config)), arrays(inputs))
     np.testing.assert_allclose(masks, expected, rtol=0, atol=1e-6)  # as above
 
 
@@ -232,12 +178,12 @@ def assert_attributes_match(model: onnx.ModelProto, metadata: Metadata) -> None:
     settings = config.mask_head_settings
     assert head == settings | {"coordinates": COORDINATES.index(settings["coordinates"])}
     assert body.get("stride", head["stride"]) == head["stride"]
-    assert body["scales_0"].tolist() == [1, 1, head["factor"], head["factor"]]
+    assert body["up_by"].tolist() == [1, 1, head["factor"], head["factor"]]
     inputs = head["channels"] * head["use_features"] + 2 * (head["coordinates"] > 0)
     widths = [inputs, *[head["width"]] * (head["depth"] - 1), 1]
     lengths = [o * i for i, o in itertools.pairwise(widths)] + widths[1:]
     assert body["lengths"].tolist() == lengths
-    assert body["groups"].sum() == nms["max_detections"]
+    assert body["all_slots"] == nms["max_detections"]
     assert ("absolute" in body) == (COORDINATES[head["coordinates"]] == "absolute")
 
 

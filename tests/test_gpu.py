@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from condinst_infer import bench
+from condinst_infer.machine import gpus
 
 ROOT = Path(__file__).parents[1]
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not bench.gpus(), reason="there is no NVIDIA GPU"),
+    pytest.mark.skipif(not gpus(), reason="there is no NVIDIA GPU"),
 ]
 
 

@@ -1,11 +1,38 @@
 """`condinst predict`: what it writes, prints and returns, and what it never overwrites."""
 
+import itertools
 import json
+import shutil
+import signal
+import threading
+from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import pytest
+from bright_model import write_bright_model
 from command_line import Run, assert_refused
+
+from condinst_infer.commands import options
+from condinst_infer.commands.predict import write_image
+from condinst_infer.pipeline import Pipeline, load
+from condinst_infer.preprocess import read_image
+
+Patch = pytest.MonkeyPatch
+
+
+@pytest.fixture
+def many_photos(tmp_path: Path) -> Path:
+    """Fourteen images of a bright object; every third is large, so that it takes longer."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(14):
+        image = np.zeros((600, 900, 3) if number % 3 == 0 else (60, 90, 3), np.uint8)
+        image[20:50, 10 : 20 + 5 * number] = 255
+        cv2.imwrite(str(folder / f"{number:02}.png"), image)
+    return folder
 
 
 def test_predict_writes_an_overlay_per_image_and_coco_results(
@@ -35,6 +62,123 @@ def test_predict_in_batches_of_any_size_gives_the_same(
         assert condinst("predict", bright_model, photos, "-o", out, "--batch", batch)[0] == 0
         written.append((out / "detections.json").read_text())
     assert written[0] == written[1] == written[2]
+
+
+def test_predict_writes_the_same_with_any_number_of_workers(
+    condinst: Run, bright_model: Path, many_photos: Path, tmp_path: Path
+) -> None:
+    (many_photos / "05-bad.png").write_text("I am a text")
+    (many_photos / "11-bad.png").write_text("")
+    written = []
+    for words in (("--workers", 1), ("--workers", 2), ("--workers", 3, "--batch", 4), ()):
+        out = tmp_path / "out"
+        command = ("predict", bright_model, many_photos, "-o", out, *words, "--threads", 1)
+        status, text, err = condinst(*command, "--json")
+        data = json.loads(text)
+        assert status == 1 and data.pop("seconds") > 0
+        assert [line.count("-bad.png") for line in err.splitlines()] == [1, 1]
+        files = {str(p): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
+        written.append((data, err, files))
+        shutil.rmtree(out)
+    data, err, files = written[0]
+    names = [Path(image["file"]).name for image in data["images"]]
+    assert len(files) == 15 and names == sorted(names) and len(names) == 14
+    assert [Path(f["file"]).name for f in data["failed"]] == ["05-bad.png", "11-bad.png"]
+    assert all(others == written[0] for others in written)
+
+
+def test_workers_do_all_that_is_done_to_an_image(
+    condinst: Run, bright_model: Path, many_photos: Path, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    together = threading.Barrier(2)
+    for name, stage in (("read_image", read_image), ("write_image", write_image)):
+
+        def recorded(*args: Any, stage: Any = stage, **options: Any) -> Any:
+            together.wait(20)  # two workers are at the same stage at the same time
+            return stage(*args, **options)
+
+        monkeypatch.setattr(f"condinst_infer.commands.predict.{name}", recorded)
+    asked = []
+    monkeypatch.setattr(
+        "condinst_infer.commands.predict.load",
+        lambda *args, **options: (asked.append(options["workers"]), load(*args, **options))[1],
+    )
+    command = ("predict", bright_model, many_photos, "-o", tmp_path / "out", "--workers", 2)
+    assert condinst(*command)[0] == 0 and asked == [2]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupt_leaves_whole_files_only(
+    condinst: Run,
+    bright_model: Path,
+    many_photos: Path,
+    tmp_path: Path,
+    monkeypatch: Patch,
+    workers: int,
+) -> None:
+    numbers = itertools.count()
+
+    def interrupted(path: Path, image: np.ndarray) -> None:
+        if next(numbers) == 3:
+            main = threading.main_thread().ident
+            assert main is not None
+            signal.pthread_kill(main, signal.SIGINT)
+        write_image(path, image)
+
+    monkeypatch.setattr("condinst_infer.commands.predict.write_image", interrupted)
+    out = tmp_path / "out"
+    command = ("predict", bright_model, many_photos, "-o", out, "--workers", workers)
+    assert condinst(*command) == (130, "", "")
+    files = [path for path in out.rglob("*") if path.is_file()]
+    assert 3 <= len(files) <= 3 + 2 * workers
+    for path in files:
+        assert path.suffix == ".png" and not path.name.startswith(".")
+        assert cv2.imread(str(path)) is not None
+    assert not [t for t in threading.enumerate() if t.name.startswith("condinst")]
+
+
+def test_an_overlay_that_cannot_be_written_ends_it(
+    condinst: Run, bright_model: Path, many_photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").write_text("a file")
+    for workers in (1, 3):
+        command = ("predict", bright_model, many_photos, "-o", tmp_path / "out")
+        assert_refused(condinst(*command, "--workers", workers), "00.png can't be written")
+
+
+def test_a_static_batch_is_filled_with_images(
+    condinst: Run, many_photos: Path, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    model = write_bright_model(tmp_path / "static.onnx", batch=4, size=(96, 160))
+    sizes, call = [], Pipeline.__call__
+
+    def recorded(self: Pipeline, source: Any, **options: Any) -> Any:
+        sizes.append(len(source))
+        return call(self, source, **options)
+
+    monkeypatch.setattr(Pipeline, "__call__", recorded)
+    for batch, expected in ((1, [4, 4, 4, 2]), (7, [7, 7])):
+        sizes.clear()
+        out = tmp_path / str(batch)
+        command = ("predict", model, many_photos, "-o", out, "--batch", batch)
+        assert condinst(*command, "--workers", 1)[0] == 0 and sizes == expected
+
+
+def test_workers_are_as_many_as_keep_the_cores_busy(monkeypatch: Patch) -> None:
+    for cores, threads, batch, images, expected in (
+        (2, None, 1, 100, 2),
+        (2, None, 1, 1, 1),
+        (2, None, 1, 0, 1),
+        (64, None, 1, 100, 8),
+        (64, None, 1, 3, 3),
+        (6, 2, 1, 100, 3),
+        (2, 4, 1, 100, 1),
+        (8, None, 4, 9, 3),
+    ):
+        monkeypatch.setattr("condinst_infer.commands.options.usable_cores", lambda n=cores: n)
+        for given, workers in ((None, expected), (5, 5)):
+            args = Namespace(workers=given, threads=threads, batch=batch)
+            assert options.workers(args, images) == workers
 
 
 def test_predict_numbers_images_by_their_file_names_where_all_are_numbers(
@@ -69,7 +213,7 @@ def test_predict_without_a_readable_image_writes_nothing(
     missing = tmp_path / "missing.jpg"
     status, out, err = condinst("predict", bright_model, missing, "-o", tmp_path / "out")
     assert (status, out) == (2, "") and "missing.jpg does not exist" in err
-    assert "Traceback" not in err and not (tmp_path / "out").exists()
+    assert err.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
 def test_predict_reads_no_overlay_of_an_earlier_run(

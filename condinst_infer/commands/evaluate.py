@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from condinst_infer.annotations import read_json
+from condinst_infer.commands import options
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.evaluate import Evaluation, Truth, detect, read_truth, score
 from condinst_infer.output import replacing
@@ -38,8 +39,16 @@ def _from_file(args: argparse.Namespace) -> list[dict[str, Any]]:
 def _from_model(args: argparse.Namespace, truth: Truth) -> list[dict[str, Any]]:
     if args.images is None:
         raise ConfigError(f"{args.model} needs the folder of the images: --images DIR.")
-    options = {"device": args.device, "threads": args.threads, "max_batch": args.batch}
-    with load(args.model, **options) as pipeline:
+    workers = options.workers(args, len(truth.images))
+    with load(
+        args.model,
+        device=args.device,
+        threads=args.threads,
+        runtime=args.runtime,
+        precision=args.precision,
+        workers=workers,
+        max_batch=args.batch,
+    ) as pipeline:
         most = pipeline.config.detect.max_detections
         if args.max_dets > most:
             print(
@@ -47,7 +56,7 @@ def _from_model(args: argparse.Namespace, truth: Truth) -> list[dict[str, Any]]:
                 "these never count.",
                 file=sys.stderr,
             )
-        return detect(pipeline, truth, args.images, batch=args.batch)
+        return detect(pipeline, truth, args.images, batch=args.batch, workers=workers)
 
 
 def _print(result: Evaluation) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from condinst_infer.commands import options
-from condinst_infer.commands.options import Verbs, add_json, add_output, add_verb
+from condinst_infer.commands.options import Parser, Verbs, add_json, add_output, add_verb
 from condinst_infer.config import DetectConfig
 
 
@@ -12,7 +12,8 @@ def _export(verbs: Verbs) -> None:
         verbs,
         "export",
         "write a checkpoint as ONNX, and check the file against PyTorch",
-        "condinst export model.safetensors -o model.onnx --precision fp16",
+        "condinst export model.safetensors -o model.onnx --precision fp16\n"
+        "  condinst export model.safetensors -o int8.onnx --precision int8 --calibration photos/",
     )
     verb.add_argument("model", type=Path, metavar="MODEL", help="a .safetensors checkpoint of ours")
     add_output(verb, "FILE", "the .onnx file to write")
@@ -24,9 +25,9 @@ def _export(verbs: Verbs) -> None:
     )
     verb.add_argument(
         "--precision",
-        choices=("fp32", "fp16"),
+        choices=("fp32", "fp16", "int8"),
         default="fp32",
-        help="of weights and features (default: %(default)s)",
+        help="of weights and features; int8 needs --calibration (default: %(default)s)",
     )
     verb.add_argument(
         "--size",
@@ -55,7 +56,44 @@ def _export(verbs: Verbs) -> None:
         help="lowest score the file can report, 0 to 1 (default: the checkpoint's, usually "
         f"{default.score_threshold**0.5:.3f})",
     )
+    _int8(verb)
     verb.set_defaults(command="condinst_infer.commands.models:export")
+
+
+def _int8(verb: Parser) -> None:
+    only = verb.add_argument_group("int8", "convolutions in 8 bits, measured beside fp32")
+    only.add_argument(
+        "--for",
+        dest="target",
+        choices=("cpu", "tensorrt"),
+        help="where the file will run: ONNX Runtime and OpenVINO, or TensorRT (default: cpu)",
+    )
+    only.add_argument(
+        "--calibration",
+        nargs="+",
+        metavar="IMAGES",
+        help="image files, folders (searched) or patterns that show what the model will see",
+    )
+    only.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help="a COCO instances file: judge by mask AP, not by what fp32 finds",
+    )
+    only.add_argument("--images", type=Path, metavar="DIR", help="folder of its images")
+    only.add_argument(
+        "--limit",
+        type=options.positive,
+        metavar="N",
+        help="most images used of --calibration, and of --annotations (default: 64)",
+    )
+    only.add_argument(
+        "--max-loss",
+        type=float,
+        metavar="X",
+        help="layers stay fp32 until int8 loses no more: points of mask AP with --annotations "
+        "(default: 0.5), else percent of what fp32 finds (default: 5)",
+    )
 
 
 def _build(verbs: Verbs) -> None:

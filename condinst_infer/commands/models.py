@@ -10,6 +10,7 @@ from typing import Any
 
 from condinst_infer import presets as models
 from condinst_infer.commands.files import check_suffix, print_table
+from condinst_infer.commands.int8 import check_int8, export_int8, int8_info
 from condinst_infer.config import CondInstConfig, config_from_dict, override
 from condinst_infer.errors import CheckpointError, ConfigError, InputError, ModelFileError, require
 from condinst_infer.metadata import file_sha256
@@ -21,6 +22,7 @@ _HEADER_LIMIT = 100_000_000  # bytes; the safetensors format allows no longer he
 def export(args: argparse.Namespace) -> int:
     """Write the file, check it against torch, keep what torch computes, then give it its name."""
     check_suffix(args.output, ".onnx")
+    check_int8(args)
     for module in ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime"):
         require(module, "export")
     from condinst_infer import checkpoint, golden
@@ -29,6 +31,8 @@ def export(args: argparse.Namespace) -> int:
 
     model = checkpoint.load(args.model)
     model.config = _narrowed(model.config, args.max_detections, args.score_threshold)
+    if args.precision == "int8":
+        return export_int8(args, model)
     with replacing(args.output) as part:
         export_onnx(
             model,
@@ -123,6 +127,9 @@ def _onnx_info(path: Path) -> dict[str, Any]:
     data["versions"] = ", ".join(f"{k} {v}" for k, v in session.metadata.versions.items())
     data["size"] = list(data["size"]) if data["size"] else "dynamic"
     data["batch"] = data["batch"] or "dynamic"
+    if not data["int8_for"]:
+        del data["int8_for"]
+    data |= int8_info(path)
     data["inputs"] = {name: str(spec) for name, spec in session.inputs.items()}
     data["outputs"] = {name: str(spec) for name, spec in session.outputs.items()}
     return data

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from condinst_infer.config import MAX_BATCH
+from condinst_infer.machine import usable_cores
 
+MAX_WORKERS = 8  # by default: each holds an image and the model's buffers
 Verbs = Any  # what add_subparsers returns has no public name
 
 
@@ -42,24 +44,53 @@ def add_output(verb: Parser, metavar: str, text: str, default: str | None = None
     )
 
 
-def add_runtime(verb: Parser) -> None:
-    """`--device`, `--threads` and `--batch`: how a model file is run on images."""
+def add_device(verb: Parser) -> None:
+    """`--device`, `--runtime` and `--precision`: what runs a model file."""
     verb.add_argument(
         "--device", choices=("cpu", "cuda"), help="(default: cpu; cuda for an .engine)"
     )
-    add_threads(verb)
+    verb.add_argument(
+        "--runtime",
+        choices=("onnxruntime", "openvino"),
+        help="of an .onnx file on the CPU (default: onnxruntime)",
+    )
+    verb.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "int8"),
+        help="to compute in, with --runtime openvino (default: that of the file)",
+    )
+
+
+def add_runtime(verb: Parser) -> None:
+    """How a model file is run on images: `add_device`, `--workers`, `--threads` and `--batch`."""
+    add_device(verb)
+    verb.add_argument(
+        "--workers",
+        type=positive,
+        metavar="N",
+        help="batches worked on at the same time, each from reading to writing; 1 takes least "
+        f"memory (default: as many as the cores have room for, up to {MAX_WORKERS})",
+    )
+    add_threads(verb, "CPU threads of the model in each worker (default: all, shared)")
     verb.add_argument(
         "--batch",
         type=positive,
         default=MAX_BATCH,
         metavar="N",
-        help="images read and run at once; more cost memory (default: %(default)s)",
+        help="images a worker gives the model at once; more cost memory and gain nothing on a CPU "
+        "(default: %(default)s)",
     )
 
 
-def add_threads(verb: Parser) -> None:
+def workers(args: argparse.Namespace, images: int) -> int:
+    """`--workers`; by default so many that all cores are busy, but none without an image."""
+    room = usable_cores() // (args.threads or 1)
+    return args.workers or max(1, min(room, MAX_WORKERS, -(-images // args.batch)))
+
+
+def add_threads(verb: Parser, text: str = "CPU threads (default: all)") -> None:
     """`--threads`."""
-    verb.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all)")
+    verb.add_argument("--threads", type=positive, metavar="N", help=text)
 
 
 def add_json(verb: Parser) -> None:

@@ -5,7 +5,9 @@ import json
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,14 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from condinst_infer.commands import options
 from condinst_infer.commands.files import ImageFile, image_files
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.output import replacing
 from condinst_infer.pipeline import Pipeline, load
 from condinst_infer.preprocess import read_image
 from condinst_infer.result import Instances
+from condinst_infer.workers import groups, in_order
 
 COCO_FILE = "detections.json"
 
@@ -27,35 +31,35 @@ def predict(args: argparse.Namespace) -> int:
     """0 if all images were done, 1 if some could not be read; InputError if none could."""
     files = image_files(args.source, args.output)
     overlays = _overlay_paths(files, args.output) if args.overlays else [None] * len(files)
-    image_ids = _image_ids(files)
-    options = {name: getattr(args, name) for name in _FILTERS}
+    jobs = list(zip(files, overlays, _image_ids(files), strict=True))
     results: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
     start = time.perf_counter()
+    workers = options.workers(args, len(jobs))
     pipeline = load(
         args.model,
         device=args.device,
         threads=args.threads,
+        runtime=args.runtime,
+        precision=args.precision,
+        workers=workers,
         max_pixels=args.max_pixels,
         max_batch=args.batch,
     )
-    jobs = list(zip(files, overlays, image_ids, strict=True))
     # none on a pipe (None), and on a terminal only when it takes longer than two seconds
     with pipeline, tqdm(total=len(jobs), unit="image", disable=None, delay=2) as bar:
-        for i in range(0, len(jobs), args.batch):
-            chunk = jobs[i : i + args.batch]
-            images, chunk, bad = _readable(chunk, args.max_pixels)
-            for failure in bad if len(files) > 1 else ():  # that of a single file is raised below
-                tqdm.write(f"condinst: {failure['error']}", file=sys.stderr)
-            failed += bad
-            for job, result in zip(chunk, pipeline(images, **options), strict=True):
-                file, overlay, image_id = job
-                if overlay is not None:
-                    write_image(overlay, result.plot())
-                rows += [r | {"file_name": file.path.name} for r in result.to_coco(image_id)]
-                results.append(_summary(file, overlay, image_id, result))
-            bar.update(len(images))
+        parts = groups(jobs, max(args.batch, pipeline.metadata.batch or 1))
+        with closing(in_order(_Work(pipeline, args), parts, workers=workers)) as done:
+            for result, found in chain.from_iterable(done):
+                bar.update()
+                if "error" not in result:
+                    results.append(result)
+                    rows += found
+                    continue
+                failed.append(result)
+                if len(files) > 1:  # that of a single file is raised below
+                    tqdm.write(f"condinst: {result['error']}", file=sys.stderr)
     if files and len(failed) == len(files):
         raise InputError(failed[0]["error"] if len(files) == 1 else "no image could be read.")
     coco = args.output / COCO_FILE if args.coco_json else None
@@ -66,22 +70,43 @@ def predict(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-_FILTERS = ("score_threshold", "max_detections", "classes")
 Job = tuple[ImageFile, Path | None, int]
+Done = tuple[dict[str, Any], list[dict[str, Any]]]  # what is reported of an image; its COCO rows
 
 
-def _readable(
-    jobs: list[Job], max_pixels: int
-) -> tuple[list[np.ndarray], list[Job], list[dict[str, str]]]:
-    """Images of those jobs that can be read, these jobs, and file and error of the others."""
-    images, kept, failed = [], [], []
-    for job in jobs:
+class _Work:
+    """All that is done to a few images: read, find, draw, write; several threads call it."""
+
+    def __init__(self, pipeline: Pipeline, args: argparse.Namespace) -> None:
+        self._pipeline, self._max_pixels = pipeline, args.max_pixels
+        filters = ("score_threshold", "max_detections", "classes")
+        self._filters = {name: getattr(args, name) for name in filters}
+
+    def __call__(self, jobs: list[Job]) -> list[Done]:
+        images = [self._read(job[0].path) for job in jobs]
+        good = [image for image in images if not isinstance(image, InputError)]
+        results = iter(self._pipeline(good, **self._filters))
+        return [
+            ({"file": str(job[0].path), "error": str(image)}, [])
+            if isinstance(image, InputError)
+            else _written(job, next(results))
+            for job, image in zip(jobs, images, strict=True)
+        ]
+
+    def _read(self, path: Path) -> np.ndarray | InputError:
         try:
-            images.append(read_image(job[0].path, max_pixels=max_pixels))
-            kept.append(job)
+            return read_image(path, max_pixels=self._max_pixels)
         except InputError as error:
-            failed.append({"file": str(job[0].path), "error": str(error)})
-    return images, kept, failed
+            return error
+
+
+def _written(job: Job, result: Instances) -> Done:
+    """Write the overlay of one image."""
+    file, overlay, image_id = job
+    if overlay is not None:
+        write_image(overlay, result.plot())
+    rows = [row | {"file_name": file.path.name} for row in result.to_coco(image_id)]
+    return _summary(file, overlay, image_id, result), rows
 
 
 def _overlay_paths(files: list[ImageFile], output: Path) -> list[Path | None]:

@@ -43,6 +43,7 @@ class _Plan:
         self.image_sizes = image_sizes  # int32 [N, 2], the network's input
         self.uses = 0
         self.graph: Graph | None = None
+        self.network: Graph | None = None  # alone
 
 
 class Canvas:
@@ -101,6 +102,17 @@ class Canvas:
             plan.graph = self._stream.graph(lambda: self._work(plan, batch))
         return used
 
+    def network(self, batch: Sequence[Placed]) -> None:
+        """See `DeviceRunner.network`."""
+        plan = self._plan(batch)
+        if plan.network is not None:
+            plan.network.launch()
+        else:
+            self._run_network(plan)
+        self._stream.synchronize()
+        if plan.network is None and self._session.capturable:
+            plan.network = self._stream.graph(lambda: self._run_network(plan))
+
     def close(self) -> None:
         """Free everything but the stream."""
         self._forget_plans()
@@ -122,8 +134,9 @@ class Canvas:
         return self._plans[key]
 
     def _forget(self, plan: _Plan) -> None:
-        if plan.graph is not None:
-            plan.graph.close()
+        for graph in (plan.graph, plan.network):
+            if graph is not None:
+                graph.close()
         self._stream.free(plan.image_sizes)
 
     def _forget_plans(self) -> None:
@@ -159,8 +172,7 @@ class Canvas:
     def _work(self, plan: _Plan, batch: Sequence[Placed]) -> None:
         """From resized images to a report on its way to the host."""
         stream, report = self._stream, self._report
-        feeds = {"images": self._images, "image_sizes": plan.image_sizes}
-        self._context.enqueue(feeds, self._outputs_of_network(), stream)
+        self._run_network(plan)
         if self._heads is not None:
             self._heads.run(report)
         stream.fill(report["used"], 0)
@@ -180,11 +192,13 @@ class Canvas:
             stream.launch(kernels.paste(**sizes), [masks[i], crops], [report["bits"]])
         report.fetch()
 
-    def _outputs_of_network(self) -> dict[str, DeviceArray]:
-        return {
+    def _run_network(self, plan: _Plan) -> None:
+        feeds = {"images": self._images, "image_sizes": plan.image_sizes}
+        outputs = {
             name: self._outputs[name] if name in self._outputs else self._report[name]
             for name in self._names
         }
+        self._context.enqueue(feeds, outputs, self._stream)
 
 
 class _Heads:

@@ -55,11 +55,20 @@ class DeviceRunner:
         """Boxes, scores, labels and native-size masks of images on one canvas."""
         lane = self._taken()
         try:
-            return lane.run(batch)
+            return lane.canvas(batch).run(batch)
         finally:
-            with self._changed:
-                self._idle.append(lane)
-                self._changed.notify()
+            self._back(lane)
+
+    def network(self, batch: Sequence[Placed]) -> None:
+        """Wait for the network alone, on what the last `run` of this batch left on the device.
+
+        It tells how much of a run the network is; two calls must not overlap.
+        """
+        lane = self._taken()
+        try:
+            lane.canvas(batch).network(batch)
+        finally:
+            self._back(lane)
 
     def close(self) -> None:
         """Free memory, engine and kernels; a second call does nothing."""
@@ -82,6 +91,11 @@ class DeviceRunner:
             self._lanes.append(lane)
             return lane
 
+    def _back(self, lane: "_Lane") -> None:
+        with self._changed:
+            self._idle.append(lane)
+            self._changed.notify()
+
 
 class _Lane:
     """One stream, and the buffers of the canvases that were last on it."""
@@ -90,7 +104,8 @@ class _Lane:
         self._session, self._stream = session, stream
         self._canvases: OrderedDict[tuple[int, Size], Canvas] = OrderedDict()
 
-    def run(self, batch: Sequence[Placed]) -> Found:
+    def canvas(self, batch: Sequence[Placed]) -> Canvas:
+        """The one of this batch, made if it is new."""
         slots = self._session.metadata.batch or len(batch)
         key = (slots, batch[0].canvas)
         if key not in self._canvases:
@@ -98,7 +113,7 @@ class _Lane:
                 self._canvases.popitem(last=False)[1].close()
             self._canvases[key] = Canvas(self._session, self._stream, *key)
         self._canvases.move_to_end(key)
-        return self._canvases[key].run(batch)
+        return self._canvases[key]
 
     def close(self) -> None:
         for canvas in self._canvases.values():

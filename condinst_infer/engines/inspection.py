@@ -11,6 +11,7 @@ from condinst_infer.engines.flavour import complaints, started
 
 _PRECISIONS = {"FLOAT": "fp32", "HALF": "fp16"}
 _HALF = re.compile("half|fp16", re.IGNORECASE)
+_INT8 = re.compile(r"\bint8", re.IGNORECASE)  # not the uint8 of the images
 
 
 @dataclass(frozen=True)
@@ -25,15 +26,17 @@ class Found:
 def found_in_network(trt: ModuleType, network: Any, nodes: Sequence[str]) -> Found:
     """What the parser made of a graph; `nodes` are those that our kernels can be.
 
-    Networks are strongly typed, so the types of the convolutions are those the builder keeps.
+    Networks are strongly typed, so the types of the convolutions are those the builder keeps. One
+    that reads dequantised values is an int8 convolution; a network with some is int8.
     """
     layers = [network.get_layer(i) for i in range(network.num_layers)]
-    types: set[str] = {
-        layer.get_output(0).dtype.name
-        for layer in layers
-        if layer.type == trt.LayerType.CONVOLUTION
-    }
+    kinds = trt.LayerType
+    dequantised = {x.get_output(0).name for x in layers if x.type == kinds.DEQUANTIZE}
+    convolutions = [x for x in layers if x.type == kinds.CONVOLUTION]
+    types: set[str] = {layer.get_output(0).dtype.name for layer in convolutions}
     precision = " and ".join(sorted(_PRECISIONS.get(kind, kind.lower()) for kind in types))
+    if any(layer.get_input(0).name in dequantised for layer in convolutions):
+        precision = "int8"
     return Found(precision, _plugins([layer.name for layer in layers], nodes), "network")
 
 
@@ -57,7 +60,8 @@ def found_in_engine(trt: ModuleType, engine: bytes, parsed: Found) -> tuple[Foun
     text = "\n".join(f"{layer.get('Name', '')} {layer.get('Metadata', '')}" for layer in layers)
     if not any(map(str.strip, types)):
         return parsed, ""
-    precision = "fp16" if any(map(_HALF.search, types)) else "fp32"
+    small = ("int8", _INT8), ("fp16", _HALF)
+    precision = next((name for name, said in small if any(map(said.search, types))), "fp32")
     plugin = tuple(node for node in parsed.plugin if f"{node}/" not in text)
     silent = precision == parsed.precision and not all(node in text for node in plugin)
     return Found(precision, plugin, "network" if silent else "engine"), ""

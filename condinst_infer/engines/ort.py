@@ -4,15 +4,24 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from condinst_infer.engines.arrays import DeviceArray
 from condinst_infer.engines.cuda import Stream
+from condinst_infer.engines.node_times import node_times, runs_from_profile
 from condinst_infer.errors import ConfigError, ModelFileError, SessionError, require
 from condinst_infer.metadata import metadata_from_props
-from condinst_infer.session import TensorSpec, check_contract, check_feeds, check_threads
+from condinst_infer.session import (
+    NodeTime,
+    TensorSpec,
+    check_contract,
+    check_feeds,
+    check_threads,
+)
+from condinst_infer.timing import interleaved
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES = {
@@ -22,6 +31,8 @@ _DTYPES = {
     "tensor(float16)": np.dtype(np.float16),
     "tensor(float)": np.dtype(np.float32),
 }
+_SMALL = 64  # pixels; any input works that is a multiple of 32
+_SMALL_RUNS = 5
 
 
 class OrtSession:
@@ -57,18 +68,9 @@ class OrtSession:
         settings = [{} for _ in providers]
         if stream is not None:
             settings[0]["user_compute_stream"] = str(stream)
-        options = ort.SessionOptions()
-        options.log_severity_level = 4  # its errors are raised too, and said once
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        try:
-            session = ort.InferenceSession(
-                self.path, options, providers=providers, provider_options=settings
-            )
-        except Exception as error:  # its errors share no base class
-            raise ModelFileError(
-                f"{self.path} is not a model ONNX Runtime can load: {_first_line(error)}"
-            ) from None
+        self._threads = threads
+        self._providers = {"providers": providers, "provider_options": settings}
+        session = self._loaded()
         if session.get_providers()[0] != providers[0]:
             # it falls back silently when the CUDA libraries don't load
             raise SessionError(
@@ -83,24 +85,57 @@ class OrtSession:
         self._session: Any = session
         self._device = device
 
+    def _loaded(self, profile: Path | None = None) -> Any:
+        """A session of the file; `profile` is the start of the name of what it writes down."""
+        ort = require("onnxruntime", "cpu")
+        options = ort.SessionOptions()
+        options.log_severity_level = 4  # its errors are raised too, and said once
+        if self._threads is not None:
+            options.intra_op_num_threads = self._threads
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile)
+        try:
+            return ort.InferenceSession(self.path, options, **self._providers)
+        except Exception as error:  # its errors share no base class
+            raise ModelFileError(
+                f"{self.path} is not a model ONNX Runtime can load: {_first_line(error)}"
+            ) from None
+
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """All outputs by name, as new arrays; `feeds` by name, as `inputs` describes them."""
-        if self._session is None:
-            raise SessionError(f"the session of {self.path} is closed.")
+        session = self._opened()
         check_feeds(self.inputs, feeds)
         names = list(self.outputs)
         try:
-            values = self._session.run(names, dict(feeds))
+            values = session.run(names, dict(feeds))
         except Exception as error:  # its errors share no base class
             raise SessionError(
                 f"ONNX Runtime failed on {self.path}: {_first_line(error)}"
             ) from None
         return dict(zip(names, values, strict=True))
 
+    def profile(self, feeds: Mapping[str, np.ndarray], repeats: int) -> list[NodeTime]:
+        """See `Profiled`: on the CPU, by a second session of the file, whose nodes write it down.
+
+        Writing takes longer than most nodes, and the body of a Loop writes at every step. What it
+        takes is told by a small input, which is also run without.
+        """
+        known = self._opened()
+        check_feeds(self.inputs, feeds)
+        small = _smallest(feeds, self.inputs)
+        with TemporaryDirectory() as folder:
+            session = self._loaded(Path(folder) / "run")
+            for each, times in ((feeds, 1 + repeats), (small, 1 + _SMALL_RUNS)):
+                for _ in range(times):
+                    session.run(None, each)
+            runs = runs_from_profile(Path(session.end_profiling()))
+        quiet = interleaved({"": lambda: known.run(None, small)}, repeats=_SMALL_RUNS)[""]
+        return node_times(runs[1 : 1 + repeats], runs[-_SMALL_RUNS:], min(quiet))
+
     def context(self) -> "OrtSession":
         """What `enqueue` is called on; ONNX Runtime needs nothing for it."""
-        if self._session is None:
-            raise SessionError(f"the session of {self.path} is closed.")
+        self._opened()
         return self
 
     def release(self, context: "OrtSession") -> None:
@@ -121,6 +156,11 @@ class OrtSession:
             raise SessionError(
                 f"ONNX Runtime failed on {self.path}: {_first_line(error)}"
             ) from None
+
+    def _opened(self) -> Any:
+        if self._session is None:
+            raise SessionError(f"the session of {self.path} is closed.")
+        return self._session
 
     def close(self) -> None:
         """Free the model; a second call does nothing."""
@@ -146,6 +186,19 @@ def _specs(values: Sequence[Any]) -> dict[str, TensorSpec]:
         shape = tuple("?" if size is None else size for size in value.shape)
         specs[value.name] = TensorSpec(dtype, shape)
     return specs
+
+
+def _smallest(
+    feeds: Mapping[str, np.ndarray], inputs: Mapping[str, TensorSpec]
+) -> dict[str, np.ndarray]:
+    """The top left corner of `feeds`, as small as the model takes it."""
+    images, sizes = feeds["images"], feeds["image_sizes"]
+    rows, columns = (
+        size if isinstance(fixed, int) else min(size, _SMALL)
+        for size, fixed in zip(images.shape[1:3], inputs["images"].shape[1:3], strict=True)
+    )
+    corner = np.minimum(sizes, np.array([rows, columns], sizes.dtype))
+    return {"images": np.ascontiguousarray(images[:, :rows, :columns]), "image_sizes": corner}
 
 
 def _first_line(error: Exception) -> str:

@@ -1,14 +1,28 @@
 """The network in PyTorch behind the same contract as every other runtime."""
 
+import sys
+import time
 from collections.abc import Mapping
+from itertools import pairwise
+from statistics import median
+from types import FrameType
 
 import numpy as np
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from condinst_infer.errors import SessionError
 from condinst_infer.metadata import Metadata
 from condinst_infer.model import CondInst
-from condinst_infer.session import check_feeds, check_threads, contract_inputs, contract_outputs
+from condinst_infer.model.heads import Heads
+from condinst_infer.ops import class_nms, dynamic_mask_head
+from condinst_infer.session import (
+    NodeTime,
+    check_feeds,
+    check_threads,
+    contract_inputs,
+    contract_outputs,
+)
 
 
 class TorchSession:
@@ -45,6 +59,82 @@ class TorchSession:
             outputs = self.model(*(torch.from_numpy(feeds[n]).to(device) for n in self.inputs))
         return {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
 
+    def profile(self, feeds: Mapping[str, np.ndarray], repeats: int) -> list[NodeTime]:
+        """See `Profiled`: a node is what a module does between two calls of others, on the CPU."""
+        if self.model is None:
+            raise SessionError("this session is closed.")
+        runs = []
+        for _ in range(1 + repeats):
+            with _Marks(self.model) as marks:
+                self.run(feeds)
+            runs.append(marks.times())
+        return [
+            NodeTime(same[0].name, same[0].op, median(node.ms for node in same))
+            for same in zip(*runs[1:], strict=True)
+        ]
+
     def close(self) -> None:
         """Free the model; a second call does nothing."""
         self.model = None
+
+
+# functions that are parts of the network like modules, and what the exported graph calls them
+_FUNCTIONS = {
+    function.__code__: name
+    for function, name in (
+        (CondInst.normalised, "normalised"),
+        (Heads.towers, "fcos"),
+        (Heads.detector, "fcos"),
+        (Heads.params_at, "fcos/controller"),
+        (class_nms, "ClassNMS"),
+        (dynamic_mask_head, "DynamicMaskHead"),
+    )
+}
+
+
+class _Marks:
+    """Notes when modules and `_FUNCTIONS` begin and end in this thread, while it is entered."""
+
+    def __init__(self, model: CondInst) -> None:
+        self._model = model
+        self._open = [("", "CondInst")]
+        self._marks: list[tuple[float, tuple[str, str]]] = []  # from then on, it is this one's time
+        self._hooks: list[RemovableHandle] = []
+
+    def __enter__(self) -> "_Marks":
+        for path, module in self._model.named_modules():
+            node = path.replace(".", "/"), type(module).__name__
+            self._hooks += [
+                module.register_forward_pre_hook(lambda *_, node=node: self._begin(node)),
+                module.register_forward_hook(lambda *_: self._end()),
+            ]
+        self._before = sys.getprofile()
+        sys.setprofile(self._called)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        sys.setprofile(self._before)
+        for hook in self._hooks:
+            hook.remove()
+
+    def times(self) -> list[NodeTime]:
+        """What lies between one mark and the next."""
+        return [
+            NodeTime(*node, 1000 * (stop - start))
+            for (start, node), (stop, _) in pairwise(self._marks)
+        ]
+
+    def _called(self, frame: FrameType, event: str, _: object) -> None:
+        if frame.f_code in _FUNCTIONS:
+            if event == "call":
+                self._begin((_FUNCTIONS[frame.f_code], frame.f_code.co_name))
+            elif event == "return":
+                self._end()
+
+    def _begin(self, node: tuple[str, str]) -> None:
+        self._open.append(node)
+        self._marks.append((time.perf_counter(), node))
+
+    def _end(self) -> None:
+        self._open.pop()
+        self._marks.append((time.perf_counter(), self._open[-1]))

@@ -9,11 +9,14 @@ from fake_tensorrt.types import DataType, ILogger, ITensor, LayerType, state, te
 
 
 class ILayer:
-    def __init__(self, name: str, kind: Any, dtype: Any) -> None:
-        self.name, self.type, self._dtype = name, kind, dtype
+    def __init__(self, name: str, kind: Any, dtype: Any, node: onnx.NodeProto) -> None:
+        self.name, self.type, self._dtype, self._node = name, kind, dtype, node
+
+    def get_input(self, index: int) -> ITensor:
+        return ITensor(self._node.input[index], self._dtype, ())
 
     def get_output(self, index: int) -> ITensor:
-        return ITensor(f"{self.name}:{index}", self._dtype, ())
+        return ITensor(self._node.output[index], self._dtype, ())
 
 
 class INetworkDefinition:
@@ -45,11 +48,13 @@ class INetworkDefinition:
             if node.op_type == "Conv":
                 half = state.half or halves & set(node.input)
                 kind = DataType.HALF if half else DataType.FLOAT
-                self._layers.append(ILayer(node.name, LayerType.CONVOLUTION, kind))
+                self._layers.append(ILayer(node.name, LayerType.CONVOLUTION, kind, node))
+            if node.op_type == "DequantizeLinear":
+                self._layers.append(ILayer(node.name, LayerType.DEQUANTIZE, DataType.FLOAT, node))
             if node.domain == "condinst":
                 names = [node.name] if node.op_type in state.plugins else [f"{node.name}/a"]
                 self._layers += [
-                    ILayer(name, LayerType.PLUGIN_V3, DataType.INT32) for name in names
+                    ILayer(name, LayerType.PLUGIN_V3, DataType.INT32, node) for name in names
                 ]
 
 

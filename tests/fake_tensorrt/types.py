@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 DataType = enum.Enum("DataType", ["FLOAT", "HALF", "INT32", "UINT8"])
-LayerType = enum.Enum("LayerType", ["CONVOLUTION", "PLUGIN_V3"])
+LayerType = enum.Enum("LayerType", ["CONVOLUTION", "DEQUANTIZE", "PLUGIN_V3"])
 TensorIOMode = enum.Enum("TensorIOMode", ["INPUT", "OUTPUT"])
 LayerInformationFormat = enum.Enum("LayerInformationFormat", ["JSON"])
 ProfilingVerbosity = enum.Enum("ProfilingVerbosity", ["DETAILED"])

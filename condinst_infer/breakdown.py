@@ -1,0 +1,55 @@
+"""Which part of the network a node belongs to, and what the parts take."""
+
+import re
+from collections.abc import Sequence
+
+from condinst_infer.session import NodeTime
+
+_BEFORE, _BETWEEN, _LAYOUT = "input normalisation", "candidate selection", "changes of layout"
+_PARTS = {  # what a node's name holds -> its part; the first that fits
+    "ClassNMS": "NMS",
+    "DynamicMaskHead": "mask heads",
+    "backbone/": "backbone",
+    "neck/": "neck",
+    "fcos/": "heads",
+    "mask_branch/": "mask branch",
+}
+PARTS = (
+    *(_BEFORE, "backbone", "neck", "heads", "mask branch"),
+    *(_BETWEEN, "NMS", "mask heads", _LAYOUT),
+)
+_CONVOLUTION = re.compile(r"(Fused|QLinear|Nhwc|NhwcFused|Group)?Conv(olution|Integer|2d)?")
+
+
+def part_times(nodes: Sequence[NodeTime]) -> dict[str, float]:
+    """Milliseconds of each of `PARTS`; nothing if the names tell no module, as in old files.
+
+    Input and candidates are not modules: nodes without one are the first before the backbone
+    began, the second after. ONNX Runtime puts nodes of its own between convolutions and others.
+
+    Args:
+        nodes: in the order they run in.
+    """
+    if not any(_part(node) == "backbone" for node in nodes):
+        return {}
+    times = dict.fromkeys(PARTS, 0.0)
+    unnamed = _BEFORE
+    for node in nodes:
+        part = _part(node)
+        if part == "backbone":
+            unnamed = _BETWEEN
+        times[part or unnamed] += node.ms
+    return {part: max(0.0, ms) for part, ms in times.items()}
+
+
+def convolution_share(nodes: Sequence[NodeTime]) -> float:
+    """How much of the time of all nodes the convolutions take, 0 to 1."""
+    convolutions = sum(node.ms for node in nodes if _CONVOLUTION.fullmatch(node.op))
+    return convolutions / sum(node.ms for node in nodes)
+
+
+def _part(node: NodeTime) -> str | None:
+    for piece, part in _PARTS.items():
+        if piece in f"{node.name}/":
+            return part
+    return _LAYOUT if node.op in ("ReorderInput", "ReorderOutput", "Reorder") else None

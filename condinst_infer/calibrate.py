@@ -1,0 +1,271 @@
+"""int8 that has been measured: calibrate, compare with float32, keep float what loses too much."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from tqdm import tqdm
+
+from condinst_infer import golden
+from condinst_infer.agreement import (
+    Agreement,
+    Feeds,
+    Reference,
+    agreement,
+    feeds_of,
+    loss_of,
+    spread,
+)
+from condinst_infer.engines.ort import OrtSession
+from condinst_infer.errors import InputError, ParityError
+from condinst_infer.evaluate import evaluate
+from condinst_infer.export import export_onnx
+from condinst_infer.export.quantize import Quantizer
+from condinst_infer.metadata import sealed
+from condinst_infer.model import CondInst
+from condinst_infer.pipeline import Pipeline
+from condinst_infer.preprocess import ImageSource
+from condinst_infer.timing import interleaved
+from condinst_infer.verify import verify_export
+
+KEY = "condinst_int8"  # the report among the metadata of an int8 file
+LIMIT = 64  # images; the ranges of 8 gave masks as good as those of 32
+MAX_LOSS = 5.0  # percent
+MAX_AP_LOSS = 0.5  # points
+_RANKED_ON = 4  # images, those that lose most, say which layers are to blame
+_REPEATS = 5  # runs of each file, in turns, say which is faster
+
+
+@dataclass(frozen=True)
+class Int8Report:
+    """What became of a model in int8, measured."""
+
+    target: str
+    images: int
+    layers: int  # convolutions and sums that could be int8
+    float_layers: tuple[str, ...]  # and stayed float32, because int8 loses too much there
+    agreement: Agreement  # with float32
+    mask_ap: tuple[float, float] | None  # of float32 and of int8, where there are annotations
+    bytes: tuple[int, int]  # of the float32 and of the int8 file
+    milliseconds: tuple[float, float] | None  # of one image here, for the target "cpu"
+
+    def to_dict(self) -> dict[str, Any]:
+        """This as plain data for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        found = self.agreement
+        megabytes = [count / 1e6 for count in self.bytes]
+        lines = [
+            f"int8 for {self.target}, beside float32 on {self.images} images",
+            f"loss:        {found.loss:.2f} % of what float32 finds, weighed by score",
+            f"masks:       mean IoU {found.mask_iou:.4f}, {100 * found.above_09:.1f} % above 0.9",
+            f"detections:  {found.detections} in float32, {found.lost} lost, {found.new} new",
+            f"stay float:  {len(self.float_layers)} of {self.layers} layers"
+            + "".join(f"\n             {name}" for name in self.float_layers),
+            f"size:        {megabytes[1]:.1f} MB, float32 {megabytes[0]:.1f} MB",
+        ]
+        if self.mask_ap is not None:
+            lines.insert(2, "mask AP:     {1:.2f}, float32 {0:.2f}".format(*self.mask_ap))
+        if self.milliseconds is not None:
+            fp32, int8 = self.milliseconds
+            verdict = f"{fp32 / int8:.2f} times as fast" if int8 < fp32 else "NOT FASTER, use fp32"
+            lines.append(f"speed here:  {int8:.0f} ms, float32 {fp32:.0f} ms: {verdict}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Annotated images to measure mask AP on."""
+
+    annotations: Path  # a COCO instances file
+    images: Path  # the folder of its images
+    limit: int = LIMIT  # only so many, the first of the file
+
+    def mask_ap(self, path: Path) -> float:
+        """Of the exported file `path`, with as many detections as it reports."""
+        with Pipeline(OrtSession(path)) as pipeline:
+            most = pipeline.config.detect.max_detections
+            found = evaluate(
+                pipeline, self.annotations, self.images, max_detections=most, limit=self.limit
+            )
+        if found.mask["AP"] is None:
+            raise InputError(f"{self.annotations} has no objects on its first {self.limit} images.")
+        return found.mask["AP"]
+
+
+def export_int8(
+    model: CondInst,
+    path: str | Path,
+    images: Sequence[ImageSource],
+    *,
+    target: str = "cpu",
+    graph: str = "full",
+    size: tuple[int, int] | None = None,
+    batch: int | None = None,
+    limit: int = LIMIT,
+    truth: Truth | None = None,
+    max_loss: float | None = None,
+    checkpoint_sha256: str = "",
+) -> Int8Report:
+    """Write `model` to `path` in int8, and measure what that costs.
+
+    The ranges of the activations come from `images`. Where int8 differs from float32 by more than
+    `max_loss`, the layers that cost most, each tried alone, stay float32 until it does not. The
+    report and golden outputs go into the file.
+
+    Args:
+        images: what the model will see: files, BGR uint8 arrays or Pillow images.
+        target: "cpu" (ONNX Runtime, OpenVINO) or "tensorrt".
+        graph, size, batch, checkpoint_sha256: as in `export_onnx`.
+        limit: images that are used at most, spread over all.
+        truth: annotated images; the loss is then that of mask AP.
+        max_loss: points of mask AP with `truth` (default 0.5), else `Agreement.loss` in percent
+            (default 5).
+
+    Raises:
+        InputError: an image can't be read, there is none, or the model finds nothing in any.
+        ParityError: int8 loses more even with half of the layers in float32; nothing is written.
+    """
+    if not images:
+        raise InputError("int8 needs images to calibrate on, and there are none.")
+    bound = (MAX_LOSS if truth is None else MAX_AP_LOSS) if max_loss is None else max_loss
+    feeds = feeds_of(spread(images, limit), model.config.input, size)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        work = _Work(model, folder, feeds, target, truth, size, checkpoint_sha256)
+        layers = work.layers_within(bound)
+        work.write(path, layers, graph, batch)
+        golden.store(model, Path(path))
+        report = work.report(layers, Path(path))
+    proto = onnx.load(str(path))
+    for key, value in sealed(KEY, report).items():
+        proto.metadata_props.add(key=key, value=value)
+    onnx.save(proto, str(path))
+    return report
+
+
+class _Work:
+    """The float32 export of a model in a folder, and int8 variants measured beside it."""
+
+    def __init__(
+        self,
+        model: CondInst,
+        folder: Path,
+        feeds: Sequence[Feeds],
+        target: str,
+        truth: Truth | None,
+        size: tuple[int, int] | None,
+        checkpoint_sha256: str,
+    ) -> None:
+        self.model, self.feeds, self.truth, self.target = model, feeds, truth, target
+        self.options = {"size": size, "checkpoint_sha256": checkpoint_sha256}
+        self.float32, self.int8 = folder / "float32.onnx", folder / "int8.onnx"
+        self.quantizer = self._quantizer(self.float32, feeds, "full", None)
+        self.reference = Reference(self.float32, feeds)
+        self.mask_ap = None if truth is None else truth.mask_ap(self.float32)
+
+    def _quantizer(
+        self, path: Path, feeds: Sequence[Feeds], graph: str, batch: int | None
+    ) -> Quantizer:
+        export_onnx(self.model, path, graph=graph, batch=batch, **self.options)
+        verify_export(self.model, path)
+        bar = tqdm(feeds, desc="calibrating", unit="image", disable=None, delay=2)
+        return Quantizer(path, bar, target=self.target)
+
+    def loss(self, layers: Sequence[str]) -> float:
+        """What int8 in `layers` alone costs: points of mask AP, or percent."""
+        self.quantizer.write(self.int8, layers)
+        if self.truth is not None and self.mask_ap is not None:
+            return self.mask_ap - self.truth.mask_ap(self.int8)
+        return loss_of(self.reference.compared(self.int8))
+
+    def layers_within(self, bound: float) -> tuple[str, ...]:
+        """The layers that can be int8 without losing more than `bound`."""
+        layers = self.quantizer.layers
+        loss = self.loss(layers)
+        if loss <= bound:
+            return layers
+        worst = self._by_cost()
+        count = fewest(lambda n: self.loss(_without(layers, worst[:n])) <= bound, len(layers) // 2)
+        if count is None:
+            what = "percent of what float32 finds" if self.truth is None else "points of mask AP"
+            raise ParityError(
+                f"int8 loses {loss:.2f} {what} here, and more than the {bound:g} allowed even with "
+                "half of the layers in float32; nothing was written. Calibrate on images like "
+                "those it will see, or allow more: --max-loss"
+            )
+        return _without(layers, worst[:count])
+
+    def _by_cost(self) -> list[str]:
+        """The layers, the one that costs most alone first."""
+        self.quantizer.write(self.int8)
+        losses = [image.loss for image in self.reference.compared(self.int8)]
+        images = np.argsort(losses)[::-1][:_RANKED_ON].tolist()
+        costs = {}
+        for layer in tqdm(
+            self.quantizer.layers, desc="blaming", unit="layer", disable=None, delay=2
+        ):
+            self.quantizer.write(self.int8, [layer])
+            costs[layer] = loss_of(self.reference.compared(self.int8, images))
+        return sorted(costs, key=costs.__getitem__, reverse=True)
+
+    def write(self, path: str | Path, layers: Sequence[str], graph: str, batch: int | None) -> None:
+        """The file that was asked for; another cut or batch has ranges of its own."""
+        self.quantizer.write(self.int8, layers)
+        quantizer = self.quantizer
+        if graph != "full" or batch is not None:
+            repeated = [
+                {name: value.repeat(batch or 1, 0) for name, value in feed.items()}
+                for feed in self.feeds
+            ]
+            quantizer = self._quantizer(self.float32.with_stem("cut"), repeated, graph, batch)
+        quantizer.write(path, layers)
+
+    def report(self, layers: Sequence[str], path: Path) -> Int8Report:
+        """On the full graph with `layers` in int8, which was written last, and the file `path`."""
+        return Int8Report(
+            target=self.target,
+            images=len(self.feeds),
+            layers=len(self.quantizer.layers),
+            float_layers=_without(self.quantizer.layers, layers),
+            agreement=agreement(self.reference.compared(self.int8)),
+            mask_ap=None
+            if self.truth is None or self.mask_ap is None
+            else (self.mask_ap, self.truth.mask_ap(self.int8)),
+            bytes=(self.float32.stat().st_size, path.stat().st_size),
+            milliseconds=self._milliseconds() if self.target == "cpu" else None,
+        )
+
+    def _milliseconds(self) -> tuple[float, float]:
+        """Medians of float32 and int8 on the first image, in ONNX Runtime."""
+        with closing(OrtSession(self.float32)) as a, closing(OrtSession(self.int8)) as b:
+            feed = self.feeds[0]
+            both = {"float32": lambda: a.run(feed), "int8": lambda: b.run(feed)}
+            times = interleaved(both, repeats=_REPEATS)
+        return float(np.median(times["float32"])), float(np.median(times["int8"]))
+
+
+def fewest(enough: Callable[[int], bool], most: int) -> int | None:
+    """The smallest count from 1 to `most` that is `enough`; None if none is.
+
+    Doubles, then halves the gap: what is enough is taken to stay so with more.
+    """
+    low, high = 0, 1
+    while not enough(high):
+        if high >= most:
+            return None
+        low, high = high, min(2 * high, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def _without(layers: Sequence[str], left_out: Sequence[str]) -> tuple[str, ...]:
+    return tuple(layer for layer in layers if layer not in left_out)

@@ -1,0 +1,133 @@
+"""Where a measurement was taken, the memory it took, and the file it is written to."""
+
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from condinst_infer.output import replacing
+
+PACKAGES = (
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx",
+    "openvino",
+    "cuda-bindings",
+)
+
+
+def environment() -> dict[str, Any]:
+    """The machine and the software a measurement was taken on."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpu": _cpu_model(),
+        "cores": usable_cores(),
+        "gpus": gpus(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": versions,
+        "commit": _commit(),
+    }
+
+
+def usable_cores() -> int:
+    """Cores this process may use, which a container or taskset makes fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def gpus() -> list[str]:
+    """Name, driver, memory and compute capability of each GPU, as nvidia-smi tells them."""
+    query = "--query-gpu=name,driver_version,memory.total,compute_cap"
+    command = ["nvidia-smi", query, "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return []
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+
+
+class PeakMemory:
+    """The most memory this process holds at once, from now on where the system can tell."""
+
+    def __init__(self) -> None:
+        self._before = _proc_mib("VmRSS")
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back, see proc(5)
+            self._since = "from before the model was loaded"
+        except OSError:
+            self._since = "from the start of the process"
+
+    def read(self) -> dict[str, Any]:
+        """MiB at most and before, and what of."""
+        peak, name = _proc_mib("VmHWM"), "VmHWM"
+        if peak is None:
+            resource = importlib.import_module("resource")  # Windows has none
+            unit = 1 if sys.platform == "darwin" else 1024  # bytes of what it counts in
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+            name = "ru_maxrss"
+        return {"peak_mib": peak, "before_mib": self._before, "how": f"{name}, {self._since}"}
+
+
+def _proc_mib(name: str) -> float | None:
+    """A line of /proc/self/status; None where there is none."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    kib = {line.partition(":")[0]: line.split()[1] for line in lines if line.endswith(" kB")}
+    return int(kib[name]) / 1024 if name in kib else None
+
+
+def write_result(path: str | os.PathLike[str], result: Mapping[str, Any]) -> None:
+    """Write `result` as JSON; the file is there whole or not at all."""
+    with replacing(Path(path)) as part:
+        part.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _cpu_model() -> str:
+    """The processor's name; `platform` alone gives the architecture on Linux."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The commit of this source tree, with "+" where files differ from it; None outside git."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        git = ["git", "-C", str(root)]
+        commit = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
+        dirty = subprocess.run(
+            [*git, "status", "--porcelain"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+" if dirty.stdout.strip() else "")

@@ -1,0 +1,363 @@
+"""The scripts that time whole images: equal sides, honest ratios, whole result files."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import (
+    instances,
+    made_up,
+    no_torchvision,
+    nuclei,
+    plots,
+    precisions,
+    rivals,
+    tables,
+    turns,
+    whole_image,
+)
+from condinst_infer import checkpoint, load, ops, timing
+from condinst_infer.machine import environment
+from condinst_infer.model import CondInst
+
+NAME, FOUND = "condinst_nano", 20
+CHANGES = {"short_side": 128, "long_side": 192, "max_detections": FOUND}  # of `nano_checkpoint`
+ONCE = {"repeats": 1, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def folder(
+    nano_checkpoint: Path, nano_onnx: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """What scripts would have made and kept; every count of instances is the same file."""
+    folder = tmp_path_factory.mktemp("keep")
+    shutil.copy(nano_checkpoint, folder / f"{NAME}.safetensors")
+    for count in (0, 1, made_up.INSTANCES):
+        shutil.copy(nano_onnx, folder / f"{NAME}.{count}.onnx")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> dict[str, Any]:
+    return whole_image.measure(NAME, folder, repeats=3, threads=1)
+
+
+@pytest.fixture(scope="module")
+def in_precisions(folder: Path) -> dict[str, Any]:
+    pytest.importorskip("openvino")
+    return precisions.measure(NAME, folder, **ONCE, **CHANGES)
+
+
+@pytest.fixture(scope="module")
+def curve(folder: Path) -> dict[str, Any]:
+    counts = (0, 1, 100)
+    sizes = instances.sizes(NAME, folder, images=((48, 64), (60, 50)), **ONCE)
+    case = instances.curve(NAME, folder, counts=counts, **ONCE)
+    return {"results": [case], "by_size": sizes, "environment": environment()}
+
+
+def p50(times: Mapping[str, float]) -> float:
+    assert times["count"] >= 1 and times["min"] > 0
+    return times["p50"]
+
+
+def test_the_usual_way_finds_what_our_pipeline_finds_in_torch(nano_checkpoint: Path) -> None:
+    frame = made_up.frame((90, 131))
+    usual = whole_image.Usual(checkpoint.load(nano_checkpoint))(frame)
+    with load(nano_checkpoint) as pipeline:
+        ours = pipeline(frame)
+    assert len(ours) == FOUND and usual["masks"].shape == (FOUND, 90, 131)
+    np.testing.assert_allclose(usual["boxes"], ours.boxes, atol=1e-3)  # 1e-5 measured
+    np.testing.assert_allclose(usual["scores"], ours.scores, atol=1e-6)
+    np.testing.assert_array_equal(usual["labels"], ours.labels)
+    assert (usual["masks"] != ours.masks).mean() < 1e-4  # 0 measured
+
+
+def test_both_sides_agree_and_the_ratio_is_that_of_the_medians(whole: dict[str, Any]) -> None:
+    assert whole["agrees"] and whole["agreement"]["instances"] == [FOUND, FOUND]
+    assert whole["canvas"] == [128, 192] and whole["image"] == [480, 640]
+    times = whole["times_ms"]
+    assert list(times) == ["ours", "torch"] and times["ours"]["count"] == 3
+    assert whole["ratio"] == p50(times["torch"]) / p50(times["ours"])
+    assert list(whole["clocks_ms"]) == ["end_to_end", "pipeline", "engine"]
+
+
+@pytest.fixture
+def returned(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """Every function that is timed runs once and takes 1, 2, ... ms; here is what it returned."""
+    results: dict[str, object] = {}
+
+    def once(functions: turns.Functions, **_: int) -> dict[str, list[float]]:
+        results.update({name: function() for name, function in functions.items()})
+        return {name: [float(place)] for place, name in enumerate(functions, 1)}
+
+    monkeypatch.setattr(timing, "interleaved", once)
+    return results
+
+
+def kinds(results: Mapping[str, object]) -> dict[str, str]:
+    return {n: type(v).__name__ for n, v in results.items() if not n.endswith(", before")}
+
+
+def test_each_clock_times_what_its_name_says(folder: Path, returned: dict[str, object]) -> None:
+    whole_image.measure(NAME, folder, **ONCE)
+    assert kinds(returned) == {
+        "ours": "ndarray",
+        "end_to_end": "Instances",
+        "pipeline": "Found",
+        "engine": "dict",
+        "torch": "dict",
+    }
+    returned.clear()
+    (row,) = instances.sizes(NAME, folder, images=((48, 64),), **ONCE)["sizes"]
+    assert list(kinds(returned).values()) == ["Instances", "dict"]
+    assert (row["times_ms"]["p50"], row["engine_ms"]["p50"]) == (1, 2)
+
+
+def test_each_clock_of_a_precision(folder: Path, returned: dict[str, object]) -> None:
+    pytest.importorskip("openvino")
+    rows = precisions.measure(NAME, folder, **ONCE, **CHANGES)["precisions"]
+    assert list(kinds(returned).values()) == ["Instances", "dict"] * len(rows)
+    assert [row["times_ms"]["p50"] for row in rows] == [2, 5, 8, 11, 14]
+    assert [row["engine_ms"]["p50"] for row in rows] == [3, 6, 9, 12, 15]
+
+
+def found(**changes: np.ndarray) -> dict[str, np.ndarray]:
+    masks = np.zeros((2, 8, 9), bool)
+    masks[0, :4], masks[1, 5:] = True, True
+    boxes = np.array([[0, 0, 9, 4], [0, 5, 9, 8]], np.float32)
+    return {"boxes": boxes, "labels": np.array([3, 5]), "masks": masks} | changes
+
+
+def test_sides_agree_in_any_order_and_not_if_anything_differs() -> None:
+    ours = found()
+    swapped = {name: value[::-1] for name, value in ours.items()}
+    assert whole_image.agrees(whole_image.agreement(ours, swapped), 2)
+    assert not whole_image.agrees(whole_image.agreement(ours, ours), 3)
+    one = {name: value[:1] for name, value in ours.items()}
+    assert not whole_image.agrees(whole_image.agreement(one, ours), 1)
+    none = {name: value[:0] for name, value in ours.items()}
+    twice = {name: value[[0, 0]] for name, value in ours.items()}
+    masks = ours["masks"].copy()
+    masks[1, 4] = True
+    others = [one, none, twice, found(labels=np.array([3, 4])), found(masks=masks)]
+    others.append(found(boxes=ours["boxes"] + np.float32(0.1)))
+    for other in others:
+        assert not whole_image.agrees(whole_image.agreement(ours, other), 2)
+        assert not whole_image.agrees(whole_image.agreement(other, ours), 2)
+
+
+def test_only_what_comes_after_its_own_kind_counts() -> None:
+    calls: list[str] = []
+    sides = [{name: (lambda n=name: calls.append(n)) for name in side} for side in ("ab", "c")]
+    times = turns.summaries(sides, repeats=2, warmup=1)
+    assert calls == list("aabcc") * 3
+    assert {name: value["count"] for name, value in times.items()} == {"a": 2, "b": 2, "c": 2}
+
+
+def test_results_are_written_unless_the_sides_disagree(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "whole_image.json"
+    words = ["x", "--models", NAME, "--repeats", "1", "--keep", str(folder), "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", [*words, "--output", str(output)])
+    monkeypatch.setattr(whole_image, "LEAST_IOU", 2)
+    assert whole_image.main() == 1 and not output.exists()
+    assert "disagree" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "argv", [*words, "--output", str(output)])
+    assert whole_image.main() == 0
+    result = json.loads(output.read_text())
+    assert [case["model"] for case in result["results"]] == [NAME]
+    assert result["environment"]["cpu"]
+    assert f"ratio {result['results'][0]['ratio']:.2f}" in capsys.readouterr().out
+
+
+def test_precisions_are_those_of_the_files_and_runtimes(in_precisions: dict[str, Any]) -> None:
+    rows = in_precisions["precisions"]
+    found = [(row["artefact"]["precision"], row["artefact"]["runtime"]) for row in rows]
+    names = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+    assert found == [(precision, names[runtime]) for precision, runtime in precisions.ROWS]
+    digests = [row["artefact"]["sha256"] for row in rows]
+    assert len(set(digests[:3])) == len(set(digests[3:])) == 1 and len(set(digests)) == 2
+    for row in rows:
+        assert row["ratio"] == p50(rows[0]["times_ms"]) / p50(row["times_ms"])
+        assert row["engine_ratio"] == p50(rows[0]["engine_ms"]) / p50(row["engine_ms"])
+        assert row["instances"] == FOUND
+
+
+def test_the_cost_of_instances_is_that_of_the_medians(curve: dict[str, Any]) -> None:
+    case = curve["results"][0]
+    times = [p50(row["times_ms"]) for row in case["curve"]]
+    assert case["cost_of_100_over_1"] == times[2] / times[1] - 1
+    assert [(row["instances"], row["slots"]) for row in case["curve"]] == [(FOUND, FOUND)] * 3
+    rows = curve["by_size"]["sizes"]
+    assert [row["image"] for row in rows] == [[48, 64], [60, 50]]
+    assert [row["canvas"] for row in rows] == [[128, 192], [160, 128]]
+
+
+def test_made_up_models_find_as_many_as_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"short_side": 64, "long_side": 96}
+    source = made_up.checkpoint_file(NAME, tmp_path, **settings)
+    digests = []
+
+    def saved(model: CondInst, path: Path, checkpoint_sha256: str) -> None:
+        digests.append(checkpoint_sha256)
+        checkpoint.save(model, path)  # what is exported, without the half minute of exporting
+
+    monkeypatch.setattr(made_up, "export_onnx", saved)
+    for count, slots in ((0, made_up.INSTANCES), (3, 3)):
+        path = made_up.onnx_file(NAME, tmp_path, count, **settings)
+        assert path == made_up.onnx_file(NAME, tmp_path, count)  # not made twice
+        with load(shutil.copy(path, tmp_path / "copy.safetensors")) as pipeline:
+            assert len(pipeline(made_up.frame())) == count
+            assert pipeline.config.detect.max_detections == slots
+            assert pipeline.config.input.short_side == 64
+    assert digests == [checkpoint.file_sha256(source)] * 2
+    ours, theirs = (checkpoint.read_tensors(p) for p in (source, tmp_path / "copy.safetensors"))
+    assert list(ours) == list(theirs) and all(torch.equal(ours[n], theirs[n]) for n in ours)
+
+
+def test_folders_are_kept_where_asked(tmp_path: Path) -> None:
+    with made_up.folder(tmp_path / "a" / "b") as kept, made_up.folder(None) as other:
+        assert kept.is_dir() and other.is_dir()
+    assert kept.is_dir() and not other.exists()
+
+
+def side(masks: np.ndarray, name: str = "n") -> rivals.Side:
+    return rivals.Side(name, "package 1.0", "PyTorch", (480, 640), 2_000_000, lambda: masks)
+
+
+def test_rivals_must_make_as_many_masks() -> None:
+    masks = np.zeros((100, *made_up.FRAME), bool)
+    result = rivals.measure([side(masks), side(masks[:95], "m")], **ONCE)
+    ours, other = result["sides"]
+    assert (ours["ratio"], other["instances"]) == (1, 95)
+    assert other["ratio"] == p50(other["times_ms"]) / p50(ours["times_ms"])
+    for wrong in (masks[:94], masks[:, 1:], masks.view(np.uint8)):
+        with pytest.raises(SystemExit, match="masks"):
+            rivals.measure([side(masks), side(wrong)], **ONCE)
+
+
+def test_our_side_of_the_rivals(folder: Path) -> None:
+    ours = rivals.ours(NAME, folder, made_up.frame(), 1)
+    masks = ours.masks()
+    assert masks.shape == (FOUND, 480, 640) and masks.dtype == bool
+    assert ours.canvas == (128, 192) and 1e6 < ours.parameters < 2e6
+
+
+def test_the_stand_in_suppresses_as_our_nms() -> None:
+    random = np.random.default_rng(0)
+    corners = random.uniform(0, 50, (60, 2))
+    boxes = np.concatenate([corners, corners + random.uniform(5, 30, (60, 2))], 1)
+    boxes, scores = torch.from_numpy(boxes).float(), torch.from_numpy(random.random(60)).float()
+    labels = torch.zeros(1, 60, dtype=torch.int32)
+    keep, count = ops.class_nms(
+        boxes[None], scores[None], labels, iou_threshold=0.5, max_detections=60
+    )
+    assert no_torchvision._nms(boxes, scores, 0.5).tolist() == keep[0, : count[0]].tolist()
+    assert 5 < int(count[0]) < 60
+
+
+def test_the_stand_in_is_found_where_torchvision_is_missing() -> None:
+    code = (
+        "import importlib.util, sys\n"
+        "from benchmarks import no_torchvision\n"
+        "missing = importlib.util.find_spec('torchvision') is None\n"
+        "no_torchvision.stand_in()\n"
+        "from importlib.metadata import version\n"
+        "import torch, torchvision\n"
+        "from torchvision.transforms import functional as F\n"
+        "assert version('torchvision') and F.resize and torchvision.ops.nms\n"
+        "if missing:\n"
+        "    class Child(torchvision.datasets.CocoDetection): pass\n"
+        "    x = F.normalize(F.resize(torch.ones(3, 4, 6), [2, 3]), [.5] * 3, [.25] * 3)\n"
+        "    assert x.shape == (3, 2, 3) and (x == 2).all()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_tables_say_what_was_measured(
+    whole: dict[str, Any], in_precisions: dict[str, Any], curve: dict[str, Any], tmp_path: Path
+) -> None:
+    rival = rivals.measure([side(np.zeros((100, *made_up.FRAME), bool), "yolo")], **ONCE)
+    where = {"environment": environment()}
+    files = {
+        "whole_image": {"results": [whole], **where},
+        "precisions": {"results": [in_precisions], **where},
+        "instances": curve,
+        "rivals": rival | where,
+    }
+    missing = tables.parts(tmp_path)
+    for name, result in files.items():
+        assert missing[name] == f"Not measured yet: `python -m benchmarks.{name}`."
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+    made = tables.parts(tmp_path)
+    assert list(made) == list(files)
+    for part in made.values():
+        table = [line for line in part.partition("\n\n")[0].splitlines()]
+        assert len({line.count("|") for line in table}) == 1 and len(table) >= 3
+        assert environment()["cpu"] in part and "onnxruntime" in part and "1 threads" in part
+    assert f"| {whole['ratio']:.2f}x |" in made["whole_image"]
+    assert f"{FOUND} of {FOUND} |" in made["whole_image"]
+    for row in in_precisions["precisions"]:
+        name = f"{row['artefact']['precision']}, {row['artefact']['runtime']}"
+        assert f"| {name} | {FOUND} |" in made["precisions"]
+        assert f"| {row['ratio']:.2f}x |" in made["precisions"]
+    cost = 100 * curve["results"][0]["cost_of_100_over_1"]
+    assert f"| {cost:.1f} % |" in made["instances"] and "| 48x64 | 128x192 |" in made["instances"]
+    assert "| yolo (package 1.0) | PyTorch | 2.0 M | 480x640 | 100 |" in made["rivals"]
+
+
+def test_plots_show_the_results_and_are_the_same_each_time(
+    curve: dict[str, Any], tmp_path: Path
+) -> None:
+    plots.write(tmp_path)
+    assert list((tmp_path / "plots").iterdir()) == []
+    for name in ("whole_image", "bench"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "whole_image" / "instances.json").write_text(json.dumps(curve))
+    model = {"name": NAME, "precision": "fp32", "runtime": "onnxruntime"}
+    row = {"size": [48, 64], "instances": [7], "stages_ms": {"backbone": 60, "NMS": 40, "RLE": 9}}
+    (tmp_path / "bench" / "a.json").write_text(json.dumps({"model": model, "rows": [row]}))
+    texts = []
+    for _ in range(2):
+        plots.write(tmp_path)
+        files = sorted((tmp_path / "plots").iterdir())
+        assert [path.name for path in files] == ["instances.svg", "stages.svg"]
+        texts.append([path.read_text() for path in files])
+    assert texts[0] == texts[1]
+    assert f"{NAME}, 128x192" in texts[0][0] and "instances in the image" in texts[0][0]
+    assert "100 ms" in texts[0][1] and "backbone" in texts[0][1] and "RLE" not in texts[0][1]
+
+
+def test_what_is_known_of_the_training_stays_with_its_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, demo_folder: Path
+) -> None:
+    result = tmp_path / "nuclei.json"
+    old = {"environment": {"cpu": "old"}, "training": {"minutes": 8}}
+    result.write_text(json.dumps(old))
+    truth = Path(__file__).parent / "data" / "nuclei" / "instances.json"
+    words = ["x", "--annotations", truth, "--images", demo_folder, "--calibration", demo_folder]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+    monkeypatch.setattr(nuclei, "RESULT", result)
+    monkeypatch.setattr(nuclei, "measure", lambda *arguments: {"artefacts": []})
+    monkeypatch.setattr(nuclei, "draw", lambda *arguments: None)
+    for _ in range(2):
+        nuclei.main()
+        found = json.loads(result.read_text())
+        assert found["training"] == {"minutes": 8, "environment": {"cpu": "old"}}
+        assert found["environment"]["cpu"] == environment()["cpu"]
