@@ -1,5 +1,6 @@
 """`condinst bench`: what it measures, says and writes."""
 
+import errno
 import json
 import re
 from pathlib import Path
@@ -162,11 +163,16 @@ def test_wrong_calls_are_refused_before_anything_is_measured(
         (("--images", photos), "belong together"),
         (("--annotations", photos / "a.json", "--images", photos), "a.json"),
         (("-o", tmp_path / "file" / "a.json"), "can't be written"),
-        (("-o", tmp_path / f"{'a' * 300}.json"), "can't be written"),
         (("--size", "60"), "HxW"),
     ):
         assert_refused(condinst("bench", bright_model, *words), said)
     assert_refused(condinst("bench", tmp_path / "none.onnx"), "none.onnx")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "touch", full)
+    assert_refused(condinst("bench", bright_model, "-o", tmp_path / "a.json"), "No space left")
 
 
 def test_a_failure_leaves_no_file(

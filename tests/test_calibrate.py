@@ -13,7 +13,16 @@ from command_line import Run, assert_refused
 from onnx import numpy_helper
 
 from condinst_infer import calibrate, checkpoint, golden
-from condinst_infer.agreement import Compared, agreement, loss_of, spread
+from condinst_infer.agreement import (
+    Compared,
+    Reference,
+    _compared,
+    _found,
+    agreement,
+    feeds_of,
+    loss_of,
+    spread,
+)
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import InputError, ParityError
 from condinst_infer.export.quantize import Quantizer
@@ -60,12 +69,12 @@ def network(monkeypatch: pytest.MonkeyPatch, nuclei_onnx: Path) -> SimpleNamespa
 
     def export_onnx(model: Any, path: Path, *, graph: str, **options: Any) -> None:
         model.asked.append(options | {"graph": graph})
-        shutil.copy(getattr(model, graph), path)
+        shutil.copy(model.static if options["batch"] else getattr(model, graph), path)
 
     monkeypatch.setattr(calibrate, "export_onnx", export_onnx)
     monkeypatch.setattr(calibrate, "verify_export", lambda model, path: None)
     config = OrtSession(nuclei_onnx).metadata.config
-    return SimpleNamespace(config=config, full=nuclei_onnx, asked=[])
+    return SimpleNamespace(config=config, full=nuclei_onnx, static=None, asked=[])
 
 
 def made(network: SimpleNamespace, path: Path, images: Path, **options: Any) -> Any:
@@ -101,6 +110,22 @@ def test_layers_that_lose_too_much_stay_float(
     assert weights["backbone/res2/0/conv1/conv/Conv"].endswith("DequantizeLinear_Output")
     for line in (*report.float_layers, f"{len(report.float_layers)} of {report.layers} layers"):
         assert line in str(report)
+
+
+def test_the_report_is_on_the_layers_that_were_chosen(
+    network: SimpleNamespace, micrographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loss(work: Any, layers: tuple[str, ...]) -> float:
+        work.quantizer.write(work.int8, layers)
+        return 0.0 if len(layers) <= len(work.quantizer.layers) - 4 else 9.0
+
+    monkeypatch.setattr(calibrate._Work, "loss", loss)  # the last trial is of three, and fails
+    monkeypatch.setattr(calibrate._Work, "_by_cost", lambda self: list(self.quantizer.layers))
+    path = tmp_path / "int8.onnx"
+    report = made(network, path, micrographs)
+    assert len(report.float_layers) == 4
+    feeds = feeds_of(sorted(micrographs.iterdir()), network.config.input, None)
+    assert agreement(Reference(network.full, feeds).compared(path)) == report.agreement
 
 
 def test_a_bound_that_cant_be_met_is_refused(
@@ -186,6 +211,21 @@ def test_another_cut_and_batch_keep_the_same_layers_float(
     assert len(quantised) > 30 and report.layers > 50
 
 
+def test_a_static_batch_is_calibrated_as_it_is(
+    network: SimpleNamespace, nano_static_onnx: Path, nano_onnx: Path, tmp_path: Path
+) -> None:
+    network.full, network.static = nano_onnx, nano_static_onnx
+    network.config = OrtSession(nano_onnx).metadata.config
+    image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
+    path = tmp_path / "static.onnx"
+    options: dict[str, Any] = {"size": (128, 160), "batch": 2, "max_loss": 100.0}
+    calibrate.export_int8(network, path, [image], **options)  # pyright: ignore
+    metadata = OrtSession(path).metadata
+    assert (metadata.size, metadata.batch, metadata.precision) == ((128, 160), 2, "int8")
+    asked = [(a["size"], a["batch"]) for a in network.asked]
+    assert asked == [((128, 160), None), ((128, 160), 2)]
+
+
 def test_images_are_needed_readable_and_show_something(
     network: SimpleNamespace, tmp_path: Path
 ) -> None:
@@ -256,7 +296,34 @@ def test_fewest_finds_the_smallest_count(needed: int, most: int) -> None:
     assert max(asked) <= most and len(asked) == len(set(asked))
 
 
-def test_a_detection_at_the_threshold_weighs_nothing() -> None:
+class Fixed:
+    """A session that finds two squares, and a third with another score."""
+
+    def __init__(self, score: float, count: int) -> None:
+        masks = np.zeros((1, 3, 8, 8), np.float32)
+        masks[0, 0, :4], masks[0, 1, :, :4], masks[0, 2, 6:] = 1, 1, 1
+        boxes = np.array([[[0, 0, 8, 4], [0, 0, 4, 8], [0, 6, 8, 8]]], np.float32)
+        self.outputs = {
+            "num_detections": np.array([count], np.int32),
+            "boxes": boxes,
+            "scores": np.array([[0.9, 0.5, score]], np.float32),
+            "labels": np.zeros((1, 3), np.int32),
+            "masks": masks,
+        }
+
+    def run(self, feeds: Any) -> dict[str, np.ndarray]:
+        return self.outputs
+
+
+@pytest.mark.parametrize(("score", "loss"), [(0.3, 0.0), (0.2, 0.0), (0.5, 100 * 0.2 / 1.8)])
+def test_a_detection_that_goes_at_the_threshold_costs_nothing(score: float, loss: float) -> None:
+    ours, theirs = (_found(Fixed(score, count), {}) for count in (3, 2))  # pyright: ignore
+    found = _compared(ours, theirs, floor=0.3)
+    assert (found.ious, found.lost, found.new) == ([1.0, 1.0], 1, 0)
+    assert loss_of([found]) == pytest.approx(loss, abs=1e-4)
+
+
+def test_an_image_without_weight_costs_nothing() -> None:
     sure = Compared(agreed=1.8, weight=2.0, ious=[0.9, 0.95], lost=0, new=1)
     none = Compared(agreed=0.0, weight=0.0, ious=[], lost=3, new=0)
     assert loss_of([sure, none]) == pytest.approx(10) and loss_of([none]) == 0

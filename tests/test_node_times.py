@@ -97,6 +97,8 @@ def test_a_profile_has_all_parts_of_the_network(session: Any) -> None:
     largest = max((n for n in nodes if n.name.startswith("backbone")), key=lambda node: node.ms)
     assert largest.op in ("Conv", "Conv2d")
     assert sys.getprofile() is None
+    if isinstance(session, TorchSession) and session.model is not None:
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in session.model.modules())
     for name, value in session.run(feeds).items():
         assert np.array_equal(value, expected[name])
     with pytest.raises(SessionError, match="images"):

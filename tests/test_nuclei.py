@@ -1,13 +1,17 @@
 """The model that ships finds nuclei, with PyTorch as with ONNX Runtime."""
 
+import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import nuclei
 from condinst_infer import checkpoint, load
 from condinst_infer.evaluate import evaluate
+from condinst_infer.machine import environment
 from condinst_infer.verify import verify_export
 
 TRUTH = Path(__file__).parent / "data" / "nuclei"
@@ -44,3 +48,22 @@ def test_it_finds_none_where_there_are_none(demo_folder: Path) -> None:
         for grey in (5, 20):  # as dark as the background of a fluorescence image
             result = pipeline(np.full((256, 320, 3), grey, np.uint8))
             assert len(result) == 0 and result.masks.shape == (0, 256, 320)
+
+
+def test_what_is_known_of_the_training_stays_with_its_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, demo_folder: Path
+) -> None:
+    result = tmp_path / "nuclei.json"
+    old = {"environment": {"cpu": "old"}, "training": {"minutes": 8}}
+    result.write_text(json.dumps(old))
+    words = ["x", "--annotations", TRUTH / "instances.json"]
+    words += ["--images", demo_folder, "--calibration", demo_folder]
+    monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+    monkeypatch.setattr(nuclei, "RESULT", result)
+    monkeypatch.setattr(nuclei, "measure", lambda *arguments: {"artefacts": []})
+    monkeypatch.setattr(nuclei, "draw", lambda *arguments: None)
+    for _ in range(2):
+        nuclei.main()
+        found = json.loads(result.read_text())
+        assert found["training"] == {"minutes": 8, "environment": {"cpu": "old"}}
+        assert found["environment"]["cpu"] == environment()["cpu"]

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +14,6 @@ import torch
 from benchmarks import (
     instances,
     made_up,
-    no_torchvision,
-    nuclei,
     plots,
     precisions,
     rivals,
@@ -24,7 +21,7 @@ from benchmarks import (
     turns,
     whole_image,
 )
-from condinst_infer import checkpoint, load, ops, timing
+from condinst_infer import checkpoint, load, timing
 from condinst_infer.machine import environment
 from condinst_infer.model import CondInst
 
@@ -237,21 +234,6 @@ def test_folders_are_kept_where_asked(tmp_path: Path) -> None:
     assert kept.is_dir() and not other.exists()
 
 
-def side(masks: np.ndarray, name: str = "n") -> rivals.Side:
-    return rivals.Side(name, "package 1.0", "PyTorch", (480, 640), 2_000_000, lambda: masks)
-
-
-def test_rivals_must_make_as_many_masks() -> None:
-    masks = np.zeros((100, *made_up.FRAME), bool)
-    result = rivals.measure([side(masks), side(masks[:95], "m")], **ONCE)
-    ours, other = result["sides"]
-    assert (ours["ratio"], other["instances"]) == (1, 95)
-    assert other["ratio"] == p50(other["times_ms"]) / p50(ours["times_ms"])
-    for wrong in (masks[:94], masks[:, 1:], masks.view(np.uint8)):
-        with pytest.raises(SystemExit, match="masks"):
-            rivals.measure([side(masks), side(wrong)], **ONCE)
-
-
 def test_our_side_of_the_rivals(folder: Path) -> None:
     ours = rivals.ours(NAME, folder, made_up.frame(), 1)
     masks = ours.masks()
@@ -259,41 +241,12 @@ def test_our_side_of_the_rivals(folder: Path) -> None:
     assert ours.canvas == (128, 192) and 1e6 < ours.parameters < 2e6
 
 
-def test_the_stand_in_suppresses_as_our_nms() -> None:
-    random = np.random.default_rng(0)
-    corners = random.uniform(0, 50, (60, 2))
-    boxes = np.concatenate([corners, corners + random.uniform(5, 30, (60, 2))], 1)
-    boxes, scores = torch.from_numpy(boxes).float(), torch.from_numpy(random.random(60)).float()
-    labels = torch.zeros(1, 60, dtype=torch.int32)
-    keep, count = ops.class_nms(
-        boxes[None], scores[None], labels, iou_threshold=0.5, max_detections=60
-    )
-    assert no_torchvision._nms(boxes, scores, 0.5).tolist() == keep[0, : count[0]].tolist()
-    assert 5 < int(count[0]) < 60
-
-
-def test_the_stand_in_is_found_where_torchvision_is_missing() -> None:
-    code = (
-        "import importlib.util, sys\n"
-        "from benchmarks import no_torchvision\n"
-        "missing = importlib.util.find_spec('torchvision') is None\n"
-        "no_torchvision.stand_in()\n"
-        "from importlib.metadata import version\n"
-        "import torch, torchvision\n"
-        "from torchvision.transforms import functional as F\n"
-        "assert version('torchvision') and F.resize and torchvision.ops.nms\n"
-        "if missing:\n"
-        "    class Child(torchvision.datasets.CocoDetection): pass\n"
-        "    x = F.normalize(F.resize(torch.ones(3, 4, 6), [2, 3]), [.5] * 3, [.25] * 3)\n"
-        "    assert x.shape == (3, 2, 3) and (x == 2).all()\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
-
-
 def test_tables_say_what_was_measured(
     whole: dict[str, Any], in_precisions: dict[str, Any], curve: dict[str, Any], tmp_path: Path
 ) -> None:
-    rival = rivals.measure([side(np.zeros((100, *made_up.FRAME), bool), "yolo")], **ONCE)
+    masks = np.zeros((100, *made_up.FRAME), bool)
+    side = rivals.Side("yolo", "package 1.0", "PyTorch", (480, 640), 2_000_000, lambda: masks)
+    rival = rivals.measure([side], **ONCE)
     where = {"environment": environment()}
     files = {
         "whole_image": {"results": [whole], **where},
@@ -342,22 +295,3 @@ def test_plots_show_the_results_and_are_the_same_each_time(
     assert texts[0] == texts[1]
     assert f"{NAME}, 128x192" in texts[0][0] and "instances in the image" in texts[0][0]
     assert "100 ms" in texts[0][1] and "backbone" in texts[0][1] and "RLE" not in texts[0][1]
-
-
-def test_what_is_known_of_the_training_stays_with_its_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, demo_folder: Path
-) -> None:
-    result = tmp_path / "nuclei.json"
-    old = {"environment": {"cpu": "old"}, "training": {"minutes": 8}}
-    result.write_text(json.dumps(old))
-    truth = Path(__file__).parent / "data" / "nuclei" / "instances.json"
-    words = ["x", "--annotations", truth, "--images", demo_folder, "--calibration", demo_folder]
-    monkeypatch.setattr(sys, "argv", [str(word) for word in words])
-    monkeypatch.setattr(nuclei, "RESULT", result)
-    monkeypatch.setattr(nuclei, "measure", lambda *arguments: {"artefacts": []})
-    monkeypatch.setattr(nuclei, "draw", lambda *arguments: None)
-    for _ in range(2):
-        nuclei.main()
-        found = json.loads(result.read_text())
-        assert found["training"] == {"minutes": 8, "environment": {"cpu": "old"}}
-        assert found["environment"]["cpu"] == environment()["cpu"]

@@ -62,7 +62,7 @@ class Quantizer:
         if self._metadata.precision != "fp32":
             raise ConfigError(f"{path} is {self._metadata.precision}; int8 is made of fp32.")
         fold_batch_norms(self._graph)
-        _read_shapes_behind_relu(self._graph)
+        _read_shapes_behind(self._graph)
         self._ranges = _ranges(self._graph, feeds)
         self._graph = onnx.shape_inference.infer_shapes(self._graph)
         nodes = [node for node in self._graph.graph.node if self._quantizable(node)]
@@ -165,14 +165,35 @@ def fold_batch_norms(proto: onnx.ModelProto) -> None:
     _drop_unused(graph)
 
 
-def _read_shapes_behind_relu(proto: onnx.ModelProto) -> None:
-    """Let nothing but its ReLU read a convolution, so that the two can become one."""
-    names = [node.name for node in proto.graph.node]
-    relu = {node.input[0]: node.output[0] for node in proto.graph.node if node.op_type == "Relu"}
+def _read_shapes_behind(proto: onnx.ModelProto) -> None:
+    """Read the size of a map where it is float32: behind a tower's last ReLU, of a predictor.
+
+    So that a convolution and its ReLU can become one; and OpenVINO 2026.4 computes an int8
+    convolution wrongly if its size is read.
+    """
+    behind = {node.input[0]: node.output[0] for node in proto.graph.node if node.op_type == "Relu"}
+    predictors = {
+        node.input[0]: node.output[0]
+        for node in reversed(proto.graph.node)
+        if node.op_type == "Conv" and node.name.startswith(_FLOAT)
+    }
     for node in proto.graph.node:
-        if node.op_type == "Shape":
-            node.input[0] = relu.get(node.input[0], node.input[0])
-    _in_order(proto, names)
+        if node.op_type == "Shape":  # of rows or columns, which are the same in both
+            source = behind.get(node.input[0], node.input[0])
+            node.input[0] = predictors.get(source, source)
+    ready = {"", *(value.name for value in (*proto.graph.input, *proto.graph.initializer))}
+    waiting, done = list(proto.graph.node), []
+    while waiting:  # what reads a size has to wait for it now; the others keep their order
+        left = []
+        for node in waiting:
+            if ready.issuperset(node.input):
+                ready.update(node.output)
+                done.append(node)
+            else:
+                left.append(node)
+        waiting = left
+    del proto.graph.node[:]
+    proto.graph.node.extend(done)
 
 
 def _ranges(proto: onnx.ModelProto, feeds: Iterable[Mapping[str, np.ndarray]]) -> Any:
