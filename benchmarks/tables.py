@@ -18,6 +18,7 @@ def parts(results: Path = RESULTS) -> dict[str, str]:
         "precisions": precisions,
         "instances": instances,
         "rivals": rivals,
+        "throughput": throughput,
     }
     return {name: _part(results / f"{name}.json", make) for name, make in makers.items()}
 
@@ -127,6 +128,21 @@ def rivals(result: Result) -> str:
         f"\n\nInside the time: a frame of {_size(result['image'])} in memory to dense masks of its "
         "size, by each package's own call; float32, weights made up. Medians of "
         f"{result['sides'][0]['times_ms']['count']} runs in turns, {result['threads']} threads."
+    )
+
+
+def throughput(result: Result) -> str:
+    """Images per second by workers, threads and batch."""
+    first, *_ = cases = result["results"]
+    heads = ["model", *first["images_per_second"]]
+    rows = [
+        [case["what"], *(f"{rate:.2f}" for rate in case["images_per_second"].values())]
+        for case in cases
+    ]
+    return _table(heads, rows) + (
+        "\n\nWorkers x threads of the model in each; the first has one worker. Medians of "
+        f"{next(iter(first['times_ms'].values()))['count']} rounds of {first['images']} images, "
+        "in turns."
     )
 
 

@@ -22,7 +22,7 @@ from condinst_infer import Pipeline, load, timing
 from condinst_infer.machine import environment, usable_cores, write_result
 from condinst_infer.workers import groups, in_order
 
-RESULT = Path(__file__).parent / "results" / "throughput.json"
+RESULT = Path(__file__).parent / "results" / "whole_image" / "throughput.json"
 DATA = Path(condinst_infer.__file__).parent / "data"
 NUCLEI = "nuclei"  # the model and the photograph that ship with the package
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 
 
@@ -19,13 +20,14 @@ class Crop:
 def rle_from_crop(crop: Crop, image_size: tuple[int, int]) -> dict[str, Any]:
     """The compressed COCO RLE of a mask, equal to `pycocotools.mask.encode` of the dense one."""
     height, width = image_size
-    columns = np.zeros((crop.mask.shape[1], crop.mask.shape[0] + 2), dtype=np.int8)
-    columns[:, 1:-1] = crop.mask.T  # runs go down the columns; a zero on both ends closes them
-    steps = np.diff(columns)  # [w, h + 1]
-    column, row = np.nonzero(steps > 0)
-    starts = (crop.x + column) * height + crop.y + row
-    column, row = np.nonzero(steps < 0)
-    stops = (crop.x + column) * height + crop.y + row
+    rows, columns = crop.mask.shape
+    padded = np.zeros((columns, rows + 1), np.uint8)  # a zero below closes the runs of a column
+    if crop.mask.size:
+        padded[:, :rows] = cv2.transpose(crop.mask.view(np.uint8))  # runs go down the columns
+    flat = np.concatenate([[np.uint8(0)], padded.ravel()])
+    column, row = np.divmod(np.flatnonzero(flat[1:] != flat[:-1]), rows + 1)
+    places = (crop.x + column) * height + crop.y + row
+    starts, stops = places[::2], places[1::2]
     # Full-height columns touch the next one: one run, not two.
     apart = starts[1:] != stops[:-1]
     edges = np.empty(2 * (np.count_nonzero(apart) + min(len(starts), 1)) + 2, dtype=np.int64)

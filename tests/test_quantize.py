@@ -236,15 +236,25 @@ def test_tensorrt_rtx_builds_it(
     assert len(built.engine) > 1_000_000 and built.sidecar.precision_built == "int8"
 
 
+DEFORMABLE = {"backbone_type": "resnet50", "deform_stages": (False, True, True, True)}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["cpu", "tensorrt"])
-@pytest.mark.parametrize("name", ["condinst_r101_dcn_bifpn_sem", "condinst_rt_dla34"])
-def test_other_networks_are_quantised_too(name: str, target: str, tmp_path: Path) -> None:
-    config = preset(name, short_side=64, long_side=96)
+@pytest.mark.parametrize(
+    ("name", "changes"), [("condinst_rt_dla34", {}), ("condinst_nano", DEFORMABLE)]
+)
+def test_other_networks_are_quantised_too(
+    name: str, changes: dict[str, Any], target: str, tmp_path: Path
+) -> None:
+    config = preset(name, short_side=64, long_side=96, **changes)
     export_onnx(CondInst(config).eval(), tmp_path / "fp32.onnx", size=(64, 96))
     (feed,) = feeds_of(noise(1), config.input, (64, 96))
     Quantizer(tmp_path / "fp32.onnx", [feed], target=target).write(tmp_path / "int8.onnx")
     graph = Graph(tmp_path / "int8.onnx")
-    assert not any("/offset/" in layer for layer in graph.int8_layers())  # they are coordinates
-    assert len(graph.int8_layers()) > 30
+    layers = graph.int8_layers()
+    assert len(layers) > 30 and not any("/offset/" in layer for layer in layers)  # coordinates
+    offsets = {node.output[0] for node in graph.of("Conv") if "/offset/" in node.name}
+    assert bool(offsets) == bool(changes)
+    assert not offsets & {node.input[0] for node in graph.of("QuantizeLinear")}
     OrtSession(tmp_path / "int8.onnx").run(feed)

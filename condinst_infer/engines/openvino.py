@@ -41,8 +41,9 @@ class _Part(NamedTuple):
 class OvSession:
     """An exported .onnx file in OpenVINO; `run` may be called from several threads at once.
 
-    In bf16 the convolutions and what they need run in bf16. What follows the last of them
-    (scores, boxes, NMS, mask heads) stays float32 in every precision.
+    In bf16 the convolutions and what they need run in bf16; in int8, those of them that are not
+    int8, if the CPU can. What follows the last convolution (scores, boxes, NMS, mask heads) stays
+    float32 in every precision.
 
     Args:
         path: a file written by `condinst export`.
@@ -101,7 +102,7 @@ class OvSession:
             inlined = onnx.inliner.inline_local_functions(proto)
             model = self._core.read_model(inlined.SerializeToString())
             # told in any case: the default is bf16 where the CPU has it
-            hints = ("bf16" if self.metadata.precision == "bf16" else "f32", "f32")
+            hints = ("f32" if self.metadata.precision == "fp32" else self._half(), "f32")
             settings |= self._settings
             return [
                 self._core.compile_model(part, "CPU", settings | {"INFERENCE_PRECISION_HINT": hint})
@@ -111,6 +112,11 @@ class OvSession:
             raise ModelFileError(
                 f"{self.path} is not a model OpenVINO can load: {_reason(error)}"
             ) from None
+
+    def _half(self) -> str:
+        """What layers that are not int8 run in, such as predictors, in an int8 file."""
+        deformable = any(self.metadata.config.backbone.deform_stages)  # whose offsets need float32
+        return "bf16" if _has_bf16(self._core) and not deformable else "f32"
 
     def _parts(self, models: Sequence[Any]) -> list[_Part]:
         """Requests with memory of their own for compiled `models`."""
@@ -211,9 +217,13 @@ def _precision(core: Any, path: Path, metadata: Metadata, wanted: str | None) ->
             f"{path} has deformable convolutions. OpenVINO would compute where they sample in bf16 "
             "too, which is too coarse; run it in fp32."
         )
-    if wanted == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if wanted == "bf16" and not _has_bf16(core):
         raise SessionError("this CPU can't compute in bf16; run the file in fp32.")
     return wanted
+
+
+def _has_bf16(core: Any) -> bool:
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _split(openvino: Any, model: Any) -> tuple[Any, Any]:
