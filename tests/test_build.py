@@ -64,13 +64,13 @@ def test_tensorrt_rtx_builds_without_a_gpu(rtx: Path, nano_onnx: Path) -> None:
     assert sidecar.props == props and sidecar.metadata(rtx).precision == "fp32"
     assert (sidecar.precision_built, sidecar.plugin, sidecar.inspected) == ("fp32", (), "network")
     assert sidecar.smoke_run == "not made: there is no NVIDIA driver here"
-    assert str(sidecar.profile) == "1x32x32 to 1x192x192, fastest at 1x128x192"
+    assert str(sidecar.profile) == "1x64x64 to 1x192x192, fastest at 1x128x192"
 
 
 def test_info_shows_the_sidecar(condinst: Run, rtx: Path) -> None:
     status, text, _ = condinst("info", rtx)
     assert status == 0
-    for word in ("tensorrt_rtx 1.", "1x32x32 to 1x192x192", "no GPU", "fp32 (read from the parsed"):
+    for word in ("tensorrt_rtx 1.", "1x64x64 to 1x192x192", "no GPU", "fp32 (read from the parsed"):
         assert word in text
     assert json.loads(condinst("info", rtx, "--json")[1])["bytes"] == rtx.stat().st_size
 

@@ -114,7 +114,7 @@ def _build(verbs: Verbs) -> None:
         help="the library that will run it (default: the one installed, tensorrt before the other)",
     )
     for name, text in (
-        ("--min", "smallest input, images x height x width (default: 1x32x32)"),
+        ("--min", "smallest input, images x height x width (default: 1x64x64)"),
         ("--opt", "input it is fastest for (default: that of a photograph of 640x480)"),
         ("--max", "largest input (default: one image, as high and wide as the model resizes to)"),
     ):

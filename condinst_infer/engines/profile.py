@@ -61,7 +61,7 @@ def profile_of(
             raise ConfigError(f"the file is static, {fixed}: it takes no --min, --opt or --max.")
         return Profile(*[(batch, *size)] * 3)
     small, middle, large = _defaults(metadata)
-    small = least or small
+    small = least or _each(min, [small, *given])
     large = most or _each(max, [large, *given])
     middle = usual or _each(min, [large, _each(max, [small, middle])])
     for name, shape in (("--min", small), ("--opt", middle), ("--max", large)):
@@ -73,14 +73,17 @@ def profile_of(
 
 
 def _defaults(metadata: Metadata) -> tuple[Shape, Shape, Shape]:
-    """One cell, the usual canvas, and a square of the longest side the model's resizing gives."""
+    """Two cells, the usual canvas, and a square of the longest side the model's resizing gives.
+
+    Two, because TensorRT-RTX 1.7 can't build our mask heads for a side of one.
+    """
     config, n = metadata.config.input, metadata.batch or 1
     if metadata.size is not None:
         fixed = (n, *metadata.size)
         return fixed, fixed, fixed
     cell = config.size_divisor
     longest = canvas_size((config.long_side, config.long_side), cell)
-    return (n, cell, cell), (n, *usual_canvas(config)), (n, *longest)
+    return (n, 2 * cell, 2 * cell), (n, *usual_canvas(config)), (n, *longest)
 
 
 def _check(name: str, shape: Shape, metadata: Metadata) -> None:
