@@ -191,7 +191,7 @@ def test_tensorrt_builds_with_our_kernels_and_runs_the_golden_input(
     assert [flag.name for flag in config._cleared] == ["TF32"] and network.flags == 1 << 1
     assert list(config._limits.values()) == [300 << 20]
     sizes = ((1, 2), (1, 2), (2, 2))
-    images = ((1, 32, 32, 3), (1, 128, 192, 3), (2, 192, 192, 3))
+    images = ((1, 64, 64, 3), (1, 128, 192, 3), (2, 192, 192, 3))
     assert config._profile._shapes == {"images": [*images], "image_sizes": [*sizes]}
 
 
