@@ -82,3 +82,12 @@ def _model(batch: int | str, size: tuple[int | str, int | str], half: bool) -> o
         [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+
+
+def changed(source: Path, path: Path, key: str, value: str | None) -> Path:
+    """A copy of a model file with one metadata property changed or, with None, all removed."""
+    model = onnx.load(source)
+    props = {p.key: p.value for p in model.metadata_props}
+    onnx.helper.set_model_props(model, {} if value is None else {**props, key: value})
+    onnx.save(model, path)
+    return path

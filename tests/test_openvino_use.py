@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from bright_model import bright_config, write_bright_model
+from bright_model import bright_config, changed, write_bright_model
 from command_line import Run, assert_refused
 
 from condinst_infer import load
@@ -86,15 +86,6 @@ def test_feeds_that_would_do_harm_are_refused(tmp_path: Path) -> None:
         with pytest.raises(SessionError, match=words):
             session.profile(feed, 1)
     assert session.run(good)["masks"].shape == (2, 1, 16, 24)
-
-
-def changed(source: Path, path: Path, key: str, value: str | None) -> Path:
-    """A copy of a model file with one metadata property changed or, with None, all removed."""
-    model = onnx.load(source)
-    props = {p.key: p.value for p in model.metadata_props}
-    onnx.helper.set_model_props(model, {} if value is None else {**props, key: value})
-    onnx.save(model, path)
-    return path
 
 
 def test_what_is_no_model_is_refused(bright_model: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from bright_model import bright_config, write_bright_model
+from bright_model import bright_config, changed, write_bright_model
 
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import ConfigError, MissingExtraError, ModelFileError, SessionError
@@ -79,15 +79,6 @@ def test_a_truncated_model_is_refused(bright_model: Path, tmp_path: Path) -> Non
     path.write_bytes(bright_model.read_bytes()[:800])
     with pytest.raises(ModelFileError, match="can load"):
         OrtSession(path)
-
-
-def changed(source: Path, path: Path, key: str, value: str | None) -> Path:
-    """A copy of a model file with one metadata property changed or, with None, all removed."""
-    model = onnx.load(source)
-    props = {p.key: p.value for p in model.metadata_props}
-    onnx.helper.set_model_props(model, {} if value is None else {**props, key: value})
-    onnx.save(model, path)
-    return path
 
 
 def test_a_foreign_model_is_refused(bright_model: Path, tmp_path: Path) -> None:

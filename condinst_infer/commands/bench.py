@@ -9,6 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from condinst_infer.bench import Labelled, Settings, benchmark
+from condinst_infer.commands import options
 from condinst_infer.errors import ConfigError
 from condinst_infer.output import replacing
 
@@ -30,7 +31,7 @@ def bench(args: argparse.Namespace) -> int:
         with tqdm(total=100, desc="measuring", unit="%", disable=None, delay=2) as bar:
             result = benchmark(
                 args.model,
-                settings=Settings(args.device, args.threads, args.runtime, args.precision),
+                settings=Settings(**options.runtime(args)),
                 images=args.image,
                 sizes=args.size,
                 batches=args.batch,

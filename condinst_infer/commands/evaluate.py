@@ -42,10 +42,7 @@ def _from_model(args: argparse.Namespace, truth: Truth) -> list[dict[str, Any]]:
     workers = options.workers(args, len(truth.images))
     with load(
         args.model,
-        device=args.device,
-        threads=args.threads,
-        runtime=args.runtime,
-        precision=args.precision,
+        **options.runtime(args),
         workers=workers,
         max_batch=args.batch,
     ) as pipeline:

@@ -88,6 +88,11 @@ def workers(args: argparse.Namespace, images: int) -> int:
     return args.workers or max(1, min(room, MAX_WORKERS, -(-images // args.batch)))
 
 
+def runtime(args: argparse.Namespace) -> dict[str, Any]:
+    """What `add_device` and `add_threads` were told, as `load` takes it."""
+    return {name: getattr(args, name) for name in ("device", "threads", "runtime", "precision")}
+
+
 def add_threads(verb: Parser, text: str = "CPU threads (default: all)") -> None:
     """`--threads`."""
     verb.add_argument("--threads", type=positive, metavar="N", help=text)

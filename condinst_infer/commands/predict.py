@@ -39,10 +39,7 @@ def predict(args: argparse.Namespace) -> int:
     workers = options.workers(args, len(jobs))
     pipeline = load(
         args.model,
-        device=args.device,
-        threads=args.threads,
-        runtime=args.runtime,
-        precision=args.precision,
+        **options.runtime(args),
         workers=workers,
         max_pixels=args.max_pixels,
         max_batch=args.batch,
