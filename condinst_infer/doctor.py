@@ -13,6 +13,7 @@ from importlib import metadata
 from typing import Any
 
 from condinst_infer import machine
+from condinst_infer.engines.openvino_core import cpu_precisions
 
 PACKAGES = (
     "condinst-infer",
@@ -37,7 +38,6 @@ PACKAGES = (
     "pycuda",
 )
 _CUDA = "CUDAExecutionProvider"
-_PRECISIONS = ("fp32", "bf16", "int8")
 
 
 def report() -> dict[str, Any]:
@@ -171,8 +171,6 @@ def _providers() -> list[str]:
 def _openvino_precisions() -> list[str]:
     """What `load` takes as `precision` here."""
     try:
-        core = importlib.import_module("openvino").Core()
-        found = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return cpu_precisions()
     except Exception:  # not installed, or its libraries don't load
         return []
-    return [name for name in _PRECISIONS if name.upper() in found]

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from condinst_infer.config import CondInstConfig, override
+from condinst_infer.engines.openvino_core import core
 from condinst_infer.export.functions import OPSET, functions
 from condinst_infer.ops.custom import DOMAIN
 
@@ -75,12 +76,10 @@ def run(
 
 def in_openvino(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Outputs of `model` in OpenVINO, in their order."""
-    openvino = pytest.importorskip("openvino", reason="openvino is not installed")
+    pytest.importorskip("openvino", reason="openvino is not installed")
     inlined = onnx.inliner.inline_local_functions(model)
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    compiled = openvino.compile_model(
-        openvino.Core().read_model(inlined.SerializeToString()), "CPU", settings
-    )
+    compiled = core().compile_model(core().read_model(inlined.SerializeToString()), "CPU", settings)
     known = {port.get_any_name() for port in compiled.inputs}  # a body need not read all
     feeds = {name: array for name, array in inputs.items() if name in known}
     return list(compiled(feeds).values())

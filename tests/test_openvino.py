@@ -15,11 +15,12 @@ import pytest
 from condinst_infer.compare import precision_of, report_on
 from condinst_infer.engines import openvino as engine
 from condinst_infer.engines.openvino import OvSession
+from condinst_infer.engines.openvino_core import cpu_precisions
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.metadata import Metadata
 
 ov = pytest.importorskip("openvino")
-BF16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+BF16 = "bf16" in cpu_precisions()
 needs_bf16 = pytest.mark.skipif(not BF16, reason="this CPU can't compute in bf16")
 Feeds = dict[str, np.ndarray]
 SPLIT = [name for name in ("fp32", "bf16") if BF16 or name == "fp32"]

@@ -1,6 +1,7 @@
 """What the OpenVINO session refuses and in which words, and the ways to it: `load` and verbs."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from condinst_infer import load
 from condinst_infer.coco import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 from condinst_infer.engines import openvino as engine
 from condinst_infer.engines.openvino import OvSession
+from condinst_infer.engines.openvino_core import cpu_precisions
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import ConfigError, MissingExtraError, ModelFileError, SessionError
 from condinst_infer.presets import preset
 
 ov = pytest.importorskip("openvino")
-BF16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+BF16 = "bf16" in cpu_precisions()
 
 
 def feeds(n: int = 1, h: int = 64, w: int = 96) -> dict[str, np.ndarray]:
@@ -142,16 +144,31 @@ def test_a_precision_that_can_not_be_had_is_refused(
     with pytest.raises(ConfigError, match="precision is 'bf8'; it must be one of fp32, bf16, int8"):
         OvSession(bright_model, precision="bf8")
 
-    class OldCpu(ov.Core):
-        def get_property(self, device: str, name: str) -> Any:  # type: ignore[override]
-            found = super().get_property(device, name)
-            return [word for word in found if word != "BF16"]
-
-    monkeypatch.setattr(ov, "Core", OldCpu)
+    monkeypatch.setattr("condinst_infer.engines.openvino.cpu_precisions", lambda: ["fp32", "int8"])
     with pytest.raises(SessionError, match=r"this CPU can't compute in bf16; .* fp32"):
         OvSession(bright_model, precision="bf16")
     for path in (bright_model, deformable):
         assert OvSession(path).metadata.precision == "fp32"
+
+
+def test_a_signal_reaches_python_after_sessions_have_come_and_gone(bright_model: Path) -> None:
+    # two Cores that end in the order they came would leave the thread without a signal stack
+    script = (
+        "import os, signal, sys\n"
+        "from condinst_infer.engines.openvino import OvSession\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('handled'))\n"
+        "first, second = OvSession(sys.argv[1]), OvSession(sys.argv[1])\n"
+        "first.close(); del first\n"
+        "second.close(); del second\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", script, str(bright_model)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stdout) == (0, "handled\n"), run.stderr
 
 
 def test_options_out_of_range_are_refused(bright_model: Path) -> None:

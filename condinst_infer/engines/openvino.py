@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from condinst_infer.engines.openvino_core import PRECISIONS, core, cpu_precisions
 from condinst_infer.errors import ConfigError, ModelFileError, SessionError, require
 from condinst_infer.metadata import Metadata, metadata_from_props
 from condinst_infer.session import (
@@ -21,7 +22,6 @@ from condinst_infer.session import (
 )
 from condinst_infer.workers import check_workers
 
-PRECISIONS = ("fp32", "bf16", "int8")
 _RUNS_IN = {"fp32": ("fp32", "bf16"), "int8": ("int8",)}  # by the precision of the file
 _CONVOLUTIONS = ("Convolution", "GroupConvolution", "DeformableConvolution")
 
@@ -70,14 +70,14 @@ class OvSession:
         self.path = Path(path)
         if not self.path.is_file():
             raise ModelFileError(f"{self.path} does not exist or is not a file.")
-        self._core: Any = require("openvino", "openvino").Core()
+        require("openvino", "openvino")
         proto = _proto(self.path)
         props = {entry.key: entry.value for entry in proto.metadata_props}
         metadata = metadata_from_props(props, self.path)
         self.inputs = _specs(proto.graph.input)
         self.outputs = _specs(proto.graph.output)
         check_contract(self.inputs, self.outputs, metadata, self.path)
-        precision = _precision(self._core, self.path, metadata, precision)
+        precision = _precision(self.path, metadata, precision)
         self.metadata = replace(metadata, precision=precision)
         # pinned, the first thread of every session and process would sit on core 0
         self._settings: dict[str, Any] = {"NUM_STREAMS": workers, "ENABLE_CPU_PINNING": False}
@@ -100,12 +100,12 @@ class OvSession:
         try:
             # OpenVINO knows no functions; their bodies take their place
             inlined = onnx.inliner.inline_local_functions(proto)
-            model = self._core.read_model(inlined.SerializeToString())
+            model = core().read_model(inlined.SerializeToString())
             # told in any case: the default is bf16 where the CPU has it
             hints = ("f32" if self.metadata.precision == "fp32" else self._half(), "f32")
             settings |= self._settings
             return [
-                self._core.compile_model(part, "CPU", settings | {"INFERENCE_PRECISION_HINT": hint})
+                core().compile_model(part, "CPU", settings | {"INFERENCE_PRECISION_HINT": hint})
                 for part, hint in zip(_split(openvino, model), hints, strict=True)
             ]
         except Exception as error:  # its errors share no base class
@@ -116,7 +116,7 @@ class OvSession:
     def _half(self) -> str:
         """What layers that are not int8 run in, such as predictors, in an int8 file."""
         deformable = any(self.metadata.config.backbone.deform_stages)  # whose offsets need float32
-        return "bf16" if _has_bf16(self._core) and not deformable else "f32"
+        return "bf16" if "bf16" in cpu_precisions() and not deformable else "f32"
 
     def _parts(self, models: Sequence[Any]) -> list[_Part]:
         """Requests with memory of their own for compiled `models`."""
@@ -201,7 +201,7 @@ def _specs(values: Iterable[Any]) -> dict[str, TensorSpec]:
     return specs
 
 
-def _precision(core: Any, path: Path, metadata: Metadata, wanted: str | None) -> str:
+def _precision(path: Path, metadata: Metadata, wanted: str | None) -> str:
     """What the network runs in, if the file and this CPU can give it."""
     if wanted not in (None, *PRECISIONS):
         raise ConfigError(f"precision is {wanted!r}; it must be one of {', '.join(PRECISIONS)}.")
@@ -217,13 +217,9 @@ def _precision(core: Any, path: Path, metadata: Metadata, wanted: str | None) ->
             f"{path} has deformable convolutions. OpenVINO would compute where they sample in bf16 "
             "too, which is too coarse; run it in fp32."
         )
-    if wanted == "bf16" and not _has_bf16(core):
+    if wanted == "bf16" and "bf16" not in cpu_precisions():
         raise SessionError("this CPU can't compute in bf16; run the file in fp32.")
     return wanted
-
-
-def _has_bf16(core: Any) -> bool:
-    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _split(openvino: Any, model: Any) -> tuple[Any, Any]:
