@@ -8,8 +8,6 @@ the other on all cores. Needs the `export` extra.
 """
 
 import argparse
-from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,16 +63,17 @@ def worked_off(pipeline: Pipeline, photo: Path, images: int, how: Combination) -
 
 def measure(model: Path, photo: Path, *, images: int, repeats: int) -> dict[str, Any]:
     """Images per second of each combination, median of `repeats` rounds of `images`."""
-    turns: dict[str, Callable[[], object]] = {}
-    with ExitStack() as stack:
-        for how in combinations(usable_cores()):
-            pipeline = stack.enter_context(
-                load(model, threads=how.threads, workers=how.workers, max_batch=how.batch)
-            )
-            turns[str(how)] = partial(worked_off, pipeline, photo, images, how)
-        times = timing.interleaved(turns, repeats=repeats)
-        with load(model) as pipeline:
-            found = len(pipeline(photo))
+    times: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        for how in combinations(usable_cores()):  # one at a time: all would not fit into memory
+            with load(
+                model, threads=how.threads, workers=how.workers, max_batch=how.batch
+            ) as pipeline:
+                turn = {str(how): partial(worked_off, pipeline, photo, images, how)}
+                for name, taken in timing.interleaved(turn, repeats=1).items():
+                    times.setdefault(name, []).extend(taken)
+    with load(model) as pipeline:
+        found = len(pipeline(photo))
     summaries = {name: timing.summary(values) for name, values in times.items()}
     return {
         "what": f"{model.name.partition('.')[0]}, {found} instances, JPEG file to JPEG overlay",

@@ -13,9 +13,10 @@ _PARTS = {  # what a node's name holds -> its part; the first that fits
     "neck/": "neck",
     "fcos/": "heads",
     "mask_branch/": "mask branch",
+    "semantic_branch/": "semantic branch",
 }
 PARTS = (
-    *(_BEFORE, "backbone", "neck", "heads", "mask branch"),
+    *(_BEFORE, "backbone", "neck", "heads", "mask branch", "semantic branch"),
     *(_BETWEEN, "NMS", "mask heads", _LAYOUT),
 )
 _CONVOLUTION = re.compile(r"(Fused|QLinear|Nhwc|NhwcFused|Group)?Conv(olution|Integer|2d)?")

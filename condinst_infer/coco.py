@@ -1,4 +1,6 @@
-"""The 80 COCO classes and their category ids, which have gaps."""
+"""The 80 things and 53 kinds of stuff of COCO, and their category ids, which have gaps."""
+
+from typing import Any
 
 COCO_CATEGORY_IDS = (
     *range(1, 12),
@@ -24,7 +26,28 @@ clock,vase,scissors,teddy bear,hair drier,toothbrush""".replace("\n", "").split(
 )
 
 
-def classes_of(count: int) -> dict[str, tuple]:
+# the stuff of the panoptic task
+COCO_STUFF_IDS: tuple[int, ...] = tuple(
+    map(
+        int,
+        """92,93,95,100,107,109,112,118,119,122,125,128,130,133,138,141,144,145,147,148,149,151,154,
+155,156,159,161,166,168,171,175,176,177,178,180,181,184,185,186,187,188,189,190,191,192,
+193,194,195,196,197,198,199,200""".split(","),
+    )
+)
+
+COCO_STUFF_NAMES: tuple[str, ...] = tuple(
+    """banner,blanket,bridge,cardboard,counter,curtain,door-stuff,floor-wood,flower,fruit,gravel,
+house,light,mirror-stuff,net,pillow,platform,playingfield,railroad,river,road,roof,sand,sea,
+shelf,snow,stairs,tent,towel,wall-brick,wall-stone,wall-tile,wall-wood,water-other,
+window-blind,window-other,tree-merged,fence-merged,ceiling-merged,sky-other-merged,
+cabinet-merged,table-merged,floor-other-merged,pavement-merged,mountain-merged,grass-merged,
+dirt-merged,paper-merged,food-other-merged,building-other-merged,rock-merged,
+wall-other-merged,rug-merged""".replace("\n", "").split(",")
+)
+
+
+def classes_of(count: int) -> dict[str, Any]:
     """`class_names` and `category_ids` of a model with `count` classes whose names are not known.
 
     80 are taken for COCO's; others are numbered.

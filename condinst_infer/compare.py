@@ -122,7 +122,7 @@ def precision_of(a: StageSource, b: StageSource) -> str:
 
 
 def _check_same_model(a: Metadata, b: Metadata) -> None:
-    for name in ("input", "backbone", "neck", "heads", "mask", "detect"):
+    for name in ("input", "backbone", "neck", "heads", "mask", "detect", "panoptic"):
         if getattr(a.config, name) != getattr(b.config, name):
             raise ConfigError(
                 f"these are different models: their {name} settings differ. "
@@ -165,7 +165,7 @@ def report_on(runs: Iterable[tuple[Stages, Stages]], precision: str) -> Report:
     pairs: list[tuple[float, float, float]] = []  # box distance, score difference, mask IoU
     counts, unmatched = [0, 0], 0
     for ours, theirs in runs:
-        for stage in (*HEADS, "params_map", "mask_features"):
+        for stage in (*HEADS, "params_map", "mask_features", "semantic"):
             if stage in ours and stage in theirs:
                 scale = max(float(np.abs(ours[stage]).max()), 1e-6)
                 apart = np.abs(ours[stage].astype(np.float32) - theirs[stage].astype(np.float32))

@@ -104,6 +104,21 @@ class DetectConfig:
     pre_nms_topk: int = 1000  # (location, class) pairs per level
     nms_iou: float = 0.6  # same-class boxes above this overlap are dropped
     max_detections: int = 100  # COCO evaluates at most 100 per image
+    nms: str = "box"  # "mask": by overlap of masks, without a box branch; paper table 6
+    mask_nms: str = "greedy"  # which mask NMS; "fast" (arXiv:1904.02689), "matrix" (2003.10152)
+    mask_nms_candidates: int = 300  # best of an image; each costs a mask head
+
+
+@dataclass(frozen=True)
+class PanopticConfig:
+    """The stuff behind the things and how both are merged; journal paper sections 3.1 and 3.4."""
+
+    stuff_names: tuple[str, ...] = ()  # none: an instance model without a semantic branch
+    stuff_ids: tuple[int, ...] = ()  # category ids of the data set
+    semantic_levels: tuple[int, ...] = (2, 3, 4, 5)  # inputs of the semantic branch
+    instance_threshold: float = 0.45  # lowest reported score of an instance
+    overlap_threshold: float = 0.4  # an instance that loses more of its area is dropped
+    stuff_area_limit: int = 4096  # smaller stuff is void, pixels; as COCO's panoptic baseline
 
 
 @dataclass(frozen=True)
@@ -117,6 +132,7 @@ class CondInstConfig:
     heads: HeadsConfig = field(default_factory=HeadsConfig)
     mask: MaskConfig = field(default_factory=MaskConfig)
     detect: DetectConfig = field(default_factory=DetectConfig)
+    panoptic: PanopticConfig = field(default_factory=PanopticConfig)
     class_names: tuple[str, ...] = COCO_CLASS_NAMES
     category_ids: tuple[int, ...] = COCO_CATEGORY_IDS
 
@@ -137,6 +153,11 @@ class CondInstConfig:
     def mask_factor(self) -> int:
         """Upsampling between mask features and masks."""
         return self.mask_feature_stride // self.mask.mask_stride
+
+    @property
+    def is_panoptic(self) -> bool:
+        """Whether there is a semantic branch: `semantic` has 1 + len(stuff_names) channels."""
+        return bool(self.panoptic.stuff_names)
 
     @property
     def num_params(self) -> int:
@@ -201,6 +222,7 @@ SECTIONS: dict[str, type] = {
     "heads": HeadsConfig,
     "mask": MaskConfig,
     "detect": DetectConfig,
+    "panoptic": PanopticConfig,
 }
 SECTION_OF = {f.name: s for s, cls in SECTIONS.items() for f in fields(cls)}
 
@@ -212,7 +234,8 @@ def config_from_dict(data: Mapping[str, Any]) -> CondInstConfig:
         unknown = sorted(set(data) - known)
         sections = {}
         for section, cls in SECTIONS.items():
-            values = dict(data[section])
+            # files older than the section have its defaults
+            values = dict(data[section] if section != "panoptic" else data.get(section, {}))
             unknown += sorted(set(values) - {f.name for f in fields(cls)})
             sections[section] = _tuples(values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

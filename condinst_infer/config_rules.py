@@ -19,6 +19,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "coordinates": ("none", "relative", "absolute"),
     "threshold_by": ("product", "class"),
     "rank_by": ("product", "class"),
+    "nms": ("box", "mask"),
+    "mask_nms": ("greedy", "fast", "matrix"),
 }
 
 
@@ -85,7 +87,8 @@ def _rules(config: Any) -> Iterator[tuple[str, bool]]:
         "a mask head without features needs coordinates",
         mask.use_features or mask.coordinates != "none",
     )
-    yield "max_detections must be at most 512", config.detect.max_detections <= 512
+    yield from _detect_rules(config.detect)
+    yield from _panoptic_rules(config, pyramid)
     yield (
         "a bifpn has three input levels (3, 4, 5) and two extra ones",
         neck.neck_type != "bifpn"
@@ -104,6 +107,29 @@ def _rules(config: Any) -> Iterator[tuple[str, bool]]:
     yield "deform_stages needs four entries, res2 to res5", len(backbone.deform_stages) == 4
 
 
+def _detect_rules(detect: Any) -> Iterator[tuple[str, bool]]:
+    yield "max_detections must be at most 512", detect.max_detections <= 512
+    yield (
+        "mask_nms_candidates must be from max_detections to 512",
+        detect.nms == "box" or detect.max_detections <= detect.mask_nms_candidates <= 512,
+    )
+
+
+def _panoptic_rules(config: Any, pyramid: set[int]) -> Iterator[tuple[str, bool]]:
+    panoptic = config.panoptic
+    names, ids, levels = panoptic.stuff_names, panoptic.stuff_ids, panoptic.semantic_levels
+    yield "stuff_names and stuff_ids need as many entries each", len(names) == len(ids)
+    yield (
+        "category_ids and stuff_ids must all differ",
+        len({*ids, *config.category_ids}) == len(ids) + len(config.category_ids) or not ids,
+    )
+    yield (
+        f"semantic_levels {levels} must begin at P2 and be levels of the pyramid "
+        f"{sorted(pyramid)}; P2 needs neck_in_levels 2, 3, 4, 5",
+        not names or (levels[0] == 2 and set(levels) <= pyramid),
+    )
+
+
 _MAY_BE_ZERO = {
     "frozen_stages",
     "neck_extra_levels",
@@ -111,4 +137,5 @@ _MAY_BE_ZERO = {
     "class_convs",
     "box_convs",
     "mask_branch_convs",
+    "stuff_area_limit",
 }

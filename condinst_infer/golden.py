@@ -18,14 +18,14 @@ from condinst_infer.engines.ort import OrtSession
 from condinst_infer.engines.profile import Shape, usual_canvas
 from condinst_infer.errors import ModelFileError, ParityError, require
 from condinst_infer.metadata import Metadata, sealed, unbroken
-from condinst_infer.session import Session
+from condinst_infer.session import Session, contract_outputs
 
 KEY = "condinst_golden"
 ROWS = 100  # detections kept of all images, the best of each: a few kilobytes
 PICTURES = 4  # tried until one shows the network something
 TIES = 0.1  # share of detections that may go the other way at a tie; a defect moves more
 
-_TENSORS = ("params_map", "mask_features")
+_TENSORS = ("params_map", "mask_features", "semantic")
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def golden_of(network: Any, metadata: Metadata) -> Golden:
         picture += 1
         outputs = network.run(_made_up(shape, picture))
     found = [_rows(outputs, metadata.graph, i) for i in range(shape[0])]
-    tensors = () if metadata.graph == "full" else _TENSORS
+    tensors = [name for name in _TENSORS if name in contract_outputs(metadata)]
     return Golden(
         shape=shape,
         picture=picture,

@@ -5,6 +5,7 @@ Papers: ECCV 2020 (arXiv:2003.05664) and the journal version (arXiv:2102.03026).
 
 from typing import Any, NamedTuple
 
+from condinst_infer.coco import COCO_STUFF_IDS, COCO_STUFF_NAMES
 from condinst_infer.config import CondInstConfig, override
 from condinst_infer.errors import ConfigError, did_you_mean
 
@@ -17,6 +18,19 @@ CITYSCAPES_CLASS_NAMES = (
     "train",
     "motorcycle",
     "bicycle",
+)
+CITYSCAPES_STUFF_NAMES = (
+    "road",
+    "sidewalk",
+    "building",
+    "wall",
+    "fence",
+    "pole",
+    "traffic light",
+    "traffic sign",
+    "vegetation",
+    "terrain",
+    "sky",
 )
 
 
@@ -49,6 +63,11 @@ _CITYSCAPES = {
     "short_side": 1024,
     "long_side": 2048,
     "mask_stride": 2,
+}
+_PANOPTIC = {
+    "neck_in_levels": (2, 3, 4, 5),
+    "stuff_names": COCO_STUFF_NAMES,
+    "stuff_ids": COCO_STUFF_IDS,
 }
 _NANO = {
     "backbone_type": "resnet18",
@@ -87,6 +106,18 @@ _PRESETS: dict[str, Preset] = {
     ),
     "condinst_cityscapes_r101_dcn_bifpn_sem": Preset(
         "condinst_r101_dcn_bifpn_sem", _CITYSCAPES, "39.3 AP val"
+    ),
+    "condinst_panoptic_r50": Preset("condinst_r50", _PANOPTIC, "44.6 PQ"),
+    "condinst_panoptic_r101": Preset("condinst_r101", _PANOPTIC, "46.1 PQ"),
+    "condinst_panoptic_r101_dcn": Preset("condinst_panoptic_r101", _DCN, "47.8 PQ"),
+    "condinst_panoptic_cityscapes_r50": Preset(
+        "condinst_cityscapes_r50",
+        {
+            **_PANOPTIC,
+            "stuff_names": CITYSCAPES_STUFF_NAMES,
+            "stuff_ids": (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23),
+        },
+        "61.7 PQ val",
     ),
     "condinst_nano": Preset("condinst_rt_r50_shtw", _NANO, "ours: for CPUs, tests and the demo"),
 }

@@ -69,6 +69,10 @@ def contract_outputs(metadata: Metadata) -> dict[str, TensorSpec]:
     config = metadata.config
     slots = config.detect.max_detections
     half = np.dtype(np.float16) if metadata.precision == "fp16" else _FLOAT32
+    semantic = {}
+    if config.is_panoptic:
+        classes = 1 + len(config.panoptic.stuff_names)
+        semantic["semantic"] = TensorSpec(half, ("N", classes, "H/4", "W/4"))
     if metadata.graph == "full":
         return {
             "num_detections": TensorSpec(_INT32, ("N",)),
@@ -76,6 +80,7 @@ def contract_outputs(metadata: Metadata) -> dict[str, TensorSpec]:
             "scores": TensorSpec(_FLOAT32, ("N", slots)),
             "labels": TensorSpec(_INT32, ("N", slots)),
             "masks": TensorSpec(half, ("N", slots, "h", "w")),
+            **semantic,
         }
     return {
         "candidate_boxes": TensorSpec(_FLOAT32, ("N", "M", 4)),
@@ -84,6 +89,7 @@ def contract_outputs(metadata: Metadata) -> dict[str, TensorSpec]:
         "candidate_locations": TensorSpec(_INT32, ("N", "M")),
         "params_map": TensorSpec(half, ("N", config.num_params, "A")),
         "mask_features": TensorSpec(half, ("N", config.mask.mask_channels, "h", "w")),
+        **semantic,
     }
 
 
@@ -104,6 +110,8 @@ def output_shapes(
         "A": sum(prod(cells(stride)) for stride in config.strides),
         "h": rows,
         "w": columns,
+        "H/4": canvas[0] // 4,
+        "W/4": canvas[1] // 4,
     }
     return {
         name: tuple(sizes[side] if isinstance(side, str) else side for side in spec.shape)

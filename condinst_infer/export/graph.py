@@ -104,6 +104,7 @@ def with_contract_shapes(proto: onnx.ModelProto, metadata: Metadata) -> None:
         "masks": ("N", None, f"H/{stride}", f"W/{stride}"),
         "mask_features": ("N", None, f"H/{feature_stride}", f"W/{feature_stride}"),
         "params_map": ("N", None, "A"),
+        "semantic": ("N", None, "H/4", "W/4"),
     }
     for value in [*proto.graph.input, *proto.graph.output]:
         dims = value.type.tensor_type.shape.dim

@@ -11,6 +11,7 @@ from condinst_infer.model.fpn import FPN, BiFPN
 from condinst_infer.model.heads import HeadOutputs, Heads
 from condinst_infer.model.mask_branch import MaskBranch
 from condinst_infer.model.resnet import ResNet
+from condinst_infer.model.semantic_branch import SemanticBranch
 from condinst_infer.ops import (
     Candidates,
     class_nms,
@@ -42,25 +43,11 @@ class CondInst(nn.Module):
             constant = torch.tensor(values, dtype=torch.float32, device="cpu")
             self.register_buffer(name, constant, persistent=False)
         self.backbone = _backbone(config)
-        neck = config.neck
-        if neck.neck_type == "bifpn":
-            self.neck = BiFPN(
-                self.backbone.channels,
-                channels=neck.neck_channels,
-                norm=neck.neck_norm,
-                repeats=neck.bifpn_repeats,
-            )
-        else:
-            self.neck = FPN(
-                self.backbone.channels,
-                levels=neck.neck_in_levels,
-                extra_levels=neck.neck_extra_levels,
-                channels=neck.neck_channels,
-                norm=neck.neck_norm,
-            )
+        self.neck = _neck(config, self.backbone.channels)
+        channels = config.neck.neck_channels
         heads, mask = config.heads, config.mask
         self.fcos = Heads(
-            neck.neck_channels,
+            channels,
             levels=len(heads.head_levels),
             num_classes=heads.num_classes,
             num_params=config.num_params,
@@ -72,7 +59,7 @@ class CondInst(nn.Module):
             prior_probability=heads.prior_probability,
         )
         self.mask_branch = MaskBranch(
-            neck.neck_channels,
+            channels,
             inputs=len(mask.mask_levels),
             channels=mask.mask_branch_channels,
             convs=mask.mask_branch_convs,
@@ -80,6 +67,13 @@ class CondInst(nn.Module):
             norm=mask.mask_branch_norm,
             semantic_classes=heads.num_classes if mask.semantic_loss else 0,
         )
+        self.semantic_branch: SemanticBranch | None = None
+        if config.is_panoptic:
+            self.semantic_branch = SemanticBranch(
+                channels,
+                inputs=len(config.panoptic.semantic_levels),
+                classes=1 + len(config.panoptic.stuff_names),
+            )
 
     def normalised(self, images: Tensor, image_sizes: Tensor) -> Tensor:
         """Network input [N, 3, H, W]: normalised, then zero outside the valid part."""
@@ -112,6 +106,7 @@ class CondInst(nn.Module):
             self.fcos.params_map(towers),
             self.mask_branch(mask_inputs),
             None if semantic is None else semantic(mask_inputs[0]),
+            **self._semantic(pyramid),
         )
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> dict[str, Tensor]:
@@ -120,15 +115,17 @@ class CondInst(nn.Module):
         Returns:
             num_detections int32 [N]; boxes float32 [N, K, 4], xyxy in network pixels, best score
             first; scores float32 [N, K]; labels int32 [N, K]; masks [N, K, H/s, W/s], probabilities
-            at the mask stride. Unused slots hold 0, labels -1.
+            at the mask stride. Unused slots hold 0, labels -1. Panoptic models also put out
+            semantic [N, C, H/4, W/4], logits: class 0 is any thing, the others are stuff.
         """
         pyramid = self.pyramid(images, image_sizes)
         towers = self.fcos.towers(self._head_levels(pyramid))
         features = self.mask_branch(self._mask_levels(pyramid))
         detector = self.fcos.detector(towers)
-        return self._finished(
+        finished = self._finished(
             detector, features, image_sizes, lambda at: self.fcos.params_at(towers, at)
         )
+        return finished | self._semantic(pyramid)
 
     def finish(self, raw: HeadOutputs, image_sizes: Tensor) -> dict[str, Tensor]:
         """The outputs of `forward` from those of `heads`."""
@@ -138,7 +135,8 @@ class CondInst(nn.Module):
             rows = locations.long()[:, None].expand(-1, params.shape[1], -1)
             return params.gather(2, rows).transpose(1, 2)  # [N, K, P]
 
-        return self._finished(raw[:3], raw.mask_features, image_sizes, params_at)
+        finished = self._finished(raw[:3], raw.mask_features, image_sizes, params_at)
+        return finished | _present(semantic=raw.semantic)
 
     def detector(self, images: Tensor, image_sizes: Tensor) -> dict[str, Tensor]:
         """The outputs of the detector graph: candidates before NMS, and maps (export/README.md)."""
@@ -154,6 +152,7 @@ class CondInst(nn.Module):
             "candidate_locations": candidates.locations,
             "params_map": torch.cat([p.flatten(2) for p in raw.params], 2),
             "mask_features": raw.mask_features,
+            **_present(semantic=raw.semantic),
         }
 
     def _candidates(
@@ -215,11 +214,40 @@ class CondInst(nn.Module):
             "masks": masks,
         }
 
+    def _semantic(self, pyramid: Mapping[int, Tensor]) -> dict[str, Tensor]:
+        """`semantic` [N, C, H/4, W/4] of a panoptic model, nothing of another one."""
+        if self.semantic_branch is None:
+            return {}
+        levels = [pyramid[level] for level in self.config.panoptic.semantic_levels]
+        return {"semantic": self.semantic_branch(levels)}
+
     def _head_levels(self, pyramid: Mapping[int, Tensor]) -> list[Tensor]:
         return [pyramid[level] for level in self.config.heads.head_levels]
 
     def _mask_levels(self, pyramid: Mapping[int, Tensor]) -> list[Tensor]:
         return [pyramid[level] for level in self.config.mask.mask_levels]
+
+
+def _neck(config: CondInstConfig, in_channels: Mapping[int, int]) -> FPN | BiFPN:
+    neck = config.neck
+    if neck.neck_type == "bifpn":
+        return BiFPN(
+            in_channels,
+            channels=neck.neck_channels,
+            norm=neck.neck_norm,
+            repeats=neck.bifpn_repeats,
+        )
+    return FPN(
+        in_channels,
+        levels=neck.neck_in_levels,
+        extra_levels=neck.neck_extra_levels,
+        channels=neck.neck_channels,
+        norm=neck.neck_norm,
+    )
+
+
+def _present(**tensors: Tensor | None) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
 def _backbone(config: CondInstConfig) -> ResNet | DLA34:

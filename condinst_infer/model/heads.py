@@ -21,6 +21,7 @@ class HeadOutputs(NamedTuple):
     params: tuple[Tensor, ...]  # [N, P, h, w]: the controller's output
     mask_features: Tensor  # [N, mask_channels, H/s, W/s]
     semantic_logits: Tensor | None = None  # auxiliary head, where the model has one
+    semantic: Tensor | None = None  # [N, C, H/4, W/4]: semantic branch of a panoptic model
 
 
 class TowerLayer(nn.Module):
