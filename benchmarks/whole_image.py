@@ -3,16 +3,17 @@
     python -m benchmarks.whole_image
 
 Inside the time: from a BGR frame in memory to boxes, scores, labels and boolean masks [K, H, W] of
-its size; both sides resize it in the same way. Ours: the exported file in ONNX Runtime. Beside it:
-PyTorch, eager; the controller on the whole pyramid, selection and NMS in torch, one grouped
-convolution for the mask heads, aligned bilinear upsampling, sigmoid, and the paste of
-benchmarks/paste.py. Weights are made up, so that there are 100 instances. Both sides must find the
-same before anything is timed. Needs the `export` extra.
+its size; both sides resize it in the same way. Ours: the exported file in float32, in ONNX Runtime
+and in OpenVINO. Beside it: PyTorch, eager; the controller on the whole pyramid, selection and NMS
+in torch, one grouped convolution for the mask heads, aligned bilinear upsampling, sigmoid, and the
+paste of benchmarks/paste.py. Weights are made up, so that there are 100 instances. Both sides must
+find the same before anything is timed. Needs the extras `export` and `openvino`.
 """
 
 import sys
 from collections.abc import Mapping
 from contextlib import closing
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from condinst_infer import checkpoint, ops
 from condinst_infer.machine import environment, write_result
 from condinst_infer.model import CondInst
 from condinst_infer.preprocess import placement, resize, stacked
+from condinst_infer.runners import RUNTIMES
 
 FIELDS = ("boxes", "labels", "masks")  # what must agree
 LEAST_IOU = 0.99  # of boxes and masks of one instance; 0.998 was measured, of a mask
@@ -121,14 +123,20 @@ def _box_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def measure(
-    name: str, folder: Path, *, repeats: int, threads: int, **changes: Any
+    name: str,
+    folder: Path,
+    *,
+    repeats: int,
+    threads: int,
+    runtime: str = "onnxruntime",
+    **changes: Any,
 ) -> dict[str, Any]:
     """One result: what both sides found, the times of both and their ratio, and our clocks."""
     torch.set_num_threads(threads)
     frame = made_up.frame()
     usual = Usual(checkpoint.load(made_up.checkpoint_file(name, folder, **changes)))
     path = made_up.onnx_file(name, folder, **changes)
-    with closing(Ours(path, frame, threads=threads)) as ours:
+    with closing(Ours(path, frame, threads=threads, runtime=runtime)) as ours:
         found = ours.end_to_end()
         same = agreement({n: getattr(found, n) for n in FIELDS}, usual(frame))
         clocks = {
@@ -161,15 +169,21 @@ def main() -> int:
     options = turns.parser(__doc__, "whole_image.json", repeats=10).parse_args()
     results = []
     with made_up.folder(options.keep) as folder:
-        for name in options.models:
-            result = measure(name, folder, repeats=options.repeats, threads=options.threads)
+        for name, runtime in product(options.models, RUNTIMES):
+            settings = {"repeats": options.repeats, "threads": options.threads}
+            result = measure(name, folder, runtime=runtime, **settings)
             if not result["agrees"]:
-                print(f"{name}: the sides disagree: {result['agreement']}", file=sys.stderr)
+                print(
+                    f"{name}, {runtime}: the sides disagree: {result['agreement']}", file=sys.stderr
+                )
                 return 1
             results.append(result)
             ours, torch_ms = (result["times_ms"][side]["p50"] for side in ("ours", "torch"))
             ratio = f"ratio {result['ratio']:.2f}"
-            print(f"{name}: ours {ours:.0f} ms, torch {torch_ms:.0f} ms, {ratio}", flush=True)
+            print(
+                f"{name}, {runtime}: ours {ours:.0f} ms, torch {torch_ms:.0f} ms, {ratio}",
+                flush=True,
+            )
     write_result(options.output, {"results": results, "environment": environment()})
     return 0
 

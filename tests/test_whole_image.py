@@ -18,6 +18,7 @@ from benchmarks import (
     precisions,
     rivals,
     tables,
+    throughput,
     turns,
     whole_image,
 )
@@ -85,6 +86,13 @@ def test_both_sides_agree_and_the_ratio_is_that_of_the_medians(whole: dict[str, 
     assert list(times) == ["ours", "torch"] and times["ours"]["count"] == 3
     assert whole["ratio"] == p50(times["torch"]) / p50(times["ours"])
     assert list(whole["clocks_ms"]) == ["end_to_end", "pipeline", "engine"]
+
+
+def test_openvino_is_measured_in_float32_too(folder: Path) -> None:
+    pytest.importorskip("openvino")
+    case = whole_image.measure(NAME, folder, runtime="openvino", **ONCE)
+    assert case["agrees"]
+    assert (case["artefact"]["runtime"], case["artefact"]["precision"]) == ("OpenVINO", "fp32")
 
 
 @pytest.fixture
@@ -176,7 +184,8 @@ def test_results_are_written_unless_the_sides_disagree(
     monkeypatch.setattr(sys, "argv", [*words, "--output", str(output)])
     assert whole_image.main() == 0
     result = json.loads(output.read_text())
-    assert [case["model"] for case in result["results"]] == [NAME]
+    artefacts = [(case["model"], case["artefact"]["runtime"]) for case in result["results"]]
+    assert artefacts == [(NAME, "ONNX Runtime"), (NAME, "OpenVINO")]
     assert result["environment"]["cpu"]
     assert f"ratio {result['results'][0]['ratio']:.2f}" in capsys.readouterr().out
 
@@ -242,17 +251,24 @@ def test_our_side_of_the_rivals(folder: Path) -> None:
 
 
 def test_tables_say_what_was_measured(
-    whole: dict[str, Any], in_precisions: dict[str, Any], curve: dict[str, Any], tmp_path: Path
+    whole: dict[str, Any],
+    in_precisions: dict[str, Any],
+    curve: dict[str, Any],
+    bright_model: Path,
+    photos: Path,
+    tmp_path: Path,
 ) -> None:
     masks = np.zeros((100, *made_up.FRAME), bool)
     side = rivals.Side("yolo", "package 1.0", "PyTorch", (480, 640), 2_000_000, lambda: masks)
     rival = rivals.measure([side], **ONCE)
+    rates = throughput.measure(bright_model, photos / "a.png", images=2, repeats=1)
     where = {"environment": environment()}
     files = {
         "whole_image": {"results": [whole], **where},
         "precisions": {"results": [in_precisions], **where},
         "instances": curve,
         "rivals": rival | where,
+        "throughput": {"results": [rates], **where},
     }
     missing = tables.parts(tmp_path)
     for name, result in files.items():
@@ -272,6 +288,8 @@ def test_tables_say_what_was_measured(
         assert f"| {row['ratio']:.2f}x |" in made["precisions"]
     cost = 100 * curve["results"][0]["cost_of_100_over_1"]
     assert f"| {cost:.1f} % |" in made["instances"] and "| 48x64 | 128x192 |" in made["instances"]
+    for rate in rates["images_per_second"].values():
+        assert f"| {rate:.2f} |" in made["throughput"]
     assert "| yolo (package 1.0) | PyTorch | 2.0 M | 480x640 | 100 |" in made["rivals"]
 
 
