@@ -1,39 +1,28 @@
 """Photographs in, Instances out: the stages around one session."""
 
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, overload
 
-import numpy as np
-from PIL import Image
-
-from condinst_infer.config import MAX_BATCH, MAX_PIXELS, CondInstConfig
-from condinst_infer.engines.arrays import is_device_array
+from condinst_infer import finish
+from condinst_infer.config import MAX_BATCH, MAX_PIXELS, CondInstConfig, PanopticConfig
 from condinst_infer.engines.device import DeviceRunner
 from condinst_infer.errors import ConfigError, InputError
+from condinst_infer.finish import Finish, Result, call_options, panoptic_settings
+from condinst_infer.images import by_canvas, is_one
 from condinst_infer.machine import usable_cores
 from condinst_infer.metadata import Metadata
-from condinst_infer.postprocess import (
-    Classes,
-    check_options,
-    instances_from_outputs,
-    labels_from_classes,
-)
-from condinst_infer.preprocess import (
-    ImageSource,
-    Placed,
-    placement,
-)
+from condinst_infer.panoptic import PanopticSegmentation
+from condinst_infer.postprocess import Classes
+from condinst_infer.preprocess import ImageSource, Placed, placement
 from condinst_infer.result import Instances
 from condinst_infer.runners import HostRunner, runner_from_file
 from condinst_infer.session import Session, check_threads
 from condinst_infer.workers import check_workers, groups, in_order
-
-Size = tuple[int, int]  # (height, width)
 
 
 def load(
@@ -159,10 +148,58 @@ class Pipeline:
             InputError: an image that can't be read; nothing is returned for the others.
             ConfigError: an option out of range.
         """
-        options = self._checked(score_threshold, max_detections, classes)
-        if _is_one(source):
-            return self._results([self._placed(cast(ImageSource, source))], options)[0]
-        return self._results(map(self._placed, cast(Iterable[ImageSource], source)), options)
+        options = call_options(self.config, score_threshold, max_detections, classes)
+        return self._called(source, partial(finish.instances, options=options))
+
+    @overload
+    def panoptic(
+        self,
+        source: ImageSource,
+        *,
+        instance_threshold: float | None = None,
+        overlap_threshold: float | None = None,
+        stuff_area_limit: int | None = None,
+    ) -> PanopticSegmentation: ...
+
+    @overload
+    def panoptic(
+        self,
+        source: Iterable[ImageSource],
+        *,
+        instance_threshold: float | None = None,
+        overlap_threshold: float | None = None,
+        stuff_area_limit: int | None = None,
+    ) -> list[PanopticSegmentation]: ...
+
+    def panoptic(
+        self,
+        source: ImageSource | Iterable[ImageSource],
+        *,
+        instance_threshold: float | None = None,
+        overlap_threshold: float | None = None,
+        stuff_area_limit: int | None = None,
+    ) -> PanopticSegmentation | list[PanopticSegmentation]:
+        """What every pixel shows: instances and, where there is none, stuff; journal section 3.4.
+
+        None is what the model file says, usually the papers' value.
+
+        Args:
+            source: one image or an iterable, as in a call.
+            instance_threshold: lowest reported score of an instance, 0 to 1.
+            overlap_threshold: an instance that loses more of its area to better ones is dropped.
+            stuff_area_limit: a kind of stuff on fewer pixels becomes void.
+
+        Raises:
+            InputError: an image that can't be read; nothing is returned for the others.
+            ConfigError: the model has no semantic branch, or a threshold is out of range.
+        """
+        settings = panoptic_settings(
+            self.config,
+            instance_threshold=instance_threshold,
+            overlap_threshold=overlap_threshold,
+            stuff_area_limit=stuff_area_limit,
+        )
+        return self._called(source, partial(finish.panoptic, settings=settings), settings)
 
     def map(
         self,
@@ -192,9 +229,9 @@ class Pipeline:
             ConfigError: an option out of range, at once.
         """
         check_workers(workers)
-        if _is_one(sources):
+        if is_one(sources):
             raise InputError("map takes an iterable of images; call the pipeline with one image.")
-        options = self._checked(score_threshold, max_detections, classes)
+        options = call_options(self.config, score_threshold, max_detections, classes)
         batches = groups(sources, self.metadata.batch or self._max_batch)
         return _flat(in_order(partial(self._part, options=options), batches, workers=workers))
 
@@ -209,37 +246,28 @@ class Pipeline:
             except InputError as error:
                 failure = error
                 break
-        results = self._results(placed, options)
+        results = self._results(placed, partial(finish.instances, options=options))
         return [replace(r, on_device=None) if r.on_device else r for r in results], failure
 
-    def _checked(
-        self, score_threshold: float | None, max_detections: int | None, classes: Classes | None
-    ) -> dict[str, Any]:
-        """The options of a call, refused before seconds of work."""
-        check_options(self.config, score_threshold, max_detections)
-        return {
-            "score_threshold": score_threshold,
-            "max_detections": max_detections,
-            "classes": None
-            if classes is None
-            else labels_from_classes(classes, self.config.class_names),
-        }
+    def _called(
+        self, source: Any, made: Finish[Result], panoptic: PanopticConfig | None = None
+    ) -> Any:
+        """The result of one image, or a list of those of many."""
+        if is_one(source):
+            return self._results([self._placed(source)], made, panoptic)[0]
+        return self._results(map(self._placed, source), made, panoptic)
 
-    def _results(self, images: Iterable[Placed], options: dict[str, Any]) -> list[Instances]:
-        results: dict[int, Instances] = {}
-        for batch in _batches(images, self.metadata.batch or self._max_batch):
-            found = self._runner.run([placed for _, placed in batch])
+    def _results(
+        self,
+        images: Iterable[Placed],
+        made: Finish[Result],
+        panoptic: PanopticConfig | None = None,
+    ) -> list[Result]:
+        results: dict[int, Result] = {}
+        for batch in by_canvas(images, self.metadata.batch or self._max_batch):
+            found = self._runner.run([placed for _, placed in batch], panoptic)
             for slot, (place, placed) in enumerate(batch):
-                results[place] = instances_from_outputs(
-                    found.outputs,
-                    slot,
-                    net_size=placed.net_size,
-                    image=placed.image,
-                    config=self.config,
-                    crops=None if found.crops is None else found.crops[slot],
-                    on_device=None if found.on_device is None else found.on_device[slot],
-                    **options,
-                )
+                results[place] = made(found, slot, placed, self.config)
         return [results[place] for place in sorted(results)]
 
     def _placed(self, source: ImageSource) -> Placed:
@@ -258,17 +286,6 @@ class Pipeline:
         self.close()
 
 
-def _batches(items: Iterable[Placed], most: int) -> Iterator[list[tuple[int, Placed]]]:
-    """Groups of up to `most` items of one canvas, each item with its place in `items`."""
-    waiting: dict[Size, list[tuple[int, Placed]]] = {}
-    for place, item in enumerate(items):
-        group = waiting.setdefault(item.canvas, [])
-        group.append((place, item))
-        if len(group) == most:
-            yield waiting.pop(item.canvas)
-    yield from waiting.values()
-
-
 def _flat(
     parts: Generator[tuple[list[Instances], InputError | None], None, None],
 ) -> Generator[Instances, None, None]:
@@ -278,9 +295,3 @@ def _flat(
             yield from results
             if failure is not None:
                 raise failure
-
-
-def _is_one(source: Any) -> bool:
-    """Whether `source` is one image; what is neither, `read_image` refuses with its reason."""
-    single = (str, bytes, os.PathLike, np.ndarray, Image.Image)
-    return isinstance(source, single) or is_device_array(source) or not isinstance(source, Iterable)

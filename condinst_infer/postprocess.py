@@ -2,14 +2,14 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from condinst_infer.config import CondInstConfig
-from condinst_infer.crop import Crop
+from condinst_infer.crop import Crop, boxes_from_crops
 from condinst_infer.errors import ConfigError, SessionError
 from condinst_infer.result import Instances
 
@@ -144,6 +144,7 @@ class Found(NamedTuple):
     outputs: Mapping[str, np.ndarray]  # of the full graph; without masks where there are crops
     crops: Sequence[Sequence[Crop]] | None = None  # native-size masks of the slots of each image
     on_device: Sequence[Mapping[str, Any]] | None = None  # see Instances.on_device
+    owners: Sequence[np.ndarray] | None = None  # see `merge`; of slots
 
 
 def instances_from_outputs(
@@ -179,26 +180,20 @@ def instances_from_outputs(
         SessionError: the outputs are not finite or out of range, so the runtime is broken.
     """
     check_options(config, score_threshold, max_detections)
-    labels_kept = None if classes is None else labels_from_classes(classes, config.class_names)
-    boxes, scores, labels = _slots(outputs, index, config)
-    height, width = image.shape[:2]
-    ratio = np.array([width / net_size[1], height / net_size[0]] * 2, dtype=np.float32)
-    limit = np.array([width, height] * 2, dtype=np.float32)
-    boxes = np.clip(boxes * ratio, 0, limit)
-    keep = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    if score_threshold is not None:
-        keep &= scores >= score_threshold
-    if labels_kept is not None:
-        keep &= np.isin(labels, labels_kept)
-    kept = np.flatnonzero(keep)[:max_detections]
+    size = (image.shape[0], image.shape[1])
+    boxes, scores, labels = _slots(outputs, index, config, net_size, size)
+    pasted = partial(paste, stride=config.mask.mask_stride, net_size=net_size, image_size=size)
+    if config.detect.nms == "mask":
+        if crops is None:  # scores fall: those above the threshold come first
+            crops = pasted(outputs["masks"][index][: (scores >= (score_threshold or 0)).sum()])
+        boxes = boxes_from_crops(crops, len(scores))
+    kept = _kept(boxes, scores, score_threshold)
+    if classes is not None:
+        kept = kept[np.isin(labels[kept], labels_from_classes(classes, config.class_names))]
+    kept = kept[:max_detections]
     if crops is None:
         masks = outputs["masks"][index]
-        crops = paste(
-            [masks[i] for i in kept],  # views: fancy indexing would copy every mask
-            stride=config.mask.mask_stride,
-            net_size=net_size,
-            image_size=(height, width),
-        )
+        crops = pasted([masks[i] for i in kept])  # views: fancy indexing would copy every mask
     else:
         crops = [crops[i] for i in kept]
     return Instances(
@@ -207,11 +202,34 @@ def instances_from_outputs(
         labels=labels[kept],
         names=tuple(config.class_names[i] for i in labels[kept]),
         crops=crops,
-        image_size=(height, width),
+        image_size=size,
         category_ids=config.category_ids,
         image=image if isinstance(image, np.ndarray) else None,
         on_device=on_device,
     )
+
+
+def kept_slots(
+    outputs: Mapping[str, np.ndarray],
+    index: int,
+    *,
+    net_size: Size,
+    image_size: Size,
+    config: CondInstConfig,
+    score_threshold: float,
+    crops: Sequence[Crop] = (),
+) -> np.ndarray:
+    """The slots `instances_from_outputs` makes instances of, in order; mask NMS needs the crops."""
+    boxes, scores, _ = _slots(outputs, index, config, net_size, image_size)
+    if config.detect.nms == "mask":
+        boxes = boxes_from_crops(crops, len(scores))
+    return _kept(boxes, scores, score_threshold)
+
+
+def _kept(boxes: np.ndarray, scores: np.ndarray, score_threshold: float | None) -> np.ndarray:
+    """The slots with a box of some area and enough score."""
+    keep = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    return np.flatnonzero(keep if score_threshold is None else keep & (scores >= score_threshold))
 
 
 def check_options(
@@ -254,16 +272,18 @@ def labels_from_classes(classes: Classes, class_names: Sequence[str]) -> list[in
 
 
 def _slots(
-    outputs: Mapping[str, np.ndarray], index: int, config: CondInstConfig
+    outputs: Mapping[str, np.ndarray],
+    index: int,
+    config: CondInstConfig,
+    net_size: Size,
+    image_size: Size,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes, scores and labels in the used slots of image `index`, checked."""
+    """Native boxes, scores and labels in the used slots of image `index`, checked."""
     count = int(outputs["num_detections"][index])
     slots = outputs["scores"].shape[1]
     if not 0 <= count <= slots:
         raise SessionError(f"the model reports {count} detections in {slots} slots.")
-    boxes = outputs["boxes"][index, :count]
-    scores = outputs["scores"][index, :count]
-    labels = outputs["labels"][index, :count]
+    boxes, scores, labels = (outputs[n][index, :count] for n in ("boxes", "scores", "labels"))
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
         raise SessionError(
             "the model put out boxes or scores that are not finite. "
@@ -274,4 +294,7 @@ def _slots(
             f"the model put out labels from {labels.min()} to {labels.max()}; "
             f"it has {len(config.class_names)} classes."
         )
-    return boxes, scores, labels
+    (height, width), (net_height, net_width) = image_size, net_size
+    ratio = np.array([width / net_width, height / net_height] * 2, dtype=np.float32)
+    limit = np.array([width, height] * 2, dtype=np.float32)
+    return np.clip(boxes * ratio, 0, limit), scores, labels

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from condinst_infer.config import PanopticConfig
 from condinst_infer.engines.cuda import Device
 from condinst_infer.engines.device import DeviceRunner
 from condinst_infer.engines.openvino import OvSession
@@ -35,7 +36,7 @@ class HostRunner:
         """`source` as BGR uint8 [H, W, 3]."""
         return read_image(source, max_pixels=max_pixels)
 
-    def run(self, batch: Sequence[Placed]) -> Found:
+    def run(self, batch: Sequence[Placed], panoptic: PanopticConfig | None = None) -> Found:
         """The graph's outputs for images of one canvas; masks are pasted later."""
         return Found(self.session.run(self.feeds(batch)))
 

@@ -60,6 +60,38 @@ def detector_onnx(nano_checkpoint: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def panoptic_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A nano panoptic network of made-up weights, with three kinds of stuff."""
+    import torch
+
+    from benchmarks.torch_detector import busy
+    from condinst_infer import checkpoint
+    from condinst_infer.model import CondInst
+    from condinst_infer.presets import preset
+
+    torch.manual_seed(0)
+    config = preset(
+        "condinst_nano",
+        short_side=128,
+        long_side=192,
+        max_detections=20,
+        neck_in_levels=(2, 3, 4, 5),
+        stuff_names=("sky", "grass", "road"),
+        stuff_ids=(201, 202, 203),
+        stuff_area_limit=50,
+    )
+    path = tmp_path_factory.mktemp("panoptic") / "panoptic.safetensors"
+    checkpoint.save(busy(CondInst(config)), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def panoptic_onnx(panoptic_checkpoint: Path) -> Path:
+    """`panoptic_checkpoint` exported with dynamic batch and size."""
+    return _exported(panoptic_checkpoint, "panoptic.onnx")
+
+
+@pytest.fixture(scope="session")
 def nuclei_onnx(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The trained model that ships, made for smaller images and at most 60 nuclei."""
     from condinst_infer import checkpoint

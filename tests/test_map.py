@@ -159,7 +159,7 @@ def test_one_image_is_no_iterable_of_images(source: object) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_results_keep_no_memory_that_later_calls_write_to(workers: int) -> None:
     class OnDevice(HostRunner):
-        def run(self, batch: Sequence[Placed]) -> Found:
+        def run(self, batch: Sequence[Placed], panoptic: Any = None) -> Found:
             found = super().run(batch)
             return found._replace(on_device=[{"boxes": found.outputs["boxes"]}] * len(batch))
 

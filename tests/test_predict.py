@@ -16,7 +16,7 @@ from bright_model import write_bright_model
 from command_line import Run, assert_refused
 
 from condinst_infer.commands import options
-from condinst_infer.commands.predict import write_image
+from condinst_infer.commands.predict_work import write_image
 from condinst_infer.pipeline import Pipeline, load
 from condinst_infer.preprocess import read_image
 
@@ -97,7 +97,7 @@ def test_workers_do_all_that_is_done_to_an_image(
             together.wait(20)  # two workers are at the same stage at the same time
             return stage(*args, **options)
 
-        monkeypatch.setattr(f"condinst_infer.commands.predict.{name}", recorded)
+        monkeypatch.setattr(f"condinst_infer.commands.predict_work.{name}", recorded)
     asked = []
     monkeypatch.setattr(
         "condinst_infer.commands.predict.load",
@@ -125,7 +125,7 @@ def test_an_interrupt_leaves_whole_files_only(
             signal.pthread_kill(main, signal.SIGINT)
         write_image(path, image)
 
-    monkeypatch.setattr("condinst_infer.commands.predict.write_image", interrupted)
+    monkeypatch.setattr("condinst_infer.commands.predict_work.write_image", interrupted)
     out = tmp_path / "out"
     command = ("predict", bright_model, many_photos, "-o", out, "--workers", workers)
     assert condinst(*command) == (130, "", "")

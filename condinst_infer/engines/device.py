@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
+from condinst_infer.config import PanopticConfig
 from condinst_infer.engines.arrays import device_array, is_device_array
 from condinst_infer.engines.canvas import Canvas, DeviceSession
 from condinst_infer.engines.cuda import Device, Stream
@@ -51,7 +52,7 @@ class DeviceRunner:
             )
         return source
 
-    def run(self, batch: Sequence[Placed]) -> Found:
+    def run(self, batch: Sequence[Placed], panoptic: PanopticConfig | None = None) -> Found:
         """Boxes, scores, labels and native-size masks of images on one canvas."""
         lane = self._taken()
         try:
