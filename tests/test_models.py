@@ -14,8 +14,10 @@ from command_line import Run, assert_refused
 
 import condinst_infer as ci
 from condinst_infer import presets
+from condinst_infer.ablations import ABLATIONS, MODELS
 from condinst_infer.config import CondInstConfig
 from condinst_infer.errors import ParityError
+from condinst_infer.published import PUBLISHED
 
 
 def test_info_shows_what_an_onnx_file_holds(condinst: Run, tmp_path: Path) -> None:
@@ -77,6 +79,44 @@ def test_presets_lists_each_model_once(condinst: Run) -> None:
         assert row["preset"] in text and row["paper"] in text
     row = next(row for row in rows if row["preset"] == "condinst_r101_dcn_bifpn_sem")
     assert (row["backbone"], row["neck"], row["P"]) == ("resnet101+dcn", "bifpn", 169)
+
+
+def test_presets_lists_the_rows_of_the_papers(
+    condinst: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = condinst("presets", "--table")[1]
+    rows = json.loads(condinst("presets", "--table", "--json")[1])
+    assert len(rows) == len(ABLATIONS) + len(MODELS)
+    (row,) = [r for r in rows if (r["paper"], r["table"], r["row"]) == ("journal", "1a", "depth 2")]
+    assert row == {
+        "paper": "journal",
+        "table": "1a",
+        "row": "depth 2",
+        "metric": "AP val2017",
+        "reported": 35.5,
+        "here": None,
+        "condinst train": "condinst_r50 --set mask_head_depth=2",
+    }
+    for row in rows:
+        assert row["condinst train"] in text and f"{row['reported']:.1f}" in text
+    monkeypatch.setattr("condinst_infer.ablations.MEASURED", {("journal", "1a", "depth 2"): 35.61})
+    (line,) = [
+        i
+        for i in condinst("presets", "--table")[1].splitlines()
+        if "35.6 " in i and "journal  1a     depth 2" in i
+    ]
+    assert line.split()[6:8] == ["35.5", "35.6"]
+
+
+def test_presets_lists_what_others_have_published(condinst: Run) -> None:
+    text = condinst("presets", "--published")[1]
+    rows = json.loads(condinst("presets", "--published", "--json")[1])
+    assert [row["name"] for row in rows] == list(PUBLISHED)
+    assert {row["licence"] for row in rows if row["by"] == "mmdetection"} == {"Apache-2.0"}
+    assert all("academic use only" in row["licence"] for row in rows if row["by"] == "AdelaiDet")
+    for row in rows:
+        assert row["name"] in text and f"{row['mask AP']:.1f}" in text
+    assert condinst("presets", "--published", "--table")[0] == 2
 
 
 @pytest.fixture
@@ -187,6 +227,14 @@ def test_import_takes_config_and_class_names(
     assert_refused(condinst(*command), "names 2 classes, the weights have 80")
     names.unlink()
     assert_refused(condinst(*command), "names.txt can't be read")
+
+
+def test_import_takes_a_published_name(
+    condinst: Run, tmp_path: Path, fake_torch_side: dict[str, Any]
+) -> None:
+    command = ("import", "a.pth", "--preset-from", "CondInst_MS_R_50_1x", "-o")
+    assert condinst(*command, tmp_path / "model.safetensors")[0] == 0
+    assert fake_torch_side["loaded"] == (Path("a.pth"), PUBLISHED["MS_R_50_1x"])
 
 
 def test_compare_returns_1_when_the_files_differ(

@@ -26,6 +26,7 @@ from condinst_infer.errors import CheckpointError, ConfigError, InputError, requ
 from condinst_infer.metadata import KEY, file_sha256
 from condinst_infer.model import CondInst
 from condinst_infer.output import replacing
+from condinst_infer.published import ADELAIDET, MMDET, Published
 
 __all__ = [
     "ImageNetBackbone",
@@ -99,29 +100,43 @@ def is_ours(path: Path) -> bool:
         return False
 
 
-def import_weights(path: str | Path, config_path: str | Path | None = None) -> CondInst:
+def import_weights(path: str | Path, config: str | Path | Published | None = None) -> CondInst:
     """The model in an AdelaiDet or mmdetection checkpoint.
 
     Args:
         path: a .pth file or .safetensors with their tensor names. A .pth is read as plain tensors
             only; a pickle that wants to run code is refused.
-        config_path: its configuration as YAML or JSON. Without it the weights' shapes decide, and
-            everything they don't tell has the family's defaults.
+        config: its configuration as YAML or JSON, or a published one. Without it the weights'
+            shapes decide, and everything they don't tell has the family's defaults.
 
     Raises:
         CheckpointError, ConfigError: as `model_from_adelaidet` and `model_from_mmdet`.
     """
     weights = read_tensors(Path(path))
-    cfg = None if config_path is None else _foreign_config(Path(config_path))
-    if any(name.startswith("bbox_head.") for name in weights):
+    family = next((f for p, f in _FAMILIES.items() if any(n.startswith(p) for n in weights)), None)
+    if family is None:
+        raise CheckpointError(
+            f"{path} holds no CondInst model of AdelaiDet or mmdetection: no tensor is called "
+            "proposal_generator.* or bbox_head.*."
+        )
+    cfg: Mapping[str, Any] | None = None
+    if isinstance(config, Published):
+        if family != config.family:
+            raise CheckpointError(
+                f"{path} holds weights of {family}, but {config.name} is a model of "
+                f"{config.family}. List the names: condinst presets --published"
+            )
+        cfg = {**config.cfg, "name": config.name}
+    elif config is not None:
+        cfg = _foreign_config(Path(config))
+    if family == MMDET:
         return model_from_mmdet(weights, cfg_from_mmdet_weights(weights) if cfg is None else cfg)
-    if any(name.startswith("proposal_generator.") for name in weights):
-        cfg = cfg_from_adelaidet_weights(weights) if cfg is None else cfg
-        return model_from_adelaidet(weights, cfg)
-    raise CheckpointError(
-        f"{path} holds no CondInst model of AdelaiDet or mmdetection: no tensor is called "
-        "proposal_generator.* or bbox_head.*."
+    return model_from_adelaidet(
+        weights, cfg_from_adelaidet_weights(weights) if cfg is None else cfg
     )
+
+
+_FAMILIES = {"bbox_head.": MMDET, "proposal_generator.": ADELAIDET}  # how tensors are called
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

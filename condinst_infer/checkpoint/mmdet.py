@@ -102,7 +102,7 @@ def config_from_mmdet(cfg: Mapping[str, Any]) -> CondInstConfig:
     in_levels = tuple(range(int(c["neck.start_level"]) + 2, 6))
     classes = int(c["bbox_head.num_classes"])
     return CondInstConfig(
-        name="mmdet",
+        name=str(c.get("name", "mmdet")),
         **classes_of(classes),
         input=InputConfig(
             resize_rule="min_scale",

@@ -1,4 +1,4 @@
-"""The options of the verbs in `models`, which turn model files into others or look inside."""
+"""The options of the verbs that turn model files into others, look inside or list them."""
 
 from pathlib import Path
 
@@ -145,12 +145,21 @@ def _import(verbs: Verbs) -> None:
         verbs,
         "import",
         "convert AdelaiDet or mmdetection weights into a checkpoint",
-        "condinst import CondInst_MS_R_50_1x.pth --config MS_R_50_1x.yaml -o model.safetensors",
+        "condinst import CondInst_MS_R_50_1x.pth --preset-from MS_R_50_1x -o model.safetensors\n"
+        "  condinst import own.pth --config own.yaml --classes names.txt -o model.safetensors",
     )
     verb.add_argument(
         "weights", type=Path, metavar="WEIGHTS", help="a .pth file; nothing in it is executed"
     )
-    verb.add_argument("--config", type=Path, metavar="YAML", help="the config it was trained with")
+    config = verb.add_mutually_exclusive_group()
+    config.add_argument(
+        "--config", type=Path, metavar="YAML", help="the config it was trained with"
+    )
+    config.add_argument(
+        "--preset-from",
+        metavar="NAME",
+        help="or its name, if it is published; list them: condinst presets --published",
+    )
     verb.add_argument("--classes", type=Path, metavar="FILE", help="class names, one per line")
     add_output(verb, "FILE", "the .safetensors file to write")
     verb.set_defaults(command="condinst_infer.commands.models:import_")
@@ -166,9 +175,20 @@ def _info(verbs: Verbs) -> None:
 
 
 def _presets(verbs: Verbs) -> None:
-    verb = add_verb(verbs, "presets", "list the models of the papers", "condinst presets --json")
+    verb = add_verb(verbs, "presets", "list the models of the papers", "condinst presets --table")
+    other = verb.add_mutually_exclusive_group()
+    other.add_argument(
+        "--table",
+        action="store_true",
+        help="instead the rows of the papers' tables, and how each is reproduced",
+    )
+    other.add_argument(
+        "--published",
+        action="store_true",
+        help="instead the models whose weights AdelaiDet and mmdetection have published",
+    )
     add_json(verb)
-    verb.set_defaults(command="condinst_infer.commands.models:presets")
+    verb.set_defaults(command="condinst_infer.commands.presets:presets")
 
 
 def _compare(verbs: Verbs) -> None:

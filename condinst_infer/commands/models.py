@@ -1,4 +1,4 @@
-"""`condinst export`, `import`, `info`, `presets` and `compare`."""
+"""`condinst export`, `import`, `info` and `compare`."""
 
 import argparse
 import dataclasses
@@ -8,13 +8,13 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from condinst_infer import presets as models
-from condinst_infer.commands.files import check_suffix, print_table
+from condinst_infer.commands.files import check_suffix
 from condinst_infer.commands.int8 import check_int8, export_int8, int8_info
 from condinst_infer.config import CondInstConfig, config_from_dict, override
 from condinst_infer.errors import CheckpointError, ConfigError, InputError, ModelFileError, require
 from condinst_infer.metadata import file_sha256
 from condinst_infer.output import replacing
+from condinst_infer.published import published
 
 _HEADER_LIMIT = 100_000_000  # bytes; the safetensors format allows no longer header
 
@@ -70,9 +70,10 @@ def import_(args: argparse.Namespace) -> int:
     check_suffix(args.output, ".safetensors")
     for module in ("torch", "safetensors", "yaml"):
         require(module, "export")
+    config = args.config if args.preset_from is None else published(args.preset_from)
     from condinst_infer import checkpoint
 
-    model = checkpoint.import_weights(args.weights, args.config)
+    model = checkpoint.import_weights(args.weights, config)
     if args.classes is not None:
         model.config = _renamed(model.config, args.classes)
     with replacing(args.output) as part:
@@ -181,6 +182,7 @@ def _config_info(config: CondInstConfig) -> dict[str, Any]:
     names = config.class_names
     more = f", ... ({len(names)})" if len(names) > 8 else ""
     detect = config.detect
+    by_masks = f"{detect.mask_nms}, by the masks of {config.mask_candidates} candidates"
     return {
         "name": config.name,
         "backbone": config.backbone.backbone_type,
@@ -190,36 +192,10 @@ def _config_info(config: CondInstConfig) -> dict[str, Any]:
         "mask head": f"{config.mask.mask_head_depth} layers of {config.mask.mask_head_width}, "
         f"{config.num_params} parameters, {config.mask.coordinates} coordinates",
         "mask stride": f"{config.mask.mask_stride} pixels",
+        "NMS": "by boxes" if detect.nms == "box" else by_masks,
         "max detections": detect.max_detections,
         "lowest score": round(config.reported_floor, 4),
         "classes": ", ".join(names[:8]) + more,
-    }
-
-
-def presets(args: argparse.Namespace) -> int:
-    """All presets, as a table or as JSON."""
-    rows = [_preset_row(name) for name in models.names()]
-    if args.json:
-        print(json.dumps(rows))
-        return 0
-    print_table(rows)
-    print("\nThe figures are the papers', not measured here; input is short x long side in pixels.")
-    return 0
-
-
-def _preset_row(name: str) -> dict[str, Any]:
-    config = models.preset(name)
-    levels = config.heads.head_levels
-    backbone = config.backbone.backbone_type
-    return {
-        "preset": name,
-        "backbone": backbone + ("+dcn" if any(config.backbone.deform_stages) else ""),
-        "neck": config.neck.neck_type,
-        "levels": f"P{levels[0]}-P{levels[-1]}",
-        "towers": "shared" if config.heads.share_convs else "separate",
-        "P": config.num_params,
-        "input": f"{config.input.short_side}x{config.input.long_side}",
-        "paper": models.figure(name),
     }
 
 
