@@ -1,4 +1,4 @@
-"""COCO instances files: their JSON and their masks, checked."""
+"""COCO annotation files: their JSON and the masks of instances, checked."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -26,11 +26,22 @@ def read_instances(file: Path) -> dict[str, Any]:
     Raises:
         InputError: there is no such file, or it holds something else.
     """
+    content = read_parts(file, "instances")
+    if has_segments(content):
+        raise InputError(
+            f"{file} is a COCO panoptic file and an instances file is needed; train a panoptic "
+            "preset on it, such as condinst_panoptic_r50, or evaluate with --panoptic."
+        )
+    return content
+
+
+def read_parts(file: Path, kind: str) -> dict[str, Any]:
+    """The JSON of a COCO file of either kind, "instances" or "panoptic"; as `read_instances`."""
     content = read_json(file)
     for part, keys in _KEYS.items():
         entries = content.get(part) if isinstance(content, dict) else None
         if not isinstance(entries, list):
-            raise InputError(f"{file} is no COCO instances file: it has no list of {part}.")
+            raise InputError(f"{file} is no COCO {kind} file: it has no list of {part}.")
         for entry in entries if keys else ():
             if not isinstance(entry, dict) or not keys <= set(entry):
                 raise InputError(
@@ -41,6 +52,12 @@ def read_instances(file: Path) -> dict[str, Any]:
             reason = f"two {part} have the same id" if entries else f"it lists no {part}"
             raise InputError(f"{file} can't be used: {reason}.")
     return content
+
+
+def has_segments(content: Mapping[str, Any]) -> bool:
+    """Whether annotations are whole images with a list of segments, as in a panoptic file."""
+    rows = content["annotations"]
+    return bool(rows) and all(isinstance(row, dict) and "segments_info" in row for row in rows)
 
 
 def read_json(file: Path) -> Any:

@@ -174,13 +174,20 @@ def score(
 def category_of_model(config: CondInstConfig, truth: Truth) -> dict[int, int]:
     """Category id of the model -> that of the file: where the names agree, else the same id."""
     own = dict(zip(config.category_ids, config.class_names, strict=True))
-    id_of = {name: category for category, name in truth.categories.items()}
-    if len(id_of) == len(truth.categories) and id_of.keys() >= set(own.values()):
+    return same_categories(own, truth.categories, truth.file)
+
+
+def same_categories(
+    own: Mapping[int, str], categories: Mapping[int, str], file: Path
+) -> dict[int, int]:
+    """Ids of a model's classes -> those of `file`; both are ids and names."""
+    id_of = {name: category for category, name in categories.items()}
+    if len(id_of) == len(categories) and id_of.keys() >= set(own.values()):
         return {category: id_of[name] for category, name in own.items()}
-    missing = [f"{id_} ({name})" for id_, name in own.items() if id_ not in truth.categories]
+    missing = [f"{id_} ({name})" for id_, name in own.items() if id_ not in categories]
     if missing:
         raise InputError(
-            f"{truth.file} does not list {len(missing)} of the model's {len(own)} classes, "
+            f"{file} does not list {len(missing)} of the model's {len(own)} classes, "
             "neither by name nor by id: "
             f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}."
         )

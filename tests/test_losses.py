@@ -16,13 +16,14 @@ from condinst_infer.presets import preset
 from condinst_infer.train import losses as of
 from condinst_infer.train.losses import LossConfig, Positives, condinst_losses
 from condinst_infer.train.targets import (
+    IGNORED,
     GroundTruth,
     assign_targets,
     centreness_targets,
     ground_truth,
 )
 
-CANVAS, SHAPES = (64, 96), ((8, 12), (4, 6), (2, 3))
+CANVAS, CELLS, SHAPES = (64, 96), (16, 24), ((8, 12), (4, 6), (2, 3))
 NANO = preset("condinst_nano", num_classes=3)
 
 
@@ -62,11 +63,26 @@ def made_up(*counts: int, seed: int = 0) -> tuple[HeadOutputs, list[GroundTruth]
         sizes = [(len(counts), channels, *shape) for shape in SHAPES]
         return tuple(torch.randn(size, generator=random).requires_grad_() for size in sizes)
 
-    semantic = maps(3)[0]
+    auxiliary = maps(3)[0]
     raw = HeadOutputs(
-        maps(3), tuple(x.exp() for x in maps(4)), maps(1), maps(169), maps(8)[0], semantic
+        maps(3), tuple(x.exp() for x in maps(4)), maps(1), maps(169), maps(8)[0], auxiliary
     )
-    return raw, [truth_of(count, random) for count in counts]
+    raw = raw._replace(semantic=stuff_logits(len(counts), random))
+    truths = [truth_of(count, random) for count in counts]
+    parts = [0.1 + 0.2 * i for i in range(len(counts))]
+    stuff = [stuff_labels(part, random) for part in parts]
+    return raw, [t._replace(stuff=s) for t, s in zip(truths, stuff, strict=True)]
+
+
+def stuff_logits(count: int, random: torch.Generator) -> Tensor:
+    """Random outputs of a semantic branch with four channels."""
+    return torch.randn((count, 4, *CELLS), generator=random).requires_grad_()
+
+
+def stuff_labels(part: float, random: torch.Generator) -> Tensor:
+    """Random labels of a semantic branch in `part` of the cells."""
+    labels = torch.randint(0, 4, CELLS, generator=random)
+    return labels.where(torch.rand(CELLS, generator=random) < part, IGNORED)
 
 
 def truth_of(count: int, random: torch.Generator) -> GroundTruth:
@@ -139,19 +155,49 @@ def image_of(raw: HeadOutputs, i: int) -> HeadOutputs:
 
 
 def outputs_of(raw: HeadOutputs) -> list[Tensor]:
-    """All maps: three levels of four kinds, mask features, semantic logits."""
-    assert raw.semantic_logits is not None
-    return [*itertools.chain(*raw[:4]), raw.mask_features, raw.semantic_logits]
+    """All maps: three levels of four kinds, mask features, auxiliary and semantic logits."""
+    assert raw.semantic_logits is not None and raw.semantic is not None
+    return [*itertools.chain(*raw[:4]), raw.mask_features, raw.semantic_logits, raw.semantic]
 
 
 @pytest.mark.parametrize("count", [0, 3])
 def test_losses_reach_every_output(count: int) -> None:
     raw, truths = made_up(count, 0)
     losses = condinst_losses(raw, truths, NANO, LossConfig())
-    assert list(losses) == ["class", "box", "centreness", "mask", "semantic"]
+    assert list(losses) == ["class", "box", "centreness", "mask", "semantic", "panoptic"]
     for part in ("box", "centreness", "mask"):
         assert (float(losses[part].detach()) > 0) == (count > 0)
     assert all(gradient.isfinite().all() for gradient in gradients(raw, losses))
+
+
+def test_the_panoptic_loss_is_half_the_mean_over_labelled_cells() -> None:
+    raw, truths = made_up(2, 0, 1)
+    assert raw.semantic is not None
+    negative_logs = []
+    for logits, truth in zip(raw.semantic.log_softmax(1), truths, strict=True):
+        assert truth.stuff is not None
+        for place in (truth.stuff != IGNORED).nonzero().tolist():
+            label = int(truth.stuff[tuple(place)])
+            negative_logs.append(-float(logits[(label, *place)].detach()))
+    assert 100 < len(negative_logs) < truths[0].stuff.numel()  # pyright: ignore
+    for settings, weight in ((LossConfig(), 0.5), (LossConfig(panoptic_weight=2.0), 2.0)):
+        loss = float(condinst_losses(raw, truths, NANO, settings)["panoptic"].detach())
+        assert loss == pytest.approx(weight * np.mean(negative_logs), rel=1e-5)
+
+
+def test_images_of_void_alone_have_no_panoptic_loss() -> None:
+    raw, truths = made_up(2)
+    void = [t._replace(stuff=torch.full_like(t.stuff, IGNORED)) for t in truths]  # pyright: ignore
+    losses = condinst_losses(raw, void, NANO, LossConfig())
+    assert float(losses["panoptic"].detach()) == 0
+    assert all(gradient.isfinite().all() for gradient in gradients(raw, losses))
+
+
+def test_without_a_semantic_branch_there_is_no_panoptic_loss() -> None:
+    raw, truths = made_up(2)
+    plain = [truth._replace(stuff=None) for truth in truths]
+    losses = condinst_losses(raw._replace(semantic=None), plain, NANO, LossConfig())
+    assert list(losses) == ["class", "box", "centreness", "mask", "semantic"]
 
 
 def test_bfloat16_changes_only_what_the_network_puts_out() -> None:

@@ -197,3 +197,13 @@ def test_options_of_the_other_kind_are_refused(
     command = ("predict", bright_model, pictures, "-o", out, "--panoptic")
     assert_refused(condinst(*command), "finds instances alone")
     assert not out.exists()
+
+
+def test_bench_times_the_merging_too(
+    condinst: Run, panoptic_onnx: Path, bright_model: Path
+) -> None:
+    for model, wanted in ((panoptic_onnx, True), (bright_model, False)):
+        command = ("bench", model, "--size", "60x90", "--repeats", 1, "--json")
+        status, text, _ = condinst(*command)
+        clocks = json.loads(text)["rows"][0]["clocks_ms"]
+        assert status == 0 and ("panoptic" in clocks) == wanted and "end_to_end" in clocks

@@ -9,13 +9,25 @@ from typing import Any
 from condinst_infer.annotations import read_json
 from condinst_infer.commands import options
 from condinst_infer.errors import ConfigError, InputError
-from condinst_infer.evaluate import Evaluation, Truth, detect, read_truth, score
+from condinst_infer.evaluate import Evaluation, Numbers, Truth, detect, read_truth, score
 from condinst_infer.output import replacing
-from condinst_infer.pipeline import load
+from condinst_infer.panoptic_data import read_panoptic
+from condinst_infer.panoptic_quality import (
+    PanopticQuality,
+    evaluate_panoptic,
+    evaluate_panoptic_file,
+)
+from condinst_infer.pipeline import Pipeline, load
+
+FOUND = "panoptic.json"  # in a folder that `condinst predict --panoptic` wrote
 
 
 def evaluate(args: argparse.Namespace) -> int:
     """Print COCO's numbers of a model file or of a file of detections."""
+    if args.panoptic:
+        return _panoptic(args)
+    if args.pngs is not None:
+        raise ConfigError("--pngs is the folder of panoptic ground truth; give --panoptic too.")
     truth = read_truth(args.annotations, limit=args.limit)
     rows = _from_file(args) if args.model.suffix.lower() == ".json" else _from_model(args, truth)
     if args.detections is not None:
@@ -36,16 +48,15 @@ def _from_file(args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def _from_model(args: argparse.Namespace, truth: Truth) -> list[dict[str, Any]]:
+def _loaded(args: argparse.Namespace, workers: int) -> Pipeline:
     if args.images is None:
         raise ConfigError(f"{args.model} needs the folder of the images: --images DIR.")
+    return load(args.model, **options.runtime(args), workers=workers, max_batch=args.batch)
+
+
+def _from_model(args: argparse.Namespace, truth: Truth) -> list[dict[str, Any]]:
     workers = options.workers(args, len(truth.images))
-    with load(
-        args.model,
-        **options.runtime(args),
-        workers=workers,
-        max_batch=args.batch,
-    ) as pipeline:
+    with _loaded(args, workers) as pipeline:
         most = pipeline.config.detect.max_detections
         if args.max_dets > most:
             print(
@@ -56,6 +67,47 @@ def _from_model(args: argparse.Namespace, truth: Truth) -> list[dict[str, Any]]:
         return detect(pipeline, truth, args.images, batch=args.batch, workers=workers)
 
 
+def _panoptic(args: argparse.Namespace) -> int:
+    """Print the panoptic quality of a model file or of a file of segments."""
+    truth = read_panoptic(args.annotations, args.pngs, limit=args.limit)
+    found = args.model / FOUND if args.model.is_dir() else args.model
+    if found.suffix.lower() == ".json":
+        if args.detections is not None:
+            raise ConfigError(f"{args.model} is what was found already; leave --detections out.")
+        result = evaluate_panoptic_file(truth, found)
+    else:
+        workers = options.workers(args, len(truth.images))
+        with _loaded(args, workers) as pipeline:
+            result = evaluate_panoptic(
+                pipeline,
+                truth,
+                args.images,
+                batch=args.batch,
+                workers=workers,
+                save=args.detections,
+            )
+    if args.json:
+        print(json.dumps({"model": str(args.model)} | asdict(result)))
+    else:
+        _print_panoptic(result)
+    return 0
+
+
+def _print_panoptic(result: PanopticQuality) -> None:
+    things = sum(c.is_thing for c in result.classes)
+    print(
+        f"{result.images} images, {things} classes of things and {len(result.classes) - things} "
+        "kinds of stuff occur"
+    )
+    width = max([6, *(len(c.name) for c in result.classes)])
+    print(" " * width + "    PQ    SQ    RQ matched  missed   wrong")
+    for name, numbers in (("all", result.all), ("things", result.things), ("stuff", result.stuff)):
+        print(f"{name:{width}}" + _cells(numbers))
+    for c in result.classes:
+        counts = "".join(f"{count:8}" for count in (c.matched, c.missed, c.wrong))
+        print(f"{c.name:{width}}" + _cells(c.quality) + counts)
+
+
 def _print(result: Evaluation) -> None:
     print(
         f"{result.images} images, {result.detections} detections, of which the best "
@@ -63,5 +115,9 @@ def _print(result: Evaluation) -> None:
     )
     print(" " * 6 + "".join(f"{name:>6}" for name in result.box))
     for name, numbers in (("box", result.box), ("mask", result.mask)):
-        cells = ("-" if value is None else f"{value:.1f}" for value in numbers.values())
-        print(f"{name:6}" + "".join(f"{cell:>6}" for cell in cells))
+        print(f"{name:6}" + _cells(numbers))
+
+
+def _cells(numbers: Numbers) -> str:
+    cells = ("-" if value is None else f"{value:.1f}" for value in numbers.values())
+    return "".join(f"{cell:>6}" for cell in cells)

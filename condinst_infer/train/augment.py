@@ -36,6 +36,34 @@ def augmented(
     Returns:
         Image uint8 [h, w, 3] and masks bool [G, h, w]; a mask may have become empty.
     """
+    image, place = _varied(image, rng, settings)
+    masks = np.zeros((len(crops), *image.shape[:2]), bool)
+    for mask, crop in zip(masks, crops, strict=True):
+        _paint(mask, crop, place)
+    return image, masks
+
+
+def augmented_map(
+    image: np.ndarray, labels: np.ndarray, rng: np.random.Generator, settings: AugmentConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """The variation of `image` that `augmented` gives, and of `labels` with it.
+
+    Args:
+        image: BGR uint8 [H, W, 3].
+        labels: uint16 [H, W].
+
+    Returns:
+        Image uint8 [h, w, 3] and labels uint16 [h, w], those of the nearest pixels.
+    """
+    image, place = _varied(image, rng, settings)
+    size = (image.shape[1], image.shape[0])
+    return image, cv2.warpAffine(labels, place[:2], size, flags=cv2.INTER_NEAREST)
+
+
+def _varied(
+    image: np.ndarray, rng: np.random.Generator, settings: AugmentConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """A variation of `image`, and where a pixel (x, y, 1) of it has gone, float64 [3, 3]."""
     # drawn whether they are used or not, so that one option does not change the others
     short_side, turns = int(rng.choice(settings.short_sides)), int(rng.integers(4))
     mirror, upside_down = rng.random() < 0.5, rng.random() < 0.5
@@ -60,10 +88,7 @@ def augmented(
         image = image[top : top + settings.crop, left : left + settings.crop]
     if settings.colour_jitter:
         image = _jittered(image, settings.colour_jitter, rng)
-    masks = np.zeros((len(crops), *image.shape[:2]), bool)
-    for mask, crop in zip(masks, crops, strict=True):
-        _paint(mask, crop, place)
-    return image, masks
+    return image, place
 
 
 def _corner(size: tuple[int, int], side: int, rng: np.random.Generator) -> tuple[int, int]:

@@ -1,7 +1,7 @@
-"""COCO instances JSON as records that have been checked, and their masks."""
+"""COCO annotations as records that have been checked, and their masks."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from condinst_infer.annotations import (
 )
 from condinst_infer.crop import Crop
 from condinst_infer.errors import InputError
+from condinst_infer.panoptic_data import PanopticImage, check_png, id_map, read_panoptic, relabelled
 
 TOLERANCE = 2.0  # pixels a polygon may pass the image's edge: annotation tools round outwards
 
@@ -26,7 +27,7 @@ class Annotation(NamedTuple):
     """One object of an image."""
 
     label: int  # contiguous class index
-    segmentation: Any  # polygons, or one RLE with its size
+    segmentation: Any  # polygons, or one RLE with its size; panoptic: the id in the PNG
 
 
 class ImageRecord(NamedTuple):
@@ -35,6 +36,7 @@ class ImageRecord(NamedTuple):
     path: Path
     size: Size
     annotations: tuple[Annotation, ...]
+    panoptic: PanopticImage | None = None
 
 
 class CocoData(NamedTuple):
@@ -44,6 +46,13 @@ class CocoData(NamedTuple):
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]  # ascending; the position is the label
     skipped: Mapping[str, int]  # reason -> how many annotations or images
+    stuff_names: tuple[str, ...] = ()
+    stuff_ids: tuple[int, ...] = ()  # ascending; the position plus one is the channel
+
+    def classes(self) -> dict[str, tuple[Any, ...]]:
+        """The fields of a config that name classes and, of panoptic data, stuff."""
+        names = ("class_names", "category_ids", "stuff_names", "stuff_ids")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
 
 
 def read_coco(annotations: str | Path, images: str | Path, *, keep_empty: bool = False) -> CocoData:
@@ -93,6 +102,64 @@ def read_coco(annotations: str | Path, images: str | Path, *, keep_empty: bool =
     check_images([records[0].path], file)
     names = tuple(str(category["name"]) for category in categories)
     return CocoData(tuple(records), names, tuple(label_of), skipped)
+
+
+def read_coco_panoptic(annotations: str | Path, images: str | Path) -> CocoData:
+    """The data in a COCO panoptic file; its PNGs lie in the folder of its name.
+
+    Things become objects, stuff becomes channels of the semantic branch. Crowds are neither.
+    Images without things are kept: they show stuff.
+
+    Args:
+        annotations: the JSON file.
+        images: folder that the file names of the images are relative to.
+
+    Raises:
+        InputError: not such a file, or inconsistent; the text names image and segment.
+    """
+    truth = read_panoptic(annotations)
+    things = [c for c in truth.categories.values() if c.is_thing]
+    stuff = [c for c in truth.categories.values() if not c.is_thing]
+    if not things or not stuff:
+        lacking = "things" if stuff else "stuff"
+        raise InputError(f"{annotations} has no category of {lacking}; a panoptic model has both.")
+    label_of = {category.id: label for label, category in enumerate(things)}
+    skipped: Counter[str] = Counter()
+    records = []
+    for image in truth.images:
+        skipped["crowd regions"] += sum(segment.crowd for segment in image.segments)
+        objects = tuple(
+            Annotation(label_of[segment.category], segment.id)
+            for segment in image.segments
+            if segment.category in label_of and not segment.crowd
+        )
+        path = Path(images) / image.file_name
+        records.append(ImageRecord(path, image.size, objects, image))
+    check_images([records[0].path], truth.file)
+    check_png(truth.images[0])
+    return CocoData(
+        tuple(records),
+        tuple(category.name for category in things),
+        tuple(label_of),
+        +skipped,
+        tuple(category.name for category in stuff),
+        tuple(category.id for category in stuff),
+    )
+
+
+def owners_from_record(record: ImageRecord, stuff_ids: Sequence[int]) -> np.ndarray:
+    """What each pixel of a panoptic record shows, uint16 [H, W].
+
+    1 to G is an object, G + c the channel c of the semantic branch, and 0 is void or a crowd.
+    """
+    assert record.panoptic is not None
+    objects = {a.segmentation: number for number, a in enumerate(record.annotations, 1)}
+    channels = {id_: channel for channel, id_ in enumerate(stuff_ids, len(objects) + 1)}
+    owners = {0: 0}
+    for segment in record.panoptic.segments:
+        owner = objects.get(segment.id) or channels.get(segment.category, 0)
+        owners[segment.id] = 0 if segment.crowd else owner
+    return relabelled(id_map(record.panoptic), owners)
 
 
 def crops_from_record(record: ImageRecord) -> list[Crop]:

@@ -15,10 +15,11 @@ from condinst_infer.config import CondInstConfig
 from condinst_infer.crop import Crop
 from condinst_infer.draw import overlay
 from condinst_infer.errors import InputError
+from condinst_infer.merge import SEMANTIC_STRIDE
 from condinst_infer.preprocess import canvas_size, read_image, stacked
-from condinst_infer.train.augment import AugmentConfig, augmented
-from condinst_infer.train.data import CocoData, crops_from_record
-from condinst_infer.train.targets import GroundTruth, ground_truth
+from condinst_infer.train.augment import AugmentConfig, augmented, augmented_map
+from condinst_infer.train.data import CocoData, crops_from_record, owners_from_record
+from condinst_infer.train.targets import IGNORED, GroundTruth, ground_truth, sampled
 
 
 class Sample(NamedTuple):
@@ -28,6 +29,7 @@ class Sample(NamedTuple):
     image: np.ndarray  # BGR uint8 [h, w, 3]
     masks: np.ndarray  # bool [G, h, w], none empty
     labels: np.ndarray  # int64 [G]
+    stuff: np.ndarray | None = None  # int16 [h, w] of panoptic data: see GroundTruth.stuff
 
     def plot(self) -> np.ndarray:
         """The image with its objects drawn on it, BGR uint8 [h, w, 3]."""
@@ -64,10 +66,18 @@ class TrainingImages(Dataset[Sample]):
                 f"say {record.size[1]} x {record.size[0]}; turn it upright or correct the file."
             )
         rng = np.random.default_rng([self.seed, 1, position])
-        image, masks = augmented(image, crops_from_record(record), rng, self.settings)
-        seen = masks.any((1, 2))
         labels = np.array([a.label for a in record.annotations], np.int64)
-        return Sample(str(record.path), image, masks[seen], labels[seen])
+        stuff = None
+        if record.panoptic is None:
+            image, masks = augmented(image, crops_from_record(record), rng, self.settings)
+        else:
+            owners = owners_from_record(record, self.data.stuff_ids)
+            image, owners = augmented_map(image, owners, rng, self.settings)
+            masks = owners == np.arange(1, len(labels) + 1, dtype=np.uint16)[:, None, None]
+            channels = range(1, len(self.data.stuff_ids) + 1)
+            stuff = np.array([IGNORED, *[0] * len(labels), *channels], np.int16)[owners]
+        seen = masks.any((1, 2))
+        return Sample(str(record.path), image, masks[seen], labels[seen], stuff)
 
 
 @functools.lru_cache(maxsize=2)  # a batch can lie across two passes
@@ -117,12 +127,17 @@ class Collate:
     def _truth(self, sample: Sample, canvas: tuple[int, int]) -> GroundTruth:
         masks = np.zeros((len(sample.masks), *canvas), bool)
         masks[:, : sample.image.shape[0], : sample.image.shape[1]] = sample.masks
-        return ground_truth(
+        truth = ground_truth(
             torch.from_numpy(masks),
             torch.from_numpy(boxes_from_masks(sample.masks)),
             torch.from_numpy(sample.labels),
             **self.strides,
         )
+        if sample.stuff is None:
+            return truth
+        stuff = np.full(canvas, IGNORED, np.int16)
+        stuff[: sample.stuff.shape[0], : sample.stuff.shape[1]] = sample.stuff
+        return truth._replace(stuff=sampled(torch.from_numpy(stuff), SEMANTIC_STRIDE).long())
 
 
 def boxes_from_masks(masks: np.ndarray) -> np.ndarray:
@@ -154,9 +169,17 @@ def training_batches(
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # a forked worker would wait for threads that it does not have
     try:
-        return iter(loader)
+        return _clearly(iter(loader))  # iter: here, so that workers start with that one thread
     finally:
         cv2.setNumThreads(threads)
+
+
+def _clearly(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """`batches`, with errors from another process as in this one: torch adds its traceback."""
+    try:
+        yield from batches
+    except InputError as error:
+        raise InputError(str(error).rpartition("InputError: ")[2].strip()) from None
 
 
 def _prepare_worker(_worker: int) -> None:

@@ -23,7 +23,7 @@ from condinst_infer.train.settings import TrainConfig
 from condinst_infer.train.state import last_state, save_state
 
 PICTURES = 4  # training samples, or validation images, drawn for TensorBoard
-# after every so many iterations: model, iterations done -> values to log; the mask AP decides
+# after every so many iterations: model, iterations done -> values to log; PQ or mask AP decides
 Evaluate = Callable[[CondInst, int, Report], Mapping[str, float | None]]
 
 
@@ -208,13 +208,13 @@ class Trainer:
             self._save()  # with what it said
 
     def _judge(self, evaluate: Evaluate, report: Report) -> None:
-        """Evaluate; the weights with the best mask AP so far are kept in best.safetensors."""
+        """Evaluate; the weights with the best PQ, else mask AP, are kept in best.safetensors."""
         with report.paused():
             self.model.eval()
             values = evaluate(self.model, self.done, report)
             self.model.train()
         report.values(self.done, values)
-        score = values.get("mask/AP")
+        score = values.get("all/PQ", values.get("mask/AP"))
         if score is not None and score > self.best:
             self.best = score
             checkpoint.save(self.model, self.run / "best.safetensors")
@@ -254,7 +254,7 @@ def _moved(batch: Batch, device: torch.device) -> Batch:
         return batch
 
     def move(value: Any) -> Any:
-        return value.to(device, non_blocking=True)
+        return None if value is None else value.to(device, non_blocking=True)
 
     truths = tuple(type(truth)(*map(move, truth)) for truth in batch.truths)
     return Batch(batch.names, move(batch.images), move(batch.image_sizes), truths)

@@ -12,6 +12,7 @@ from condinst_infer.config import CondInstConfig
 from condinst_infer.model import HeadOutputs
 from condinst_infer.ops import aligned_bilinear, mask_logits, places_from_locations
 from condinst_infer.train.targets import (
+    IGNORED,
     GroundTruth,
     Targets,
     assign_targets,
@@ -30,6 +31,7 @@ class LossConfig:
     max_mask_samples: int = 500  # random, per process; section 3.3; not with topk_masks_per_image
     max_mask_samples_per_image: int = 0  # random; mmdetection: 300
     topk_masks_per_image: int = 0  # best scores, spread over the objects; section 3.3: 64
+    panoptic_weight: float = 0.5  # of the loss "panoptic": mu of equation 2, section 3.3
 
 
 class Positives(NamedTuple):
@@ -54,7 +56,9 @@ def condinst_losses(
     *,
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
-    """The losses of a batch: "class", "box", "centreness", "mask", and "semantic" if it has one.
+    """The losses of a batch: "class", "box", "centreness" and "mask".
+
+    And "semantic" where there is the auxiliary head, "panoptic" where there is a semantic branch.
 
     Float32 scalars in any precision of `raw`, with a gradient even without positives. Normalisers
     are means over all processes: the mean of their gradients is that of one with all images.
@@ -83,7 +87,16 @@ def condinst_losses(
             labels = torch.stack([truth.semantic for truth in truths])  # [N, h, w]
             total = _summed_focal(raw.semantic_logits.float(), labels - 1, settings)
             losses["semantic"] = total / _mean_over_processes((labels > 0).sum())
+        if raw.semantic is not None:
+            losses["panoptic"] = settings.panoptic_weight * _panoptic_loss(raw.semantic, truths)
         return losses
+
+
+def _panoptic_loss(logits: Tensor, truths: Sequence[GroundTruth]) -> Tensor:
+    """Mean cross-entropy of `logits` [N, C, h, w] over the cells that show things or stuff."""
+    labels = torch.stack([truth.stuff for truth in truths if truth.stuff is not None])  # [N, h, w]
+    total = functional.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
+    return total / _mean_over_processes((labels != IGNORED).sum())
 
 
 def positives_of(targets: Targets, shapes: Sequence[tuple[int, int]]) -> Positives:

@@ -16,8 +16,11 @@ from condinst_infer.evaluate import category_of_model, detect, read_truth, score
 from condinst_infer.model import CondInst
 from condinst_infer.model.session import TorchSession
 from condinst_infer.output import replacing
+from condinst_infer.panoptic_data import check_png, read_panoptic
+from condinst_infer.panoptic_quality import category_of_model as category_of_panoptic
+from condinst_infer.panoptic_quality import evaluate_panoptic
 from condinst_infer.pipeline import Pipeline
-from condinst_infer.train.data import CocoData, read_coco
+from condinst_infer.train.data import CocoData, read_coco, read_coco_panoptic
 from condinst_infer.train.distributed import processes
 from condinst_infer.train.loop import PICTURES, Evaluate, Trainer
 from condinst_infer.train.report import Report
@@ -30,7 +33,7 @@ FREE_TO_CHANGE = ("workers", "log_every", "save_every", "keep_checkpoints", "eva
 
 
 class DataPaths(NamedTuple):
-    """COCO instances JSON, and the folder its file names are relative to."""
+    """COCO JSON of instances or, for a panoptic model, panoptic; the folder of its images."""
 
     annotations: Path
     images: Path
@@ -49,12 +52,13 @@ def train(
 ) -> Path:
     """Train a model; gives the path of its weights, RUN/model.safetensors.
 
-    Classes are those of the annotation file. In `run` there are also config.json with all that
-    was set, the state to resume from, log.jsonl and TensorBoard files, and, with validation data,
-    best.safetensors. Started by `torchrun`, every process calls this.
+    Classes and kinds of stuff are those of the annotation file. In `run` there are also
+    config.json with all that was set, the state to resume from, log.jsonl and TensorBoard files,
+    and, with validation data, best.safetensors. Started by `torchrun`, every process calls this.
 
     Args:
-        config: the model; its class names, category ids and number of classes are replaced.
+        config: the model; its class names, category ids and number of classes are replaced, and
+            so are names and ids of stuff of a panoptic one.
         settings: data augmentation, losses and schedule.
         data: what to train on.
         run: folder, made if missing.
@@ -69,9 +73,13 @@ def train(
         TrainingError: the loss became infinite.
     """
     run = Path(run)
-    found = read_coco(data.annotations, data.images, keep_empty=settings.keep_empty)
-    config = override(config, class_names=found.class_names, category_ids=found.category_ids)
-    evaluate = None if val is None else _judge(val, config, settings)
+    if config.is_panoptic:
+        found = read_coco_panoptic(data.annotations, data.images)
+    else:
+        found = read_coco(data.annotations, data.images, keep_empty=settings.keep_empty)
+    config = override(config, **found.classes())
+    judge = _judge_panoptic if config.is_panoptic else _judge
+    evaluate = None if val is None else judge(val, config, settings)
     with processes(device) as here:
         start = initial_model(config, init, seed=settings.seed)
         if here.first:
@@ -135,8 +143,10 @@ def _prepare(run: Path, written: Mapping[str, Any], resume: bool) -> None:
 def _tell(start: Start, data: CocoData, run: Path) -> None:
     """What this run starts with, on stdout."""
     objects = sum(len(record.annotations) for record in data.records)
+    stuff = f", {len(data.stuff_names)} kinds of stuff" if data.stuff_names else ""
     print(
-        f"{len(data.records)} images, {objects} objects, {len(data.class_names)} classes -> {run}"
+        f"{len(data.records)} images, {objects} objects, {len(data.class_names)} classes{stuff} "
+        f"-> {run}"
     )
     for reason, count in sorted(data.skipped.items()):
         print(f"  left out: {count} {reason}")
@@ -164,6 +174,29 @@ def _judge(val: DataPaths, config: CondInstConfig, settings: TrainConfig) -> Eva
             f"mask AP {_number(result.mask['AP'])}"
         )
         kinds = {"box": result.box, "mask": result.mask}
+        return {f"{kind}/{name}": v for kind, of in kinds.items() for name, v in of.items()}
+
+    return judge
+
+
+def _judge_panoptic(val: DataPaths, config: CondInstConfig, _settings: TrainConfig) -> Evaluate:
+    """As `_judge`, for a panoptic model."""
+    truth = read_panoptic(val.annotations)
+    category_of_panoptic(config, truth)
+    paths = [val.images / image.file_name for image in truth.images]
+    check_images(paths[:1], val.annotations)
+    check_png(truth.images[0])
+
+    def judge(model: CondInst, iteration: int, report: Report) -> dict[str, float | None]:
+        pipeline = Pipeline(TorchSession(model))
+        result = evaluate_panoptic(pipeline, truth, val.images)
+        shown = paths[:: max(1, len(paths) // PICTURES)][:PICTURES]
+        report.pictures(iteration, "val", [found.plot() for found in pipeline.panoptic(shown)])
+        report.message(
+            f"iteration {iteration}: PQ {_number(result.all['PQ'])}, "
+            f"things {_number(result.things['PQ'])}, stuff {_number(result.stuff['PQ'])}"
+        )
+        kinds = {"all": result.all, "things": result.things, "stuff": result.stuff}
         return {f"{kind}/{name}": v for kind, of in kinds.items() for name, v in of.items()}
 
     return judge

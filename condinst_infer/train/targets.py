@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+IGNORED = -1  # where `stuff` says nothing: void, crowds and padding
+
 
 class GroundTruth(NamedTuple):
     """The G objects of one image on its padded canvas [H, W]; G may be 0."""
@@ -16,6 +18,8 @@ class GroundTruth(NamedTuple):
     centres: Tensor  # float32 [G, 2], (x, y) of each mask's centre of mass, network pixels
     masks: Tensor  # bool [G, H/s, W/s], the pixels s//2, s//2 + s, ... for mask stride s
     semantic: Tensor  # int64 [H/f, W/f] at the mask features' stride: 0 background, else class + 1
+    # of panoptic data, int64 [H/4, W/4]: 0 any thing, else the kind of stuff + 1, or IGNORED
+    stuff: Tensor | None = None
 
 
 class Targets(NamedTuple):
@@ -47,13 +51,14 @@ def ground_truth(
         boxes.float(),
         labels.long(),
         torch.from_numpy(centres).float(),
-        _sampled(masks, mask_stride).bool(),
-        _semantic(_sampled(masks, feature_stride).bool(), torch.from_numpy(areas), labels.long()),
+        sampled(masks, mask_stride).bool(),
+        _semantic(sampled(masks, feature_stride).bool(), torch.from_numpy(areas), labels.long()),
     )
 
 
-def _sampled(masks: Tensor, stride: int) -> Tensor:
-    return masks[:, stride // 2 :: stride, stride // 2 :: stride]
+def sampled(maps: Tensor, stride: int) -> Tensor:
+    """The pixel of `maps` [..., H, W] for each cell of `stride`: s//2, s//2 + s, ..."""
+    return maps[..., stride // 2 :: stride, stride // 2 :: stride]
 
 
 def _semantic(masks: Tensor, areas: Tensor, labels: Tensor) -> Tensor:
