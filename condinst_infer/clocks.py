@@ -22,6 +22,7 @@ CLOCKS = {
     "pipeline": "a frame in memory to masks at network resolution in memory",
     "end_to_end": "a frame in memory to boxes, scores and native-size masks in memory",
     "end_to_end_rle": "the same, and the masks' COCO run-length encodings",
+    "panoptic": "a frame in memory to its panoptic segmentation in memory, of a panoptic model",
 }
 _PROFILED = 3  # runs; in ONNX Runtime each writes down thousands of events
 
@@ -51,7 +52,8 @@ class Scene:
         pipeline, frames, results = self._pipeline, self.frames, self._results
         found = self._runner.run(self._batch)
         no_crops = [Crop(0, 0, np.zeros((0, 0), bool))] * found.outputs["scores"].shape[1]
-        return {
+        panoptic = {"panoptic": lambda: pipeline.panoptic(frames)}
+        return (panoptic if pipeline.config.is_panoptic else {}) | {
             "end_to_end": lambda: pipeline(frames),
             "end_to_end_rle": lambda: [result.rle() for result in pipeline(frames)],
             "boxes": lambda: self._instances(found, no_crops),

@@ -1,6 +1,6 @@
 """One mask: the part of the image that holds its foreground, and its run-length encoding."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,19 @@ class Crop:
     x: int  # column of the left edge, original pixels
     y: int  # row of the top edge
     mask: np.ndarray  # bool [h, w], True inside the object; (0, 0) for an empty mask
+
+
+def boxes_from_crops(crops: Iterable[Crop], count: int) -> np.ndarray:
+    """The tight boxes of the first `count` masks, float32 [count, 4] in original pixels, xyxy.
+
+    Zeros where a mask is empty, or where there are fewer.
+    """
+    boxes = np.zeros((count, 4), dtype=np.float32)
+    for box, crop in zip(boxes, crops, strict=False):
+        if crop.mask.any():  # a crop may have background around its foreground
+            x, y, width, height = cv2.boundingRect(crop.mask.view(np.uint8))
+            box[:] = (crop.x + x, crop.y + y, crop.x + x + width, crop.y + y + height)
+    return boxes
 
 
 def rle_from_crop(crop: Crop, image_size: tuple[int, int]) -> dict[str, Any]:

@@ -185,9 +185,12 @@ def _segmentation(
     found = np.flatnonzero(areas[1:]) + 1
     ids[found] = np.arange(1, len(found) + 1)
     segments = []
-    for owner, box in zip(found.tolist(), _boxes(owners, found), strict=True):
+    for owner in found.tolist():
+        corner, size = (0, 0), owners.shape
         if owner <= k:
             place = places[owner]
+            crop = instances.crops[place]
+            corner, size = (crop.x, crop.y), crop.mask.shape
             label = int(instances.labels[place])
             what = instances.category_ids[label], instances.names[place], True
             score = float(instances.scores[place])
@@ -195,14 +198,16 @@ def _segmentation(
             place = score = None
             stuff = owner - k - 1
             what = settings.stuff_ids[stuff], settings.stuff_names[stuff], False
+        box = _box(owners, owner, corner, size)
         segments.append(Segment(len(segments) + 1, *what, int(areas[owner]), box, score, place))
     return PanopticSegmentation(ids[owners], tuple(segments), instances, instances.image)
 
 
-def _boxes(owners: np.ndarray, found: np.ndarray) -> list[tuple[int, int, int, int]]:
-    """The boxes x1, y1, x2, y2 of the pixels of each of `found`."""
-    boxes = []
-    for owner in found:
-        x, y, width, height = cv2.boundingRect((owners == owner).view(np.uint8))
-        boxes.append((x, y, x + width, y + height))
-    return boxes
+def _box(
+    owners: np.ndarray, owner: int, corner: tuple[int, int], size: tuple[int, ...]
+) -> tuple[int, int, int, int]:
+    """The box x1, y1, x2, y2 of the pixels of `owner`, all in the part at `corner` (x, y)."""
+    left, top = corner
+    part = owners[top : top + size[0], left : left + size[1]] == owner
+    x, y, width, height = cv2.boundingRect(part.view(np.uint8))
+    return left + x, top + y, left + x + width, top + y + height

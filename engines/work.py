@@ -33,6 +33,13 @@ def class_nms(n: int, m: int, k: int) -> Work:
     return Work(n * (m * 24 + 4 * (k + 1)), n * m * k * 10)
 
 
+def mask_nms(n: int, c: int, k: int, cells: int, item: int) -> Work:
+    """`mask_bits`, `mask_ious` and `mask_nms`: a word of 32 cells of a pair counts as three."""
+    pairs = n * c * c // 2
+    moved = n * (c * cells * item + c * cells // 4 + 6 * c * c + 8 * k)
+    return Work(moved, pairs * (3 * cells // 32 + 3))
+
+
 def select(n: int, k: int, p: int, item: int) -> Work:
     return Work(n * k * (2 * p * item + 2 * 24 + 12 + 8), n * k)
 
@@ -60,10 +67,23 @@ def paste(k: int, shape: tuple[int, int], box_pixels: int, item: int) -> Work:
     return Work(cells * item + box_pixels // 8, cells + box_pixels * 9)
 
 
+def panoptic(
+    classes: int, shape: tuple[int, int], image_size: tuple[int, int], box_pixels: int
+) -> Work:
+    """Owners of all pixels, half of them stuff, of float16 logits; `box_pixels` as in `paste`.
+
+    The logits are read once; a free pixel has nine cells of each class to add.
+    """
+    pixels = image_size[0] * image_size[1]
+    cells = classes * shape[0] * shape[1]
+    return Work(cells * 2 + box_pixels // 4 + pixels * 8, pixels // 2 * classes * 18)
+
+
 def table() -> str:
     """Markdown: the work at the sizes of the figures to reach."""
     cases = {
         "`class_nms`, 1 image, 5000 candidates to 100": class_nms(1, 5000, 100),
+        "`mask_nms`, 300 masks 64x88 to 100, float16": mask_nms(1, 300, 100, 64 * 88, 2),
         "`select`, 100 instances, float16": select(1, 100, 169, 2),
         "`dynamic_mask_head`, 100 instances, 64x88, float16": dynamic_mask_head(
             1, 100, 64, 88, 2, 2
@@ -74,6 +94,9 @@ def table() -> str:
         "`preprocess`, 1080x1920 to 414x736": preprocess((1080, 1920), (414, 736), (416, 736)),
         "`paste`, 100 masks 104x184 to 1080x1920, crops of 10 % of the image": paste(
             100, (104, 184), 100 * 1080 * 1920 // 10, 2
+        ),
+        "panoptic merge, those masks and 54 classes, half of the image stuff": panoptic(
+            54, (104, 184), (1080, 1920), 100 * 1080 * 1920 // 10
         ),
     }
     rows = ["| launch | bytes | operations |", "| --- | --- | --- |"]

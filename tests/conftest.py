@@ -92,6 +92,31 @@ def panoptic_onnx(panoptic_checkpoint: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def mask_nms_checkpoint(nano_checkpoint: Path) -> Path:
+    """`nano_checkpoint` without its box branch: NMS by the masks of the best 60 candidates."""
+    from condinst_infer import checkpoint
+    from condinst_infer.config import override
+
+    path = nano_checkpoint.with_name("mask_nms.safetensors")
+    model = checkpoint.load(nano_checkpoint)
+    model.config = override(model.config, nms="mask", mask_nms_candidates=60)
+    checkpoint.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def mask_nms_onnx(mask_nms_checkpoint: Path) -> Path:
+    """`mask_nms_checkpoint` exported with dynamic batch and size."""
+    return _exported(mask_nms_checkpoint, "mask_nms.onnx")
+
+
+@pytest.fixture(scope="session")
+def mask_nms_detector_onnx(mask_nms_checkpoint: Path) -> Path:
+    """`mask_nms_checkpoint` up to NMS, with dynamic batch and size."""
+    return _exported(mask_nms_checkpoint, "mask_nms_detector.onnx", graph="detector")
+
+
+@pytest.fixture(scope="session")
 def nuclei_onnx(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The trained model that ships, made for smaller images and at most 60 nuclei."""
     from condinst_infer import checkpoint
@@ -158,6 +183,15 @@ def cuda_shim() -> Shim:
     if shutil.which("g++") is None:
         pytest.skip("g++ is missing")
     return shim.load()
+
+
+@pytest.fixture
+def device(cuda_shim: Shim) -> Iterator[Device]:
+    """The shim's; fails if anything is left in its memory or went wrong."""
+    cuda_shim.schedule("descending")
+    before = cuda_shim.allocations()
+    yield Device()
+    assert cuda_shim.failure() == "" and cuda_shim.allocations() == before
 
 
 @pytest.fixture(params=shim.SCHEDULES)

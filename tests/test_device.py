@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,6 @@ from condinst_infer.errors import InputError, MissingExtraError, SessionError
 from engines.shim import Shim, host
 
 SIZES = [(60, 90), (90, 60), (133, 200), (60, 90), (40, 61), (60, 90)]
-
-
-@pytest.fixture
-def device(cuda_shim: Shim) -> Iterator[Device]:
-    """The shim's; fails if anything is left in its memory or went wrong."""
-    cuda_shim.schedule("descending")
-    before = cuda_shim.allocations()
-    yield Device()
-    assert cuda_shim.failure() == "" and cuda_shim.allocations() == before
 
 
 class Recorded:
@@ -101,9 +92,13 @@ def resized_on(stream: Stream) -> Callable[[np.ndarray, tuple[int, int]], np.nda
     return resize
 
 
+@pytest.mark.parametrize("nms", ["box", "mask"])
 def test_a_detector_and_our_kernels_give_what_the_whole_graph_gives(
-    device: Device, detector_onnx: Path, nano_onnx: Path, monkeypatch: pytest.MonkeyPatch
+    nms: str, device: Device, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    names = ("detector_onnx", "nano_onnx")
+    names = names if nms == "box" else ("mask_nms_detector_onnx", "mask_nms_onnx")
+    detector_onnx, nano_onnx = map(request.getfixturevalue, names)
     images = [photograph(size, i) for i, size in enumerate(SIZES)]
     stream = device.stream()
     # resized alike: what a grey level changes in an untrained network is another matter

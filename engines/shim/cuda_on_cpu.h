@@ -84,6 +84,13 @@ T atomicMin(T* address, T value) {
   return old;
 }
 
+template <class T>
+T atomicOr(T* address, T value) {
+  T old = *address;
+  *address = old | value;
+  return old;
+}
+
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
@@ -91,6 +98,7 @@ inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __int_as_float(int a) { return std::bit_cast<float>(a); }
+inline int __popc(unsigned a) { return __builtin_popcount(a); }
 inline int __ffs(int a) { return __builtin_ffs(a); }
 template <class A, class B>
 auto min(A a, B b) { return a < b ? std::common_type_t<A, B>(a) : std::common_type_t<A, B>(b); }
