@@ -18,7 +18,7 @@ from tqdm import tqdm
 from condinst_infer.annotations import Size, read_json, unusable
 from condinst_infer.crop import Crop, rle_from_crop
 from condinst_infer.errors import InputError
-from condinst_infer.output import replacing
+from condinst_infer.output import replacing, write_id_png
 from condinst_infer.presets import preset
 
 IMAGE_SUFFIX = "_leftImg8bit.png"
@@ -221,13 +221,11 @@ def _categories(names: dict[int, str]) -> list[dict[str, Any]]:
 
 
 def _write_ids(path: Path, ids: np.ndarray, segments: list[Segment]) -> None:
-    """A PNG as COCO's: id = R + 256 G + 65536 B, and 0 where nothing is evaluated."""
+    """A PNG as COCO's, 0 where nothing is evaluated."""
     kept = np.zeros(1 << 16, np.int32)
     known = [segment.id for segment in segments]
     kept[known] = known
-    colours = np.stack([kept[ids] >> shift & 255 for shift in (16, 8, 0)], -1)  # B, G, R
-    with replacing(path) as part:
-        part.write_bytes(cv2.imencode(".png", colours.astype(np.uint8))[1].tobytes())
+    write_id_png(path, kept[ids])
 
 
 def _write(

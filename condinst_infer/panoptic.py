@@ -12,7 +12,7 @@ from condinst_infer.config import CondInstConfig, PanopticConfig
 from condinst_infer.crop import Crop
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.merge import add_stuff, owners_of_things, semantic_labels
-from condinst_infer.output import replacing
+from condinst_infer.output import write_id_png
 from condinst_infer.postprocess import instances_from_outputs, kept_slots
 from condinst_infer.result import CROWD, Instances
 
@@ -65,9 +65,7 @@ class PanopticSegmentation:
         path = Path(path)
         if path.suffix.lower() != ".png":
             raise InputError(f"{path} can't be written: the ids of segments need a .png file.")
-        colours = np.stack([self.id_map >> shift & 255 for shift in (16, 8, 0)], -1)  # B, G, R
-        with replacing(path) as part:
-            part.write_bytes(cv2.imencode(".png", colours.astype(np.uint8))[1].tobytes())
+        write_id_png(path, self.id_map)
 
     def plot(
         self,
