@@ -19,6 +19,7 @@ def parts(results: Path = RESULTS) -> dict[str, str]:
         "instances": instances,
         "rivals": rivals,
         "throughput": throughput,
+        "mask_nms": mask_nms,
     }
     return {name: _part(results / f"{name}.json", make) for name, make in makers.items()}
 
@@ -143,6 +144,24 @@ def throughput(result: Result) -> str:
         "\n\nWorkers x threads of the model in each; the first has one worker. Medians of "
         f"{next(iter(first['times_ms'].values()))['count']} rounds of {first['images']} images, "
         "in turns."
+    )
+
+
+def mask_nms(result: Result) -> str:
+    """Mask NMS by kind and candidates beside box NMS."""
+    rows = []
+    for case in result["results"]:
+        for label, row in case["rows"].items():
+            kind, _, candidates = label.partition(" ")
+            name = f"{kind}, {candidates} candidates" if candidates else kind
+            whole, engine = row["times_ms"]["p50"], row["engine_ms"]["p50"]
+            cells = [_what(case), name, *_ms(whole), f"{row['over_box']:.2f}x", *_ms(engine)]
+            rows.append(cells)
+    first = result["results"][0]
+    box = first["rows"]["box"]
+    return _table(["model", "NMS", "end to end, ms", "of box NMS", "network, ms"], rows) + (
+        f"\n\nONNX Runtime, float32, {first['threads']} threads; {box['instances']} instances; "
+        f"medians of {box['times_ms']['count']} runs in turns."
     )
 
 

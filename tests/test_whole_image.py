@@ -262,6 +262,10 @@ def test_tables_say_what_was_measured(
     side = rivals.Side("yolo", "package 1.0", "PyTorch", (480, 640), 2_000_000, lambda: masks)
     rival = rivals.measure([side], **ONCE)
     rates = throughput.measure(bright_model, photos / "a.png", images=2, repeats=1)
+    timed = {"instances": 7, "times_ms": whole["times_ms"]["ours"]}
+    timed |= {"engine_ms": whole["clocks_ms"]["engine"]}
+    variants = {"box": timed | {"over_box": 1.0}, "greedy 300": timed | {"over_box": 2.345}}
+    masked = {"model": NAME, "canvas": [128, 192], "threads": 1, "rows": variants}
     where = {"environment": environment()}
     files = {
         "whole_image": {"results": [whole], **where},
@@ -269,6 +273,7 @@ def test_tables_say_what_was_measured(
         "instances": curve,
         "rivals": rival | where,
         "throughput": {"results": [rates], **where},
+        "mask_nms": {"results": [masked], **where},
     }
     missing = tables.parts(tmp_path)
     for name, result in files.items():
@@ -290,6 +295,7 @@ def test_tables_say_what_was_measured(
     assert f"| {cost:.1f} % |" in made["instances"] and "| 48x64 | 128x192 |" in made["instances"]
     for rate in rates["images_per_second"].values():
         assert f"| {rate:.2f} |" in made["throughput"]
+    assert "| greedy, 300 candidates | " in made["mask_nms"] and "| 2.35x |" in made["mask_nms"]
     assert "| yolo (package 1.0) | PyTorch | 2.0 M | 480x640 | 100 |" in made["rivals"]
 
 
