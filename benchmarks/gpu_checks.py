@@ -1,6 +1,7 @@
 """Every kernel beside its torch or numpy twin, at many sizes: what benchmarks.gpu checks first."""
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,14 +9,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.panoptic_merge import stuff
 from benchmarks.paste import dense, scene
 from benchmarks.torch_detector import tensor_from
 from condinst_infer import ops, postprocess
-from condinst_infer.config import mask_layers
+from condinst_infer.config import PanopticConfig, mask_layers
 from condinst_infer.engines import kernels
 from condinst_infer.engines.crops import crops_from_bits
 from condinst_infer.engines.cuda import Stream
-from condinst_infer.preprocess import canvas_size
+from condinst_infer.engines.merging import Merging
+from condinst_infer.engines.report import Report
+from condinst_infer.ops.panoptic import panoptic_merge
+from condinst_infer.preprocess import Placed, canvas_size
 from engines.work import PAPER_HEAD
 
 NEAR_HALF = 1e-5  # where rounding may decide whether a pixel is foreground
@@ -37,10 +42,12 @@ class Check(NamedTuple):
 def checks(stream: Stream, *, small: bool) -> Iterator[Check]:
     """All checks; `small` ones for the CPU."""
     yield from nms_checks(stream, small)
+    yield from mask_nms_checks(stream, small)
     yield from select_checks(stream, small)
     yield from mask_head_checks(stream, small)
     yield from preprocess_checks(stream, small)
     yield from paste_checks(stream, small)
+    yield from panoptic_checks(stream, small)
 
 
 def candidates(n: int, runs: int, t: int, classes: int, seed: int = 0) -> tuple[np.ndarray, ...]:
@@ -70,6 +77,46 @@ def nms_checks(stream: Stream, small: bool) -> Iterator[Check]:
         )
         case = f"{n} images, {runs} runs of {t} to {k}, {classes} classes"
         yield Check("class_nms", case, wrong, 0)
+
+
+def mask_nms_checks(stream: Stream, small: bool) -> Iterator[Check]:
+    rng = np.random.default_rng(3)
+    cases = [(2, 20, 5, (7, 9))]
+    cases += [] if small else [(1, 300, 100, (64, 88)), (3, 512, 100, (100, 168))]
+    for (n, c, k, size), kind in product(cases, kernels.MASK_NMS):
+        edges = rng.integers(0, [*size, *size], (n, c, 4))[..., None, None]
+        rows, columns = np.ogrid[: size[0], : size[1]]
+        inside = (np.abs(rows - edges[:, :, 0]) < 1 + edges[:, :, 2] // 2) & (
+            np.abs(columns - edges[:, :, 1]) < 1 + edges[:, :, 3] // 2
+        )
+        falling = -np.sort(-rng.uniform(0.01, 1, (n, c)).round(2), 1)
+        masks = stream.array(np.where(inside, 0.51, 0.5).astype(np.float16))
+        scores = stream.array(falling.astype(np.float32))
+        labels = stream.array(rng.integers(0, 2, (n, c), dtype=np.int32))
+        settings = {"kind": kind, "iou_threshold": 0.5, "score_threshold": 0.05}
+        found = kept_by_masks(stream, masks, scores, labels, k, settings)
+        given = map(tensor_from, (masks, scores, labels))
+        expected = ops.mask_nms(*given, **settings, max_detections=k)
+        stream.synchronize()
+        wrong = sum(int((tensor_from(a) != b).sum()) for a, b in zip(found, expected, strict=True))
+        yield Check("mask_nms", f"{kind}, {n} images, {c} of {size} to {k}", wrong, 0)
+
+
+def kept_by_masks(
+    stream: Stream, masks: Any, scores: Any, labels: Any, k: int, settings: dict[str, Any]
+) -> list[Any]:
+    """keep, scores and count by the kernels."""
+    (n, c), cells = masks.shape[:2], masks.shape[2] * masks.shape[3]
+    bits = stream.empty((n, c, -(-cells // 32)), np.uint32)
+    areas, ious = stream.empty((n, c), np.int32), stream.empty((n, c, c), np.float32)
+    found = [stream.empty((n, k), np.int32), stream.empty((n, k), np.float32)]
+    found.append(stream.empty((n,), np.int32))
+    stream.launch(kernels.mask_bits(n, c, cells, dtype=masks.dtype), [masks], [bits, areas])
+    stream.launch(kernels.mask_ious(n, c, bits.shape[2]), [bits, areas, labels], [ious])
+    order = stream.array(np.tile(np.arange(c, dtype=np.int32), (n, 1)))
+    launch = kernels.mask_nms(n, c, k=k, **settings, score_root=False)
+    stream.launch(launch, [ious, scores, areas, order], found)
+    return found
 
 
 def select_checks(stream: Stream, small: bool) -> Iterator[Check]:
@@ -222,3 +269,52 @@ def pasted(stream: Stream, masks: np.ndarray, stride: int, net_size: Any, image_
     stream.launch(kernels.mask_boxes(**sizes, capacity=capacity), [array, count], [crops, used])
     stream.launch(kernels.paste(**sizes), [array, crops], [bits])
     return crops_from_bits(stream.numpy(crops), stream.numpy(bits)[: stream.numpy(used)[0]])
+
+
+def panoptic_checks(stream: Stream, small: bool) -> Iterator[Check]:
+    cases = [(4, 7, (16, 24), (57, 91), (75, 121))]
+    if not small:
+        cases += [(100, 54, (200, 272), (800, 1067), (480, 640)), (30, 12, (128, 184), (512, 731), (1080, 1542))]  # fmt: skip # noqa: E501
+    for k, classes, shape, net_size, image_size in cases:
+        for dtype in (np.float32, np.float16):
+            masks = scene(k, shape, image_size).astype(dtype)
+            semantic = stuff(cells=shape, classes=classes).astype(dtype)
+            sizes = {"net_size": net_size, "image_size": image_size}
+            found = merged(stream, masks, semantic, **sizes)
+            rules = {"overlap_threshold": 0.4, "stuff_area_limit": 500}
+            tensors = torch.from_numpy(masks), torch.from_numpy(semantic)
+            expected = panoptic_merge(*tensors, stride=4, **sizes, **rules).numpy()
+            case = f"{k} masks and {classes} classes {shape} to {image_size}, {np.dtype(dtype)}"
+            # pixels on the edge of a mask or between two classes may go either way
+            yield Check("panoptic", case, int((found != expected).sum()), 3)
+
+
+def merged(
+    stream: Stream, masks: np.ndarray, semantic: np.ndarray, *, net_size: Any, image_size: Any
+) -> np.ndarray:
+    """The owner of every pixel by the kernels."""
+    k, capacity = len(masks), len(masks) * image_size[0] * -(-image_size[1] // 32)
+    report = Report(stream, 1, k, capacity)
+    placed = Placed(np.zeros((*image_size, 3), np.uint8), net_size, net_size)
+    slots = {
+        "num_detections": np.array([k], np.int32),
+        "boxes": np.tile(np.array([0, 0, 99, 99], np.float32), (1, k, 1)),
+        "scores": np.ones((1, k), np.float32),
+        "used": np.zeros(1, np.int32),
+    }
+    for name, value in slots.items():
+        stream.upload(report[name], value)
+    sizes: dict[str, Any] = {
+        "k": k, "shape": masks.shape[1:], "stride": 4, "net_size": net_size,
+        "image_size": image_size, "dtype": masks.dtype,
+    }  # fmt: skip
+    array, crops = stream.array(masks), report["crops"][0]
+    boxes = kernels.mask_boxes(**sizes, capacity=capacity)
+    stream.launch(boxes, [array, report["num_detections"]], [crops, report["used"]])
+    stream.launch(kernels.paste(**sizes), [array, crops], [report["bits"]])
+    merging = Merging(stream, 1, check_boxes=True)
+    merging.make_room([placed])
+    settings = PanopticConfig(overlap_threshold=0.4, stuff_area_limit=500)
+    merging.run([placed], report, stream.array(semantic[None]), settings)
+    stream.synchronize()
+    return merging.contents([placed])[0]

@@ -8,6 +8,8 @@ from condinst_infer.session import NodeTime
 _BEFORE, _BETWEEN, _LAYOUT = "input normalisation", "candidate selection", "changes of layout"
 _PARTS = {  # what a node's name holds -> its part; the first that fits
     "ClassNMS": "NMS",
+    "MaskNMS": "NMS",
+    "CandidateMaskHead": "mask heads",
     "DynamicMaskHead": "mask heads",
     "backbone/": "backbone",
     "neck/": "neck",

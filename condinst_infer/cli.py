@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"condinst {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    for add in (_demo, _predict, _train, _eval, *model_verbs.VERBS, add_bench, _doctor):
+    for add in (_demo, _predict, _convert, _train, _eval, *model_verbs.VERBS, add_bench, _doctor):
         add(verbs)
     return parser
 
@@ -76,26 +76,37 @@ def _predict(verbs: Verbs) -> None:
     verb = add_verb(
         verbs,
         "predict",
-        "find the instances in images; write overlays and COCO results",
+        "find the instances in images and videos; write overlays and COCO results",
         "condinst predict model.onnx street.jpg holiday/ 'scans/*.png' -o out "
-        "--score-threshold 0.4\n\n"
-        "exit status: 0 all images done, 1 some could not be read, 2 nothing was done",
+        "--score-threshold 0.4\n"
+        "  condinst predict model.onnx traffic.mp4 camera:0 rtsp://host/stream -o out\n\n"
+        "exit status: 0 all done, 1 some could not be read, 2 nothing was done, 130 interrupted:\n"
+        "the video at work ends there, whole, and images done before it are kept",
     )
     verb.add_argument(
         "model", type=Path, metavar="MODEL", help="an .onnx, .engine or .safetensors file"
     )
     verb.add_argument(
-        "source", nargs="+", metavar="SOURCE", help="image files, folders (searched) or patterns"
+        "source",
+        nargs="+",
+        metavar="SOURCE",
+        help="images, videos, folders (searched), patterns, camera:N or URLs of streams",
     )
     add_output(verb, "DIR", "folder for the results, made if missing")
     _filters(verb)
+    _panoptic(verb)
     switch = argparse.BooleanOptionalAction
     verb.add_argument(
         "--overlays", action=switch, default=True, help="draw each image (default: yes)"
     )
     verb.add_argument(
-        "--coco-json", action=switch, default=True, help="write detections.json (default: yes)"
+        "--coco-json",
+        action=switch,
+        default=True,
+        help="write detections.json, or panoptic.json and its PNGs; of a video a .jsonl "
+        "(default: yes)",
     )
+    options.add_video(verb)
     add_runtime(verb)
     verb.add_argument(
         "--max-pixels",
@@ -106,6 +117,21 @@ def _predict(verbs: Verbs) -> None:
     )
     add_json(verb)
     verb.set_defaults(command="condinst_infer.commands.predict:predict")
+
+
+def _panoptic(verb: Parser) -> None:
+    verb.add_argument(
+        "--panoptic",
+        action="store_true",
+        help="instances and stuff: what every pixel shows; for models with a semantic branch",
+    )
+    for name, kind, letter, text in (
+        ("--instance-threshold", float, "S", "lowest score of an instance"),
+        ("--overlap-threshold", float, "X", "drop an instance that loses more of its area"),
+        ("--stuff-area-limit", int, "PIXELS", "smaller stuff is void"),
+    ):
+        help_ = f"with --panoptic: {text} (default: the model's)"
+        verb.add_argument(name, type=kind, metavar=letter, help=help_)
 
 
 def _filters(verb: Parser) -> None:
@@ -123,6 +149,33 @@ def _filters(verb: Parser) -> None:
     )
 
 
+def _convert(verbs: Verbs) -> None:
+    verb = add_verb(
+        verbs,
+        "convert",
+        "write the annotations of a data set as COCO files",
+        "condinst convert cityscapes cityscapes/ -o coco\n"
+        "  condinst train condinst_cityscapes_r50 --train coco/instances_train.json \\\n"
+        "      --images cityscapes/leftImg8bit/train -o runs/street",
+    )
+    verb.add_argument("data", choices=("cityscapes",), help="the format of the data set")
+    verb.add_argument(
+        "root", type=Path, metavar="ROOT", help="the folder with leftImg8bit and gtFine"
+    )
+    add_output(verb, "DIR", "folder for the annotation files, made if missing")
+    verb.add_argument(
+        "--split",
+        nargs="+",
+        choices=("train", "val", "test"),
+        default=("train", "val"),
+        help="(default: train val)",
+    )
+    verb.add_argument(
+        "--panoptic", action="store_true", help="also COCO panoptic files: 8 things, 11 stuff"
+    )
+    verb.set_defaults(command="condinst_infer.commands.convert:convert")
+
+
 def _train(verbs: Verbs) -> None:
     verb = add_verb(
         verbs,
@@ -131,11 +184,12 @@ def _train(verbs: Verbs) -> None:
         "condinst train condinst_nano --train train.json --images photos --val val.json \\\n"
         "      -o runs/first --recipe short --set crop=512 --set mask_stride=2\n"
         "  torchrun --nproc-per-node 8 -m condinst_infer train condinst_r50 --init r50.pth ...\n"
+        "  condinst train condinst_panoptic_r50 --train panoptic_train2017.json ...\n"
         "\nCtrl-C saves; the same command with --resume goes on.",
     )
     verb.add_argument("preset", metavar="PRESET", help="a model; list them: condinst presets")
     for name, required, text in (
-        ("--train", True, "annotations to train on, a COCO instances file"),
+        ("--train", True, "annotations, a COCO instances file; of a panoptic preset, panoptic"),
         ("--images", True, "folder that its file names are relative to"),
         ("--val", False, "annotations to evaluate on (default: none)"),
         ("--val-images", False, "folder of their images (default: that of --images)"),
@@ -177,25 +231,19 @@ def _eval(verbs: Verbs) -> None:
     verb = add_verb(
         verbs,
         "eval",
-        "measure COCO's average precision of a model file, or of its detections",
-        "condinst eval model.onnx --annotations instances_val2017.json --images val2017",
+        "measure COCO's average precision, or panoptic quality, of a model file or its results",
+        "condinst eval model.onnx --annotations instances_val2017.json --images val2017\n"
+        "  condinst eval model.onnx --panoptic --annotations panoptic_val2017.json "
+        "--images val2017",
     )
     verb.add_argument(
         "model",
         type=Path,
         metavar="MODEL",
-        help="an .onnx, .engine or .safetensors file, or a .json file of COCO results",
+        help="an .onnx, .engine or .safetensors file, or a .json file of COCO results; with "
+        "--panoptic also the folder that predict --panoptic wrote",
     )
-    verb.add_argument(
-        "--annotations",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="the ground truth, a COCO instances file",
-    )
-    verb.add_argument(
-        "--images", type=Path, metavar="DIR", help="folder of its images; a .json file needs none"
-    )
+    _ground_truth(verb)
     verb.add_argument(
         "--max-dets",
         type=options.positive,
@@ -215,6 +263,28 @@ def _eval(verbs: Verbs) -> None:
     add_runtime(verb)
     add_json(verb)
     verb.set_defaults(command="condinst_infer.commands.evaluate:evaluate")
+
+
+def _ground_truth(verb: Parser) -> None:
+    verb.add_argument(
+        "--annotations",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the ground truth, a COCO instances file; with --panoptic a panoptic one",
+    )
+    verb.add_argument(
+        "--images", type=Path, metavar="DIR", help="folder of its images; a .json file needs none"
+    )
+    verb.add_argument(
+        "--panoptic", action="store_true", help="measure PQ, SQ and RQ of a panoptic model"
+    )
+    verb.add_argument(
+        "--pngs",
+        type=Path,
+        metavar="DIR",
+        help="PNGs of the panoptic ground truth (default: the folder named as the annotations)",
+    )
 
 
 def _doctor(verbs: Verbs) -> None:

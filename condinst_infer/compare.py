@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from condinst_infer.config import CondInstConfig
 from condinst_infer.errors import ConfigError
 from condinst_infer.metadata import Metadata
 from condinst_infer.preprocess import ImageSource, network_image, read_image, resize, stacked
@@ -46,6 +47,15 @@ LIMITS = {
         tensor=0.6, unmatched=0.15, box=20.0, score=0.06, mask_iou=0.9, mask=1e-2, share=0.95
     ),
 }
+
+
+def limits_of(config: CondInstConfig, precision: str) -> Limits:
+    """What two artefacts of one model may differ by."""
+    limits = LIMITS[precision]
+    if config.detect.nms == "box":
+        return limits
+    # boxes are whole cells of masks, and one at 0.5 goes either way: the masks' row judges those
+    return limits._replace(box=limits.box + 2 * config.mask.mask_stride)
 
 
 @dataclass(frozen=True)
@@ -112,7 +122,10 @@ def compare(
     ):
         _check_same_model(a.metadata, b.metadata)
         feeds = feeds_for(a.metadata, b.metadata, images)
-        return report_on(((a.run(feed), b.run(feed)) for feed in feeds), precision_of(a, b))
+        precision = precision_of(a, b)
+        limits = limits_of(a.metadata.config, precision)
+        runs = ((a.run(feed), b.run(feed)) for feed in feeds)
+        return report_on(runs, precision, limits)
 
 
 def precision_of(a: StageSource, b: StageSource) -> str:
@@ -158,9 +171,11 @@ def feeds_for(
     return feeds
 
 
-def report_on(runs: Iterable[tuple[Stages, Stages]], precision: str) -> Report:
+def report_on(
+    runs: Iterable[tuple[Stages, Stages]], precision: str, limits: Limits | None = None
+) -> Report:
     """The report on the stages of two artefacts, one pair per input."""
-    limits = LIMITS[precision]
+    limits = limits or LIMITS[precision]
     worst: dict[str, float] = {}
     pairs: list[tuple[float, float, float]] = []  # box distance, score difference, mask IoU
     counts, unmatched = [0, 0], 0
@@ -220,25 +235,28 @@ def _detection_rows(
 def _candidates_apart(ours: Stages, theirs: Stages, limits: Limits) -> float:
     """Share of candidates that only one side has, or that score or sit too differently.
 
-    A full graph does not say where its candidates sit: there only the sorted scores are compared.
+    A full graph does not say where its candidates sit: there only the sorted scores are compared,
+    of those that both sides have. With mask NMS there are no boxes.
     """
-    names = ("candidate_scores", "candidate_boxes", "candidate_labels", "candidate_locations")
-    if names[3] not in ours or names[3] not in theirs:
-        a, b = (np.sort(side[names[0]].clip(0)) for side in (ours, theirs))
+    names = ("candidate_scores", "candidate_labels", "candidate_locations", "candidate_boxes")
+    if names[2] not in ours or names[2] not in theirs:
+        a, b = (np.sort(side[names[0]].clip(0))[:, ::-1] for side in (ours, theirs))
+        shared = min(a.shape[1], b.shape[1])
+        a, b = a[:, :shared], b[:, :shared]
         return float((np.abs(a - b) > limits.score).sum() / max(1, ((a > 0) | (b > 0)).sum()))
     apart = total = 0
     for i in range(len(ours[names[0]])):
         sides = []
         for side in (ours, theirs):
-            scores, boxes, labels, places = (side[name][i] for name in names)
+            scores, labels, places, *boxes = (side[name][i] for name in names if name in side)
             real = scores > 0
             keys = zip(places[real].tolist(), labels[real].tolist(), strict=True)
-            values = np.column_stack([scores[real], boxes[real]])
+            values = np.column_stack([scores[real], *(box[real] for box in boxes)])
             sides.append(dict(zip(keys, values, strict=True)))
         a, b = sides
         both = a.keys() & b.keys()
         allowed = np.array([limits.score, *[limits.box] * 4])
-        far = sum((np.abs(a[key] - b[key]) > allowed).any() for key in both)
+        far = sum((np.abs(a[key] - b[key]) > allowed[: len(a[key])]).any() for key in both)
         apart += len(a) + len(b) - 2 * len(both) + 2 * far
         total += len(a) + len(b)
     return apart / max(1, total)

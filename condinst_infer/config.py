@@ -16,6 +16,7 @@ from condinst_infer.errors import ConfigError, did_you_mean
 
 MAX_PIXELS = 100_000_000  # 300 MB decoded; a hostile file of a few kilobytes can claim more
 MAX_BATCH = 1  # images a dynamic file is given at once: more gain nothing on a CPU, and cost memory
+RECONNECT = 5  # attempts to open a camera or a live stream again, before it counts as lost
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,12 @@ class CondInstConfig:
     def is_panoptic(self) -> bool:
         """Whether there is a semantic branch: `semantic` has 1 + len(stuff_names) channels."""
         return bool(self.panoptic.stuff_names)
+
+    @property
+    def mask_candidates(self) -> int:
+        """How many candidates of an image get masks for mask NMS."""
+        detect = self.detect
+        return min(detect.mask_nms_candidates, len(self.strides) * detect.pre_nms_topk)
 
     @property
     def num_params(self) -> int:

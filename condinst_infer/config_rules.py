@@ -119,6 +119,7 @@ def _panoptic_rules(config: Any, pyramid: set[int]) -> Iterator[tuple[str, bool]
     panoptic = config.panoptic
     names, ids, levels = panoptic.stuff_names, panoptic.stuff_ids, panoptic.semantic_levels
     yield "stuff_names and stuff_ids need as many entries each", len(names) == len(ids)
+    yield f"there are {len(names)} kinds of stuff; there may be 254", len(names) <= 254  # uint8
     yield (
         "category_ids and stuff_ids must all differ",
         len({*ids, *config.category_ids}) == len(ids) + len(config.category_ids) or not ids,

@@ -32,6 +32,10 @@ PACKAGES = (
     "faster-coco-eval",
     "tensorboard",
     "supervision",
+    "fastapi",
+    "uvicorn",
+    "python-multipart",
+    "prometheus-client",
     "tensorrt",
     "tensorrt-rtx",
     "cuda-bindings",
@@ -104,6 +108,10 @@ def capabilities(
             _extra("train"),
         ),
         "eval": _capability(_missing(lacks, "faster-coco-eval") + runtime, _extra("eval")),
+        "serve": _capability(
+            _missing(lacks, "fastapi", "uvicorn", "python-multipart", "prometheus-client"),
+            _extra("serve"),
+        ),
     }
 
 

@@ -1,7 +1,7 @@
 """What a pipeline makes of a runner's outputs, one image at a time."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from condinst_infer.config import CondInstConfig, PanopticConfig, override
 from condinst_infer.errors import ConfigError
@@ -18,6 +18,14 @@ from condinst_infer.result import Instances
 
 Result = TypeVar("Result")
 Finish = Callable[[Found, int, Placed, CondInstConfig], Result]  # of one slot of a batch
+
+
+class Thresholds(TypedDict, total=False):
+    """Those of a panoptic segmentation; None is the model's."""
+
+    instance_threshold: float | None
+    overlap_threshold: float | None
+    stuff_area_limit: int | None
 
 
 def call_options(

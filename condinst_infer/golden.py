@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from condinst_infer.compare import LIMITS, Limits
+from condinst_infer.compare import Limits, limits_of
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.engines.profile import Shape, usual_canvas
 from condinst_infer.errors import ModelFileError, ParityError, require
@@ -132,7 +132,7 @@ def golden_of(network: Any, metadata: Metadata) -> Golden:
 def check(session: Session, golden: Golden) -> None:
     """ParityError if `session` does not put out what `golden` says; the text names what differs."""
     metadata = session.metadata
-    limits = LIMITS[metadata.precision]
+    limits = limits_of(metadata.config, metadata.precision)
     outputs = session.run(golden.feeds())
     wrong = []
     for i, (count, rows) in enumerate(zip(golden.counts, golden.rows, strict=True)):
@@ -204,8 +204,10 @@ def _rows(outputs: Mapping[str, np.ndarray], graph: str, i: int) -> np.ndarray:
         means = outputs["masks"][i, :n].mean((1, 2), dtype=np.float64)
         rows = np.column_stack([labels, scores, boxes, means])
     else:
-        names = ("candidate_labels", "candidate_scores", "candidate_boxes")
-        rows = np.column_stack([outputs[name][i] for name in names])
+        # without boxes, the location has to tell candidates of a class apart
+        boxes = outputs.get("candidate_boxes", outputs["candidate_locations"][:, :, None])[i]
+        columns = [outputs[name][i] for name in ("candidate_labels", "candidate_scores")]
+        rows = np.column_stack([*columns, np.broadcast_to(boxes, (len(boxes), 4))])
         rows = rows[rows[:, 1] > 0]
     return rows[np.argsort(-rows[:, 1], kind="stable")]
 

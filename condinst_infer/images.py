@@ -1,20 +1,34 @@
 """Images on their way through a pipeline: one or many, and which of them share a batch."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from condinst_infer.engines.arrays import is_device_array
-from condinst_infer.preprocess import Placed
+from condinst_infer.errors import InputError
+from condinst_infer.preprocess import ImageSource, Placed
 
 
 def is_one(source: Any) -> bool:
     """Whether `source` is one image; what is neither, `read_image` refuses with its reason."""
     single = (str, bytes, os.PathLike, np.ndarray, Image.Image)
     return isinstance(source, single) or is_device_array(source) or not isinstance(source, Iterable)
+
+
+def until_failure(
+    sources: Iterable[ImageSource], placed: Callable[[ImageSource], Placed]
+) -> tuple[list[Placed], InputError | None]:
+    """`sources` as they are `placed`, up to the first that can't be read, and why it can't."""
+    done = []
+    for source in sources:
+        try:
+            done.append(placed(source))
+        except InputError as error:
+            return done, error
+    return done, None
 
 
 def by_canvas(items: Iterable[Placed], most: int) -> Iterator[list[tuple[int, Placed]]]:

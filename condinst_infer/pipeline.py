@@ -2,18 +2,17 @@
 
 import os
 from collections.abc import Generator, Iterable
-from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
 from condinst_infer import finish
-from condinst_infer.config import MAX_BATCH, MAX_PIXELS, CondInstConfig, PanopticConfig
+from condinst_infer.config import MAX_BATCH, MAX_PIXELS, RECONNECT, CondInstConfig, PanopticConfig
 from condinst_infer.engines.device import DeviceRunner
-from condinst_infer.errors import ConfigError, InputError
-from condinst_infer.finish import Finish, Result, call_options, panoptic_settings
-from condinst_infer.images import by_canvas, is_one
+from condinst_infer.errors import InputError
+from condinst_infer.finish import Finish, Result, Thresholds, call_options, panoptic_settings
+from condinst_infer.images import by_canvas, is_one, until_failure
 from condinst_infer.machine import usable_cores
 from condinst_infer.metadata import Metadata
 from condinst_infer.panoptic import PanopticSegmentation
@@ -22,7 +21,9 @@ from condinst_infer.preprocess import ImageSource, Placed, placement
 from condinst_infer.result import Instances
 from condinst_infer.runners import HostRunner, runner_from_file
 from condinst_infer.session import Session, check_threads
-from condinst_infer.workers import check_workers, groups, in_order
+from condinst_infer.stream import Stream, of_images
+from condinst_infer.video import StreamSource, open_source
+from condinst_infer.workers import check_whole, check_workers, flat, groups, in_order
 
 
 def load(
@@ -83,9 +84,7 @@ class Pipeline:
         max_pixels: int = MAX_PIXELS,
         max_batch: int = MAX_BATCH,
     ) -> None:
-        for name, value in (("max_pixels", max_pixels), ("max_batch", max_batch)):
-            if not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name} is {value!r}; it must be a whole number >= 1.")
+        check_whole(max_pixels=max_pixels, max_batch=max_batch)
         runners = (HostRunner, DeviceRunner)
         self._runner = session if isinstance(session, runners) else HostRunner(session)
         self._max_pixels = max_pixels
@@ -153,22 +152,12 @@ class Pipeline:
 
     @overload
     def panoptic(
-        self,
-        source: ImageSource,
-        *,
-        instance_threshold: float | None = None,
-        overlap_threshold: float | None = None,
-        stuff_area_limit: int | None = None,
+        self, source: ImageSource, **thresholds: Unpack[Thresholds]
     ) -> PanopticSegmentation: ...
 
     @overload
     def panoptic(
-        self,
-        source: Iterable[ImageSource],
-        *,
-        instance_threshold: float | None = None,
-        overlap_threshold: float | None = None,
-        stuff_area_limit: int | None = None,
+        self, source: Iterable[ImageSource], **thresholds: Unpack[Thresholds]
     ) -> list[PanopticSegmentation]: ...
 
     def panoptic(
@@ -233,19 +222,42 @@ class Pipeline:
             raise InputError("map takes an iterable of images; call the pipeline with one image.")
         options = call_options(self.config, score_threshold, max_detections, classes)
         batches = groups(sources, self.metadata.batch or self._max_batch)
-        return _flat(in_order(partial(self._part, options=options), batches, workers=workers))
+        return flat(in_order(partial(self._part, options=options), batches, workers=workers))
+
+    def stream(
+        self,
+        source: StreamSource,
+        *,
+        workers: int = 1,
+        every: int = 1,
+        reconnect: int = RECONNECT,
+        score_threshold: float | None = None,
+        max_detections: int | None = None,
+        classes: Classes | None = None,
+    ) -> Stream[Instances]:
+        """(frame, instances) of each frame of a video, in order; `Stream` says how.
+
+        Args:
+            source: video file, camera number, URL (RTSP, HTTP) or folder of images.
+            workers: threads that run the model, beside one that decodes; load with as many.
+            every: take every n-th frame only.
+            reconnect: attempts to open a camera or a live URL again once it broke off.
+            score_threshold, max_detections, classes: as in a call.
+
+        Raises:
+            InputError: the source can't be opened; later, in the place of a result, it is lost.
+        """
+        options = call_options(self.config, score_threshold, max_detections, classes)
+        opened = open_source(source, reconnect=reconnect, max_pixels=self._max_pixels)
+        found = of_images(partial(self.map, **options))
+        batch = self.metadata.batch or self._max_batch
+        return Stream(opened, found, workers=workers, every=every, batch=batch)
 
     def _part(
         self, sources: list[ImageSource], options: dict[str, Any]
     ) -> tuple[list[Instances], InputError | None]:
         """Results up to the first image that can't be read, and why it can't."""
-        placed, failure = [], None
-        for source in sources:
-            try:
-                placed.append(self._placed(source))
-            except InputError as error:
-                failure = error
-                break
+        placed, failure = until_failure(sources, self._placed)
         results = self._results(placed, partial(finish.instances, options=options))
         return [replace(r, on_device=None) if r.on_device else r for r in results], failure
 
@@ -284,14 +296,3 @@ class Pipeline:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def _flat(
-    parts: Generator[tuple[list[Instances], InputError | None], None, None],
-) -> Generator[Instances, None, None]:
-    """The results of `parts`, and the first failure in its place."""
-    with closing(parts):
-        for results, failure in parts:
-            yield from results
-            if failure is not None:
-                raise failure

@@ -2,9 +2,8 @@
 
 import os
 from collections.abc import Sequence
-from io import BufferedReader
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,6 +17,10 @@ Size = tuple[int, int]  # (height, width)
 
 # What cameras and data sets write. Pillow reads more, some by running other programs (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000")
+IMAGE_SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm"),
+    *(".png", ".ppm", ".tif", ".tiff", ".webp"),
+)
 
 
 def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -48,8 +51,8 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarr
     if "://" in name:
         raise InputError(f"{name} is a URL; download it and give the file.")
     try:
-        with Path(name).open("rb") as file, _opened(file, name) as image:
-            return _bgr_from_pillow(image, name, image.format, max_pixels)
+        with Path(name).open("rb") as file:
+            return image_from_file(file, name, max_pixels=max_pixels)
     except FileNotFoundError:
         raise InputError(f"{name} does not exist.") from None
     except IsADirectoryError:
@@ -59,7 +62,19 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarr
         raise InputError(f"{name!r} can't be opened: {reason}.") from None
 
 
-def _opened(file: BufferedReader, name: str) -> Image.Image:
+def image_from_file(file: BinaryIO, name: str, *, max_pixels: int) -> np.ndarray:
+    """`read_image` of an open file; `name` is what messages call it."""
+    with _opened(file, name) as image:
+        return _bgr_from_pillow(image, name, image.format, max_pixels)
+
+
+def size_from_file(file: BinaryIO, name: str) -> Size:
+    """(height, width) of the pixels in an open image file, from its header; not yet upright."""
+    with _opened(file, name) as image:
+        return image.height, image.width
+
+
+def _opened(file: BinaryIO, name: str) -> Image.Image:
     """The Pillow image in `file`, header only.
 
     `Image.open` would refuse or warn by a size limit that is a global of Pillow, so neither
@@ -85,7 +100,7 @@ def _bgr_from_pillow(
     image: Image.Image, name: str, kind: str | None, max_pixels: int
 ) -> np.ndarray:
     """BGR uint8 [H, W, 3] from a Pillow image, upright; `kind` is the file format."""
-    _check_size((image.height, image.width), name, max_pixels)
+    check_size((image.height, image.width), name, max_pixels)
     try:
         image.load()
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
@@ -118,13 +133,13 @@ def _bgr_from_array(image: np.ndarray, max_pixels: int) -> np.ndarray:
             f"the image array has shape {image.shape}; it must be [H, W, 3] (BGR), "
             "[H, W, 4] (BGRA), [H, W, 1] or [H, W] (grey)."
         )
-    _check_size((image.shape[0], image.shape[1]), "the image array", max_pixels)
+    check_size((image.shape[0], image.shape[1]), "the image array", max_pixels)
     if image.ndim == 2 or image.shape[2] == 1:
         return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_GRAY2BGR)
     return np.ascontiguousarray(image[:, :, :3])
 
 
-def _check_size(size: Size, name: str, max_pixels: int) -> None:
+def check_size(size: Size, name: str, max_pixels: int) -> None:
     """InputError for an image without pixels or with too many."""
     height, width = size
     if height * width == 0:

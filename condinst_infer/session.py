@@ -82,8 +82,9 @@ def contract_outputs(metadata: Metadata) -> dict[str, TensorSpec]:
             "masks": TensorSpec(half, ("N", slots, "h", "w")),
             **semantic,
         }
+    boxes = {"candidate_boxes": TensorSpec(_FLOAT32, ("N", "M", 4))}
     return {
-        "candidate_boxes": TensorSpec(_FLOAT32, ("N", "M", 4)),
+        **(boxes if config.detect.nms == "box" else {}),
         "candidate_scores": TensorSpec(_FLOAT32, ("N", "M")),
         "candidate_labels": TensorSpec(_INT32, ("N", "M")),
         "candidate_locations": TensorSpec(_INT32, ("N", "M")),

@@ -16,6 +16,16 @@ from condinst_infer.metadata import Metadata
 
 Stages = dict[str, np.ndarray]
 HEADS = ("class_logits", "box_regression", "centreness")
+# what goes into the nodes of a full graph
+_STAGES = {
+    "ClassNMS": ("candidate_boxes", "candidate_scores", "candidate_labels"),
+    "CandidateMaskHead": (
+        *("mask_features", "candidate_params", "candidate_centres"),
+        *("candidate_sizes", "candidate_count"),
+    ),
+    "MaskNMS": ("candidate_masks", "candidate_scores", "candidate_labels"),
+    "DynamicMaskHead": ("mask_features", "params", "centres", "sizes", "num_detections"),
+}
 
 
 class StageSource(Protocol):
@@ -83,7 +93,9 @@ class OnnxStages:
 
         self.metadata = OrtSession(path, threads=threads).metadata  # with all its checks
         proto = onnx.load(str(path))
-        self._heads = {name: _head_outputs(proto, name) for name in HEADS}
+        boxes = self.metadata.config.detect.nms == "box"
+        heads = [name for name in HEADS if boxes or name != "box_regression"]
+        self._heads = {name: _head_outputs(proto, name) for name in heads}
         self._inner = _inner_tensors(proto)
         have = {output.name for output in proto.graph.output}
         for name in [*sum(self._heads.values(), []), *self._inner.values()]:
@@ -120,14 +132,14 @@ def _head_outputs(proto: Any, head: str) -> list[str]:
 
 
 def _inner_tensors(proto: Any) -> dict[str, str]:
-    """Stages that a full graph passes between its nodes; a detector graph puts them out."""
+    """Stages that a full graph passes between its nodes; a detector graph puts them out.
+
+    The candidates of a graph with mask NMS are those that get masks, not all.
+    """
     inner = {}
     for node in proto.graph.node:
-        if node.op_type == "ClassNMS":
-            stages = ("candidate_boxes", "candidate_scores", "candidate_labels")
-            inner |= dict(zip(stages, node.input, strict=True))
-            inner["keep"] = node.output[0]
-        if node.op_type == "DynamicMaskHead":
-            stages = ("mask_features", "params", "centres", "sizes")
-            inner |= dict(zip(stages, node.input, strict=False))
+        if node.op_type in _STAGES:
+            inner |= dict(zip(_STAGES[node.op_type], node.input, strict=True))
+        if node.op_type in ("ClassNMS", "MaskNMS"):
+            inner |= dict(zip(("keep", "kept_scores"), node.output[:-1], strict=False))
     return inner

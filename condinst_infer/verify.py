@@ -58,63 +58,80 @@ def _own_rows(model: CondInst, runs: Sequence[tuple[Stages, Stages]], precision:
         model: the network in PyTorch, which says what they should be.
         runs: its stages and those of the file, per input.
     """
-    config, limits = model.config, LIMITS[precision]
-    worst = dict.fromkeys(("nms", "outputs", "params", "mask_heads"), 0.0)
+    limits, worst = LIMITS[precision], dict[str, float]()
     for ours, theirs in runs:
-        boxes, scores, labels, features, params, centres, sizes, count = (
-            torch.from_numpy(theirs[name])
-            for name in ("candidate_boxes", "candidate_scores", "candidate_labels")
-            + ("mask_features", "params", "centres", "sizes", "num_detections")
-        )
-        detect = config.detect
-        keep, _ = ops.class_nms(
-            boxes,
-            scores,
-            labels,
-            iou_threshold=detect.nms_iou,
-            max_detections=detect.max_detections,
-        )
-        masks = ops.dynamic_mask_head(
-            features,
-            params,
-            centres,
-            sizes,
-            count,
-            **config.mask_head_settings,
-        )
         apart = {
-            "nms": float((keep.numpy() != theirs["keep"]).mean()),
-            "outputs": _outputs_apart(config, theirs),
-            "params": _params_apart(config, ours, theirs),
-            "mask_heads": _mean_apart(masks.float().numpy(), theirs),
+            "nms": _nms_apart(model.config, theirs),
+            "outputs": _outputs_apart(model.config, theirs),
+            "params": _params_apart(model.config, ours, theirs),
+            **_masks_apart(model.config, theirs),
         }
-        worst = {name: max(value, apart[name]) for name, value in worst.items()}
-    return [
-        Row("nms", worst["nms"], 0.0, "of the slots differ"),
-        Row("outputs", worst["outputs"], 1e-6, "pixels, score or label"),
-        Row("params", worst["params"], limits.tensor, "of the largest value"),
-        Row("mask_heads", worst["mask_heads"], limits.mask, "mean probability"),
-    ]
+        worst = {name: max(value, worst.get(name, 0.0)) for name, value in apart.items()}
+    rows = {
+        "nms": (0.0, "of the slots differ"),
+        "outputs": (1e-6, "pixels, score or label"),
+        "params": (limits.tensor, "of the largest value"),
+        "candidate_masks": (limits.mask, "mean probability"),
+        "mask_heads": (limits.mask, "mean probability"),
+    }
+    return [Row(name, worst[name], *rows[name]) for name in worst]
 
 
-def _mean_apart(masks: np.ndarray, theirs: Stages) -> float:
+def _nms_apart(config: CondInstConfig, theirs: Stages) -> float:
+    """Share of slots in which the file's NMS kept something else of its candidates."""
+    detect = config.detect
+    first = "candidate_boxes" if detect.nms == "box" else "candidate_masks"
+    given = [torch.from_numpy(theirs[n]) for n in (first, "candidate_scores", "candidate_labels")]
+    settings = {"iou_threshold": detect.nms_iou, "max_detections": detect.max_detections}
+    if detect.nms == "box":
+        keep, _ = ops.class_nms(*given, **settings)
+        return float((keep.numpy() != theirs["keep"]).mean())
+    keep, scores, _ = ops.mask_nms(
+        *given, **settings, kind=detect.mask_nms, score_threshold=detect.score_threshold
+    )
+    # a decayed score is two divisions, which a runtime may turn into products
+    apart = np.abs(scores.numpy() - theirs["kept_scores"]) > 1e-6
+    return float((apart | (keep.numpy() != theirs["keep"])).mean())
+
+
+def _masks_apart(config: CondInstConfig, theirs: Stages) -> dict[str, float]:
+    """Mean differences of what the mask heads of the file make of their inputs."""
+    settings = config.mask_head_settings
+    nodes = {"mask_heads": ("", "num_detections", "masks", settings)}
+    if config.detect.nms == "mask":
+        settings = settings | {"factor": 1}
+        nodes["candidate_masks"] = ("candidate_", "candidate_count", "candidate_masks", settings)
+    apart = {}
+    for stage, (of, count, masks, settings) in nodes.items():
+        names = ("mask_features", f"{of}params", f"{of}centres", f"{of}sizes", count)
+        inputs = (torch.from_numpy(theirs[name]) for name in names)
+        expected = ops.dynamic_mask_head(*inputs, **settings).float().numpy()
+        apart[stage] = _mean_apart(expected, theirs[masks], theirs[f"{of}scores"] > 0)
+    return apart
+
+
+def _mean_apart(expected: np.ndarray, found: np.ndarray, real: np.ndarray) -> float:
     """Mean difference of probabilities over the masks that are not empty slots.
 
     The mean, because a runtime may keep halved features in float32 inside, and the steepest
     pixels then move by a tenth.
     """
-    real = theirs["scores"] > 0
-    apart = np.abs(masks - theirs["masks"].astype(np.float32))
+    apart = np.abs(expected - found.astype(np.float32))
     return float(max(apart[real].mean() if real.any() else 0, apart[~real].max(initial=0)))
 
 
 def _outputs_apart(config: CondInstConfig, theirs: Stages) -> float:
-    """How far boxes, scores and labels are from the candidates that the file's own NMS kept."""
+    """How far boxes, scores and labels are from what the file's own NMS kept."""
     keep = theirs["keep"].astype(int)
     slot, real = keep.clip(0), keep >= 0
-    scores = np.take_along_axis(theirs["candidate_scores"], slot, 1).clip(0)
+    if config.detect.nms == "box":
+        boxes = np.take_along_axis(theirs["candidate_boxes"], slot[:, :, None], 1)
+        scores = np.take_along_axis(theirs["candidate_scores"], slot, 1).clip(0)
+    else:
+        masks = torch.from_numpy(theirs["masks"])
+        boxes = ops.boxes_from_masks(masks, config.mask.mask_stride).numpy()
+        scores = theirs["kept_scores"]
     scores = np.sqrt(scores) if config.detect.score_root else scores
-    boxes = np.take_along_axis(theirs["candidate_boxes"], slot[:, :, None], 1)
     labels = np.take_along_axis(theirs["candidate_labels"], slot, 1)
     expected = {
         "boxes": np.where(real[:, :, None], boxes, 0),

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 from typing import TypeVar
 
@@ -44,6 +45,17 @@ def in_order(
         pool.shutdown(cancel_futures=True)  # waits for what is in work
 
 
+def flat(
+    parts: Generator[tuple[list[Result], Exception | None], None, None],
+) -> Generator[Result, None, None]:
+    """The results of `parts`, and the first failure in its place."""
+    with closing(parts):
+        for results, failure in parts:
+            yield from results
+            if failure is not None:
+                raise failure
+
+
 def groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Lists of `size` items, the last of what is left."""
     rest = iter(items)
@@ -53,5 +65,11 @@ def groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 def check_workers(workers: int) -> None:
     """ConfigError if `workers` is not a whole number from 1."""
-    if not isinstance(workers, int) or workers < 1:
-        raise ConfigError(f"workers is {workers!r}; it must be a whole number >= 1.")
+    check_whole(workers=workers)
+
+
+def check_whole(least: int = 1, **values: int) -> None:
+    """ConfigError if one of `values` is not a whole number from `least`."""
+    for name, value in values.items():
+        if not isinstance(value, int) or value < least:
+            raise ConfigError(f"{name} is {value!r}; it must be a whole number >= {least}.")

@@ -80,7 +80,7 @@ def test_tables_align_and_set_numbers_right(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_every_verb_explains_itself_with_an_example(condinst: Run) -> None:
-    verbs = "demo predict export build import info presets compare doctor"
+    verbs = "demo predict convert export build import info presets compare capi doctor"
     for verb in verbs.split():
         status, text, _ = condinst(verb, "--help")
         assert status == 0 and f"example:\n  condinst {verb}" in text
@@ -91,7 +91,7 @@ def test_an_interrupt_ends_quietly(condinst: Run, monkeypatch: pytest.MonkeyPatc
     def interrupted(args: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("condinst_infer.commands.models.presets", interrupted)
+    monkeypatch.setattr("condinst_infer.commands.presets.presets", interrupted)
     assert condinst("presets") == (130, "", "")
 
 

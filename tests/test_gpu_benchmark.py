@@ -27,7 +27,9 @@ def test_it_checks_every_kernel_and_times_every_stage(
     assert gpu.main() == 0
     result = json.loads(benchmark.read_text())
     kernels = {check["kernel"] for check in result["checks"]}
-    assert kernels == {"class_nms", "select", "dynamic_mask_head", "preprocess", "paste"}
+    expected = {"class_nms", "select", "dynamic_mask_head", "preprocess", "paste", "panoptic"}
+    expected.add("mask_nms")
+    assert kernels == expected
     assert all(check["ok"] for check in result["checks"]) and len(result["checks"]) > 20
     assert len(result["results"]) == 5
     assert all(row["times_ms"]["ours"]["p50"] > 0 for row in result["results"])

@@ -81,12 +81,17 @@ def assert_contract(outputs: dict[str, Tensor], config: CondInstConfig, canvas: 
     """Names, types and shapes of the graph contract, and what unused slots hold."""
     (batch, height, width), kept = canvas.shape[:3], config.detect.max_detections
     stride = config.mask.mask_stride
+    semantic = {}
+    if config.is_panoptic:
+        classes = 1 + len(config.panoptic.stuff_names)
+        semantic["semantic"] = (torch.float32, (batch, classes, height // 4, width // 4))
     assert {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in outputs.items()} == {
         "num_detections": (torch.int32, (batch,)),
         "boxes": (torch.float32, (batch, kept, 4)),
         "scores": (torch.float32, (batch, kept)),
         "labels": (torch.int32, (batch, kept)),
         "masks": (torch.float32, (batch, kept, height // stride, width // stride)),
+        **semantic,
     }
     for i, count in enumerate(outputs["num_detections"].tolist()):
         scores, labels = outputs["scores"][i], outputs["labels"][i]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import Run, assert_refused
+from pycocotools import mask as coco_mask
 
 from condinst_infer import checkpoint, load
 from condinst_infer.compare import compare
@@ -207,3 +208,40 @@ def test_bench_times_the_merging_too(
         status, text, _ = condinst(*command)
         clocks = json.loads(text)["rows"][0]["clocks_ms"]
         assert status == 0 and ("panoptic" in clocks) == wanted and "end_to_end" in clocks
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # pycocotools' decode
+def test_predict_gives_the_segments_of_every_frame(
+    condinst: Run, panoptic_onnx: Path, demo_folder: Path, tmp_path: Path
+) -> None:
+    photo = cv2.imread(str(demo_folder / "nuclei.jpg"))
+    assert photo is not None
+    path, out = tmp_path / "cells.avi", tmp_path / "out"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (130, 90))
+    for number in range(3):
+        writer.write(photo[10 * number : 10 * number + 90, :130])
+    writer.release()
+    status, text, err = condinst("predict", panoptic_onnx, path, "-o", out, "--panoptic")
+    assert (status, err) == (0, "") and "3 frames" in text and "segments" in text
+    assert cv2.VideoCapture(str(out / "cells.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
+    for line in map(json.loads, (out / "cells.jsonl").read_text().splitlines()):
+        total = np.zeros((90, 130), int)
+        assert len(line["segments"]) > 1
+        for segment in line["segments"]:
+            mask = coco_mask.decode(segment["segmentation"])
+            assert mask.sum() == segment["area"] and segment["category_id"] > 0
+            total += mask
+        assert total.max() == 1  # segments don't overlap
+
+
+def test_info_names_the_stuff_and_export_takes_the_other_nms(
+    condinst: Run, panoptic_checkpoint: Path, pictures: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "boxless.onnx"
+    assert condinst("export", panoptic_checkpoint, "-o", path, "--nms", "mask")[0] == 0
+    text = condinst("info", path)[1]
+    assert "stuff:              sky, grass, road\n" in text and "by the masks of 300" in text
+    with load(path) as boxless:
+        result = boxless.panoptic(pictures / "7.png")
+    assert {s.id for s in result.segments} == set(np.unique(result.id_map)) - {0}
+    assert len(result.instances)

@@ -139,15 +139,22 @@ def test_each_is_registered_once_though_eight_threads_ask(told: dict[str, Any]) 
         "PLUGIN CREATOR_V3QUICK: condinst::ClassNMS/1 iou_threshold=1 max_detections=5 runs=5",
         "PLUGIN CREATOR_V3QUICK: condinst::DynamicMaskHead/1 stride=5 factor=5 depth=5 width=5 "
         "channels=5 coordinates=5 use_features=5",
+        "PLUGIN CREATOR_V3QUICK: condinst::CandidateMaskHead/1 stride=5 factor=5 depth=5 width=5 "
+        "channels=5 coordinates=5 use_features=5",
     ]
-    assert told["registrations"] == 2
+    assert told["registrations"] == 3
 
 
-def test_exported_nodes_carry_exactly_the_declared_attributes(nano_onnx: Path) -> None:
-    nodes = exported_nodes(nano_onnx)
-    assert [node.op_type for node in nodes] == [known.name for known in plugin.PLUGINS]
-    for node, known in zip(nodes, plugin.PLUGINS, strict=True):
-        by_name = {attribute.name: attribute for attribute in node.attribute}
+@pytest.mark.parametrize("nms", plugin.NODES)
+def test_exported_nodes_carry_exactly_the_declared_attributes(
+    nms: str, nano_onnx: Path, mask_nms_onnx: Path
+) -> None:
+    nodes = {n.op_type: n for n in exported_nodes(nano_onnx if nms == "box" else mask_nms_onnx)}
+    if nms == "mask":  # nothing that TensorRT would look for a plugin by
+        assert not {"plugin_namespace", "aot"} & {a.name for a in nodes.pop("MaskNMS").attribute}
+    assert tuple(nodes) == plugin.NODES[nms]
+    for known in (known for known in plugin.PLUGINS if known.name in nodes):
+        by_name = {attribute.name: attribute for attribute in nodes[known.name].attribute}
         assert by_name.pop("plugin_namespace").s.decode() == plugin.NAMESPACE
         assert by_name.pop("aot").i == 1
         assert by_name.keys() == known.attributes.keys()
@@ -157,8 +164,11 @@ def test_exported_nodes_carry_exactly_the_declared_attributes(nano_onnx: Path) -
             assert len(lists[dtype]) == 1, name
 
 
-def test_tensors_have_the_names_and_order_of_the_function_bodies(nano_onnx: Path) -> None:
-    bodies = {body.name: body for body in onnx.load(nano_onnx).functions}
+def test_tensors_have_the_names_and_order_of_the_function_bodies(
+    nano_onnx: Path, mask_nms_onnx: Path
+) -> None:
+    paths = (nano_onnx, mask_nms_onnx)
+    bodies = {body.name: body for path in paths for body in onnx.load(path).functions}
     for known in plugin.PLUGINS:
         assert tuple(bodies[known.name].input) == known.inputs
         assert tuple(bodies[known.name].output) == known.outputs

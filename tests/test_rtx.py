@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from condinst_infer.config import CondInstConfig
+from condinst_infer.config_rules import CHOICES
 from condinst_infer.engines import build
 from condinst_infer.errors import SessionError
 from condinst_infer.export import export_onnx
@@ -34,12 +36,29 @@ COMBINATIONS = [
 def test_parses_and_builds(
     name: str, graph: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert_builds(preset(name), graph, precision, tmp_path / "model.onnx", monkeypatch)
+
+
+@pytest.mark.parametrize("kind", CHOICES["mask_nms"])
+def test_mask_nms_parses_and_builds(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = preset("condinst_nano", nms="mask", mask_nms=kind)
+    assert_builds(config, "full", "fp32", tmp_path / "model.onnx", monkeypatch)
+
+
+def assert_builds(
+    config: CondInstConfig,
+    graph: str,
+    precision: str,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def no_gpu() -> None:  # the CUDA shim of other tests would be one
         raise SessionError("there is no GPU.")
 
     monkeypatch.setattr(build, "Device", no_gpu)
-    path = tmp_path / "model.onnx"
-    export_onnx(CondInst(preset(name)), path, graph=graph, precision=precision)
+    export_onnx(CondInst(config), path, graph=graph, precision=precision)
     built = build.engine_from_onnx(
         path, runtime="tensorrt_rtx", least=(1, 64, 64), usual=(1, 96, 128), most=(2, 256, 256)
     )

@@ -1,17 +1,14 @@
 """Files the verbs read and write, and tables they print."""
 
 import glob
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from condinst_infer.errors import ConfigError, InputError
-
-# of the formats `read_image` knows
-IMAGE_SUFFIXES = (
-    *(".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm"),
-    *(".png", ".ppm", ".tif", ".tiff", ".webp"),
-)
+from condinst_infer.preprocess import IMAGE_SUFFIXES
+from condinst_infer.video import VIDEO_SUFFIXES, is_live, shown_name
 
 
 class ImageFile(NamedTuple):
@@ -21,31 +18,64 @@ class ImageFile(NamedTuple):
     name: Path  # relative: where its results belong inside an output folder
 
 
-def image_files(sources: Sequence[str], output: Path) -> list[ImageFile]:
+class VideoSource(NamedTuple):
+    """One video to read: a file, a camera or a URL."""
+
+    source: str
+    name: Path  # relative: where its results belong inside an output folder
+
+    @property
+    def path(self) -> Path:
+        """The file, where it is one."""
+        return Path(self.source)
+
+
+def media(sources: Sequence[str], output: Path) -> tuple[list[ImageFile], list[VideoSource]]:
+    """Images and videos that `sources` name, as in `image_files`; also cameras and URLs."""
+    streams = dict.fromkeys(source for source in sources if is_live(source))
+    suffixes = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+    files = image_files([s for s in sources if s not in streams], output, suffixes)
+    videos = [file for file in files if file.path.suffix.lower() in VIDEO_SUFFIXES]
+    return (
+        [file for file in files if file not in videos],
+        [VideoSource(str(path), name) for path, name in videos]
+        + [VideoSource(source, _stream_name(source)) for source in streams],
+    )
+
+
+def _stream_name(source: str) -> Path:
+    """A file name for the results of a camera or a URL."""
+    name = shown_name(source).partition("://")[2] or source
+    return Path(re.sub(r"\W+", "-", name).strip("-"))
+
+
+def image_files(
+    sources: Sequence[str], output: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES
+) -> list[ImageFile]:
     """The images that files, folders and glob patterns name, each once.
 
-    A folder gives all images below it, sorted. What lies in `output` is left out of folders and
-    patterns, so that a second run does not read what the first one drew. A name that exists
-    nowhere stays in the list: reading it says what is wrong.
+    A folder gives all files below it that end in one of `suffixes`, sorted. What lies
+    in `output` is left out of folders and patterns, so that a second run does not read what the
+    first one drew. A name that exists nowhere stays in the list: reading it says what is wrong.
 
     Raises:
         InputError: a folder or a pattern without images.
     """
     found: dict[Path, ImageFile] = {}
     for source in sources:
-        for file in _expanded(source, output.resolve()):
+        for file in _expanded(source, output.resolve(), suffixes):
             found.setdefault(file.path.resolve(), file)
     return list(found.values())
 
 
-def _expanded(source: str, output: Path) -> list[ImageFile]:
+def _expanded(source: str, output: Path, suffixes: Sequence[str]) -> list[ImageFile]:
     path = Path(source)
     if path.is_dir():
-        below = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        below = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes)
         files = [ImageFile(p, p.relative_to(path)) for p in below if p.is_file()]
         if output == path.resolve():
             return files
-        what = f"images ({', '.join(IMAGE_SUFFIXES)}) in the folder"
+        what = f"images ({', '.join(suffixes)}) in the folder"
     elif not path.exists() and glob.has_magic(source):
         # Path.glob takes no absolute pattern
         matches = sorted(map(Path, glob.glob(source, recursive=True)))  # noqa: PTH207

@@ -4,7 +4,9 @@ from pathlib import Path
 
 from condinst_infer.commands import options
 from condinst_infer.commands.options import Parser, Verbs, add_json, add_output, add_verb
+from condinst_infer.commands.serve_options import add_serve
 from condinst_infer.config import DetectConfig
+from condinst_infer.config_rules import CHOICES
 
 
 def _export(verbs: Verbs) -> None:
@@ -55,6 +57,12 @@ def _export(verbs: Verbs) -> None:
         metavar="S",
         help="lowest score the file can report, 0 to 1 (default: the checkpoint's, usually "
         f"{default.score_threshold**0.5:.3f})",
+    )
+    verb.add_argument(
+        "--nms",
+        choices=CHOICES["nms"],
+        help="duplicates are found by the overlap of boxes, or of masks: slower, and without a box "
+        "branch (default: the checkpoint's, usually box)",
     )
     _int8(verb)
     verb.set_defaults(command="condinst_infer.commands.models:export")
@@ -212,4 +220,37 @@ def _compare(verbs: Verbs) -> None:
     verb.set_defaults(command="condinst_infer.commands.models:compare")
 
 
-VERBS = (_export, _build, _import, _info, _presets, _compare)
+def _capi(verbs: Verbs) -> None:
+    verb = add_verb(
+        verbs,
+        "capi",
+        "build the library for C and C++, or print how to compile against it",
+        "condinst capi build\n"
+        "  c++ -std=c++17 main.cpp $(condinst capi --include --libs)\n"
+        "  cmake -Dcondinst_DIR=$(condinst capi --cmake) ...",
+    )
+    verb.add_argument(
+        "action",
+        nargs="?",
+        choices=("build",),
+        metavar="build",
+        help="compile libcondinst for the Python that runs this command",
+    )
+    for name, text in (
+        ("--include", "print where the headers are, for a compiler"),
+        ("--libs", "print what to link, for a compiler"),
+        ("--cmake", "print the folder that find_package(condinst) needs as condinst_DIR"),
+    ):
+        verb.add_argument(name, action="store_true", help=text)
+    verb.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder it is built into (default: condinst, in the Python environment)",
+    )
+    verb.add_argument("--compiler", metavar="CC", help="of build (default: $CC, else cc)")
+    verb.set_defaults(command="condinst_infer.commands.capi:capi")
+
+
+VERBS = (_export, _build, _import, _info, _presets, _compare, _capi, add_serve)

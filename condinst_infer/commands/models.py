@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def export(args: argparse.Namespace) -> int:
     from condinst_infer.verify import verify_export
 
     model = checkpoint.load(args.model)
-    model.config = _narrowed(model.config, args.max_detections, args.score_threshold)
+    model.config = _narrowed(model.config, args)
     if args.precision == "int8":
         return export_int8(args, model)
     with replacing(args.output) as part:
@@ -49,13 +50,11 @@ def export(args: argparse.Namespace) -> int:
     return 0
 
 
-def _narrowed(
-    config: CondInstConfig, max_detections: int | None, score_threshold: float | None
-) -> CondInstConfig:
-    """`config` with another count, and another lowest reported score."""
-    changes: dict[str, Any] = {}
-    if max_detections is not None:
-        changes["max_detections"] = max_detections
+def _narrowed(config: CondInstConfig, args: argparse.Namespace) -> CondInstConfig:
+    """`config` with another count, another NMS, and another lowest reported score."""
+    given = {name: getattr(args, name) for name in ("max_detections", "nms")}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    score_threshold = args.score_threshold
     if score_threshold is not None:
         if not 0 <= score_threshold < 1:  # also refuses NaN
             raise ConfigError(f"--score-threshold is {score_threshold}; it must be from 0 to 1.")
@@ -179,8 +178,6 @@ def _safetensors_info(path: Path) -> dict[str, Any]:
 
 def _config_info(config: CondInstConfig) -> dict[str, Any]:
     """The lines about a config that a person wants to see."""
-    names = config.class_names
-    more = f", ... ({len(names)})" if len(names) > 8 else ""
     detect = config.detect
     by_masks = f"{detect.mask_nms}, by the masks of {config.mask_candidates} candidates"
     return {
@@ -195,8 +192,14 @@ def _config_info(config: CondInstConfig) -> dict[str, Any]:
         "NMS": "by boxes" if detect.nms == "box" else by_masks,
         "max detections": detect.max_detections,
         "lowest score": round(config.reported_floor, 4),
-        "classes": ", ".join(names[:8]) + more,
+        "classes": _first(config.class_names),
+        **({"stuff": _first(config.panoptic.stuff_names)} if config.is_panoptic else {}),
     }
+
+
+def _first(names: Sequence[str]) -> str:
+    """Some of `names`, and how many there are."""
+    return ", ".join(names[:8]) + (f", ... ({len(names)})" if len(names) > 8 else "")
 
 
 def compare(args: argparse.Namespace) -> int:

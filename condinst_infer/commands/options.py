@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
-from condinst_infer.config import MAX_BATCH
+from condinst_infer.config import MAX_BATCH, RECONNECT
 from condinst_infer.machine import usable_cores
 
 MAX_WORKERS = 8  # by default: each holds an image and the model's buffers
@@ -82,6 +82,26 @@ def add_runtime(verb: Parser) -> None:
     )
 
 
+def add_video(verb: Parser) -> None:
+    """`--every` and `--reconnect`: how videos are read."""
+    verb.add_argument(
+        "--every",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="of videos, take every N-th frame; of cameras and live streams the newest is taken "
+        "whenever there is time (default: %(default)s)",
+    )
+    verb.add_argument(
+        "--reconnect",
+        type=count,
+        default=RECONNECT,
+        metavar="N",
+        help="attempts to open a camera or a live stream again that broke off, with growing "
+        "pauses (default: %(default)s)",
+    )
+
+
 def workers(args: argparse.Namespace, images: int) -> int:
     """`--workers`; by default so many that all cores are busy, but none without an image."""
     room = usable_cores() // (args.threads or 1)
@@ -108,6 +128,11 @@ def positive(text: str) -> int:
     if not re.fullmatch(r"0*[1-9][0-9]{0,11}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 1")
     return int(text)
+
+
+def count(text: str) -> int:
+    """A whole number >= 0."""
+    return 0 if text == "0" else positive(text)
 
 
 def batch(text: str) -> int | None:

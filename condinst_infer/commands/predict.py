@@ -14,8 +14,10 @@ from typing import Any
 from tqdm import tqdm
 
 from condinst_infer.commands import options
-from condinst_infer.commands.files import image_files
+from condinst_infer.commands.files import media
+from condinst_infer.commands.predict_video import predict_videos, print_reports, video_jobs
 from condinst_infer.commands.predict_work import (
+    Job,
     PanopticWork,
     Work,
     jobs_of,
@@ -29,14 +31,15 @@ from condinst_infer.workers import groups, in_order
 
 
 def predict(args: argparse.Namespace) -> int:
-    """0 if all images were done, 1 if some could not be read; InputError if none could."""
-    files = image_files(args.source, args.output)
-    jobs = jobs_of(files, args)
-    results: list[dict[str, Any]] = []
-    rows: list[dict[str, Any]] = []
-    failed: list[dict[str, str]] = []
+    """0 if all was done, 1 if some could not be read, 130 if a video was interrupted.
+
+    Raises:
+        InputError: nothing could be read.
+    """
+    images, videos = media(args.source, args.output)
+    jobs, later = jobs_of(images, args), video_jobs(videos, args)
     start = time.perf_counter()
-    workers = options.workers(args, len(jobs))
+    workers = options.workers(args, options.MAX_WORKERS if videos else len(jobs))
     pipeline = load(
         args.model,
         **options.runtime(args),
@@ -44,44 +47,68 @@ def predict(args: argparse.Namespace) -> int:
         max_pixels=args.max_pixels,
         max_batch=args.batch,
     )
-    # none on a pipe (None), and on a terminal only when it takes longer than two seconds
-    with pipeline, tqdm(total=len(jobs), unit="image", disable=None, delay=2) as bar:
+    with pipeline:
         work = (PanopticWork if args.panoptic else Work)(pipeline, args)
-        parts = groups(jobs, max(args.batch, pipeline.metadata.batch or 1))
-        with closing(in_order(work, parts, workers=workers)) as done:
-            for result, found in chain.from_iterable(done):
-                bar.update()
-                if "error" not in result:
-                    results.append(result)
-                    rows += found
-                    continue
-                failed.append(result)
-                if len(files) > 1:  # that of a single file is raised below
-                    tqdm.write(f"condinst: {result['error']}", file=sys.stderr)
-    if files and len(failed) == len(files):
-        raise InputError(failed[0]["error"] if len(files) == 1 else "no image could be read.")
-    coco = args.output / work.coco_name if args.coco_json else None
-    if coco is not None:
-        write_coco(coco, work.coco(results, rows))
-    _report(results, failed, coco, time.perf_counter() - start, args, work.noun)
-    return 1 if failed else 0
+        results, rows, failed = _predict_images(work, jobs, args, workers)
+        wanted = args.coco_json and (results or not (failed or videos))
+        coco = args.output / work.coco_name if wanted else None
+        if coco is not None:
+            write_coco(coco, work.coco(results, rows))
+        reports, unopened = predict_videos(work, later, args, workers)
+    failed += unopened
+    if failed and len(failed) == len(images) + len(videos):
+        alone = len(failed) == 1
+        what = "video" if not images else "source" if videos else "image"
+        raise InputError(failed[0]["error"] if alone else f"no {what} could be read.")
+    for failure in unopened:
+        print(f"condinst: {failure['error']}", file=sys.stderr)
+    print_reports(reports, work.noun, args)
+    report = {"images": results, "videos": reports, "failed": failed}
+    _report(report, coco, time.perf_counter() - start, args, work.noun)
+    if any(report["interrupted"] for report in reports):
+        return 130
+    return 1 if failed or any(r["broken"] or r["error"] for r in reports) else 0
+
+
+def _predict_images(
+    work: Work, jobs: list[Job], args: argparse.Namespace, workers: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, str]]]:
+    """A report of each image, all rows of the COCO file, and what could not be read."""
+    results, rows, failed = [], [], []
+    parts = groups(jobs, max(args.batch, work.pipeline.metadata.batch or 1))
+    # none on a pipe (None), and on a terminal only when it takes longer than two seconds
+    with (
+        tqdm(total=len(jobs), unit="image", disable=None, delay=2) as bar,
+        closing(in_order(work, parts, workers=workers)) as done,
+    ):
+        for result, found in chain.from_iterable(done):
+            bar.update()
+            if "error" not in result:
+                results.append(result)
+                rows += found
+                continue
+            failed.append(result)
+            if len(jobs) > 1:  # that of a single file is raised later
+                tqdm.write(f"condinst: {result['error']}", file=sys.stderr)
+    return results, rows, failed
 
 
 def _report(
-    results: list[dict[str, Any]],
-    failed: list[dict[str, str]],
+    report: dict[str, list[Any]],
     coco: Path | None,
     seconds: float,
     args: argparse.Namespace,
     noun: str,
 ) -> None:
     if args.json:
-        data = {"images": results, "failed": failed, "seconds": round(seconds, 3)}
+        data = report | {"seconds": round(seconds, 3)}
         print(json.dumps(data | {"coco_json": None if coco is None else str(coco)}))
         return
-    count = sum(result[noun] for result in results)
-    skipped = f", {len(failed)} skipped" if failed else ""
-    print(f"{len(results)} images, {count} {noun}{skipped}, {seconds:.1f} s -> {args.output}")
+    results, failed = report["images"], report["failed"]
+    if results or not report["videos"]:
+        count = sum(result[noun] for result in results)
+        skipped = f", {len(failed)} skipped" if failed else ""
+        print(f"{len(results)} images, {count} {noun}{skipped}, {seconds:.1f} s -> {args.output}")
 
 
 def demo(args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from condinst_infer.commands.files import ImageFile
+from condinst_infer.commands.files import ImageFile, VideoSource
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.output import replacing
 from condinst_infer.panoptic import PanopticSegmentation
@@ -53,7 +53,7 @@ class Work:
     def __call__(self, jobs: list[Job]) -> list[Done]:
         images = [self._read(job.file.path) for job in jobs]
         good = [image for image in images if not isinstance(image, InputError)]
-        results = iter(self._find(good, **self._options))
+        results = iter(self.find(good))
         return [
             Done({"file": str(job.file.path), "error": str(image)}, [])
             if isinstance(image, InputError)
@@ -67,8 +67,9 @@ class Work:
         except InputError as error:
             return error
 
-    def _find(self, images: list[np.ndarray], **options: Any) -> Sequence[Any]:
-        return self.pipeline(images, **options)
+    def find(self, images: list[np.ndarray]) -> Sequence[Any]:
+        """The result of each image."""
+        return self.pipeline(images, **self._options)
 
     def _written(self, job: Job, result: Any) -> Done:
         """Write the overlay of one image."""
@@ -87,8 +88,9 @@ class PanopticWork(Work):
     taken = THRESHOLDS
     refused = dict.fromkeys(FILTERS, "every pixel counts; use --instance-threshold")
 
-    def _find(self, images: list[np.ndarray], **options: Any) -> Sequence[Any]:
-        return self.pipeline.panoptic(images, **options)
+    def find(self, images: list[np.ndarray]) -> Sequence[Any]:
+        """The result of each image."""
+        return self.pipeline.panoptic(images, **self._options)
 
     def _written(self, job: Job, result: Any) -> Done:
         """Write the overlay and the PNG of one image."""
@@ -151,12 +153,12 @@ def jobs_of(files: list[ImageFile], args: argparse.Namespace) -> list[Job]:
     nowhere: list[Path | None] = [None] * len(files)
     overlays = pngs = nowhere
     if args.overlays:
-        overlays = _paths(files, args.output, "overlay", _overlay_suffix)
+        overlays = result_paths(files, args.output, "overlay", _overlay_suffix)
     if args.panoptic and args.coco_json:
         folder = args.output / Path(PanopticWork.coco_name).stem
         # COCO's file names have no folder, so neither have these
         flat = [ImageFile(path, Path(name.name)) for path, name in files]
-        pngs = _paths(flat, folder, "PNG", lambda _: ".png")
+        pngs = result_paths(flat, folder, "PNG", lambda _: ".png")
     return [Job(*parts) for parts in zip(files, _image_ids(files), overlays, pngs, strict=True)]
 
 
@@ -164,8 +166,11 @@ def _overlay_suffix(name: Path) -> str:
     return ".png" if name.suffix.lower() == ".png" else ".jpg"
 
 
-def _paths(
-    files: list[ImageFile], output: Path, what: str, suffix_of: Callable[[Path], str]
+def result_paths(
+    files: Sequence[ImageFile] | Sequence[VideoSource],
+    output: Path,
+    what: str,
+    suffix_of: Callable[[Path], str],
 ) -> list[Path | None]:
     """Where each result goes: no two are the same, none is one of the sources."""
     sources = {file.path.resolve() for file in files}
@@ -179,7 +184,7 @@ def _paths(
             path = output / name.with_name(f"{name.stem}-{number}{suffix}")
         if path.resolve() in sources:
             raise ConfigError(
-                f"the {what} of {name} would overwrite the image {path}; give another folder "
+                f"the {what} of {name} would overwrite the source {path}; give another folder "
                 "with -o, or --no-overlays."
             )
         taken.add(path)

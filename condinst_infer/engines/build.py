@@ -27,8 +27,6 @@ from condinst_infer.metadata import Metadata, metadata_from_props, props_from_on
 from condinst_infer.output import replacing
 from condinst_infer.session import check_contract
 
-PLUGINS = tuple(known.name for known in plugins.PLUGINS)  # nodes that our kernels can be
-
 
 @dataclass(frozen=True)
 class Built:
@@ -79,11 +77,12 @@ def engine_from_onnx(
             f"TensorRT builds an engine on the GPU that is to run it, and {why_not}. For GeForce "
             "and workstation cards: --runtime tensorrt_rtx builds without one."
         )
-    wanted = PLUGINS if plugin and trt.__name__ == "tensorrt" and metadata.graph == "full" else ()
+    nodes = plugins.NODES[metadata.config.detect.nms]
+    wanted = nodes if plugin and trt.__name__ == "tensorrt" and metadata.graph == "full" else ()
     if wanted:
         plugins.register()
     build = _Build(trt, data, path, metadata)
-    found = found_in_network(trt, build.network, PLUGINS)
+    found = found_in_network(trt, build.network, nodes)
     _check(found, metadata, wanted, path)
     notes = build.settle(profile, workspace_mib, timing_cache)
     engine = build.run(progress, gpu)

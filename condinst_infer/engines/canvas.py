@@ -1,15 +1,18 @@
 """What the GPU does with the images of one padded size: buffers, the order of the work, a graph."""
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
+from condinst_infer.config import PanopticConfig
 from condinst_infer.engines import kernels
 from condinst_infer.engines.arrays import DeviceArray, device_array, is_device_array
 from condinst_infer.engines.crops import words_expected
 from condinst_infer.engines.cuda import Graph, Stream
+from condinst_infer.engines.heads import Heads
+from condinst_infer.engines.merging import Merging
 from condinst_infer.engines.report import REPORTED, Report
 from condinst_infer.metadata import Metadata
 from condinst_infer.postprocess import Found
@@ -58,7 +61,7 @@ class Canvas:
         self._session, self._stream = session, stream
         self._config, self._slots, self._size = session.metadata.config, slots, size
         self._context = session.context()
-        self._plans: OrderedDict[tuple[tuple[Size, Size], ...], _Plan] = OrderedDict()
+        self._plans: OrderedDict[tuple[Any, ...], _Plan] = OrderedDict()
         self._images = stream.empty((slots, *size, 3), np.uint8)
         stream.fill(self._images, 0)
         self._outputs: dict[str, DeviceArray] = {}
@@ -70,36 +73,41 @@ class Canvas:
                 self._outputs[name] = stream.empty(shapes[name], spec.dtype)
         self._heads = None
         if session.metadata.graph == "detector":
-            self._heads = _Heads(session.metadata, stream, slots, size, self._outputs)
+            self._heads = Heads(session.metadata, stream, slots, size, self._outputs)
             self._outputs["masks"] = self._heads.masks
         self._frame = stream.empty((1,), np.uint8)
         self._report = Report(stream, slots, self._config.detect.max_detections, 0)
+        self._merging = Merging(stream, slots, check_boxes=self._config.detect.nms == "box")
 
-    def run(self, batch: Sequence[Placed]) -> Found:
+    def run(self, batch: Sequence[Placed], panoptic: PanopticConfig | None = None) -> Found:
         """See `DeviceRunner.run`."""
+        if panoptic is not None and not self._merging.has_room(batch):
+            self._forget_plans()
+            self._merging.make_room(batch)
         most = self._config.detect.max_detections
         self._make_room(sum(words_expected(most, placed.image.shape[:2]) for placed in batch))
         self._resize(batch)
-        used = self._done(batch)
+        used = self._done(batch, panoptic)
         if used > self._report.capacity:
             self._make_room(used)
-            used = self._done(batch)
+            used = self._done(batch, panoptic)
         names = ("boxes", "scores", "labels")
         arrays = {name: self._report[name] for name in names} | {"masks": self._outputs["masks"]}
         on_device = [{name: array[i] for name, array in arrays.items()} for i in range(len(batch))]
-        return Found(*self._report.contents(used, len(batch)), on_device)
+        owners = None if panoptic is None else self._merging.contents(batch)
+        return Found(*self._report.contents(used, len(batch)), on_device, owners)
 
-    def _done(self, batch: Sequence[Placed]) -> int:
+    def _done(self, batch: Sequence[Placed], panoptic: PanopticConfig | None) -> int:
         """Do everything after the resizing; how many words the masks need."""
-        plan = self._plan(batch)
+        plan = self._plan(batch, panoptic)
         if plan.graph is not None:
             plan.graph.launch()
         else:
-            self._work(plan, batch)
+            self._work(plan, batch, panoptic)
         used = self._report.fetched()
         plan.uses += 1
         if plan.uses == 2 and self._session.capturable:
-            plan.graph = self._stream.graph(lambda: self._work(plan, batch))
+            plan.graph = self._stream.graph(lambda: self._work(plan, batch, panoptic))
         return used
 
     def network(self, batch: Sequence[Placed]) -> None:
@@ -117,13 +125,14 @@ class Canvas:
         """Free everything but the stream."""
         self._forget_plans()
         self._report.close()
+        self._merging.close()
         if self._heads is not None:
             self._heads.close()
         self._stream.free(self._images, self._frame, *self._outputs.values())
         self._session.release(self._context)
 
-    def _plan(self, batch: Sequence[Placed]) -> _Plan:
-        key = tuple((placed.net_size, placed.image.shape[:2]) for placed in batch)
+    def _plan(self, batch: Sequence[Placed], panoptic: PanopticConfig | None = None) -> _Plan:
+        key = (*((placed.net_size, placed.image.shape[:2]) for placed in batch), panoptic)
         if key not in self._plans:
             if len(self._plans) == _PLANS:
                 self._forget(self._plans.popitem(last=False)[1])
@@ -169,7 +178,7 @@ class Canvas:
             )
             self._stream.launch(launch, [frame], [self._images[i]])
 
-    def _work(self, plan: _Plan, batch: Sequence[Placed]) -> None:
+    def _work(self, plan: _Plan, batch: Sequence[Placed], panoptic: PanopticConfig | None) -> None:
         """From resized images to a report on its way to the host."""
         stream, report = self._stream, self._report
         self._run_network(plan)
@@ -190,6 +199,8 @@ class Canvas:
             crops = report["crops"][i]
             stream.launch(boxes, [masks[i], report["num_detections"][i]], [crops, report["used"]])
             stream.launch(kernels.paste(**sizes), [masks[i], crops], [report["bits"]])
+        if panoptic is not None:
+            self._merging.run(batch, report, self._outputs["semantic"], panoptic)
         report.fetch()
 
     def _run_network(self, plan: _Plan) -> None:
@@ -199,66 +210,3 @@ class Canvas:
             for name in self._names
         }
         self._context.enqueue(feeds, outputs, self._stream)
-
-
-class _Heads:
-    """What our kernels do after a `detector` graph: NMS, the kept rows, the mask heads."""
-
-    def __init__(
-        self,
-        metadata: Metadata,
-        stream: Stream,
-        slots: int,
-        size: Size,
-        candidates: Mapping[str, DeviceArray],
-    ) -> None:
-        self._config, self._stream, self._candidates = metadata.config, stream, dict(candidates)
-        config, features = metadata.config, candidates["mask_features"]
-        kept, kind = (slots, config.detect.max_detections), features.dtype
-        first, levels = 0, []
-        for stride, interest in zip(config.strides, config.heads.sizes_of_interest, strict=True):
-            rows, columns = (-(-side // stride) for side in size)
-            levels.append((first, columns, stride, interest))
-            first += rows * columns
-        self._levels = stream.array(np.array(levels, np.int32))
-        self._keep = stream.empty(kept, np.int32)
-        self._params = stream.empty((*kept, config.num_params), kind)
-        self._centres = stream.empty((*kept, 2), np.float32)
-        self._sizes = stream.empty(kept, np.float32)
-        height, width = (config.mask_factor * side for side in features.shape[2:])
-        self.masks = stream.empty((*kept, height, width), kind)
-
-    def run(self, report: "Report") -> None:
-        """Fill `masks` and the boxes, scores, labels and counts of `report`."""
-        config, found, stream = self._config, self._candidates, self._stream
-        boxes, scores, labels, locations = (
-            found[f"candidate_{name}"] for name in ("boxes", "scores", "labels", "locations")
-        )
-        params_map, features = found["params_map"], found["mask_features"]
-        (n, k), m = self._keep.shape, scores.shape[1]
-        nms = kernels.class_nms(
-            n, m, runs=len(config.strides), max_detections=k, iou_threshold=config.detect.nms_iou
-        )
-        count = report["num_detections"]
-        stream.launch(nms, [boxes, scores, labels], [self._keep, count])
-        select = kernels.select(
-            n,
-            k=k,
-            m=m,
-            p=params_map.shape[1],
-            a=params_map.shape[2],
-            levels=len(config.strides),
-            score_root=config.detect.score_root,
-            dtype=params_map.dtype,
-        )
-        rows = [boxes, scores, labels, locations, params_map, self._levels]
-        kept = [report["boxes"], report["scores"], report["labels"]]
-        places = [self._params, self._centres, self._sizes]
-        stream.launch(select, [self._keep, count, *rows], [*kept, *places])
-        heads = kernels.dynamic_mask_head(
-            n, k, *features.shape[2:], **config.mask_head_settings, dtype=features.dtype
-        )
-        stream.launch(heads, [features, *places, count], [self.masks])
-
-    def close(self) -> None:
-        self._stream.free(self._levels, self._keep, self._params, self._centres, self._sizes)

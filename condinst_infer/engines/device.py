@@ -53,10 +53,13 @@ class DeviceRunner:
         return source
 
     def run(self, batch: Sequence[Placed], panoptic: PanopticConfig | None = None) -> Found:
-        """Boxes, scores, labels and native-size masks of images on one canvas."""
+        """Boxes, scores, labels and native-size masks of images on one canvas.
+
+        With thresholds to merge by, and a panoptic model, also the owners of their pixels.
+        """
         lane = self._taken()
         try:
-            return lane.canvas(batch).run(batch)
+            return lane.canvas(batch).run(batch, panoptic)
         finally:
             self._back(lane)
 

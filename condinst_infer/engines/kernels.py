@@ -13,15 +13,19 @@ import numpy as np
 from condinst_infer.config import mask_layers
 from condinst_infer.config_rules import CHOICES
 from condinst_infer.errors import ConfigError
+from condinst_infer.merge import MILLION
 
 Dim = Any  # int, or a symbolic dimension of TensorRT
 COORDINATES = CHOICES["coordinates"]  # scalar `coordinates` is the index
+MASK_NMS = CHOICES["mask_nms"]  # scalar `kind` is the index
 
 MAX_CANDIDATES = 5120  # of class_nms: what 48 KB of shared memory hold
 MAX_DETECTIONS = 512
 TILE_ROWS, TILE_COLUMNS = 8, 32  # of dynamic_mask_head and preprocess: one thread per cell
+PAIR_TILE = 16  # candidates along a side of a tile of mask_ious
 PASTE_BLOCKS = 32  # per instance: a mask as large as the image keeps 256 warps busy
 CROP_FIELDS = 5  # x, y, width, height in pixels, offset in words
+_LARGEST = 2**31 - 1
 _THREADS = TILE_ROWS * TILE_COLUMNS  # 256
 _SUFFIXES = {np.dtype(np.float32): "f32", np.dtype(np.float16): "f16"}
 
@@ -72,6 +76,53 @@ def select(
     """
     scalars = (k, m, p, a, levels, int(score_root))
     return Launch("select", f"select_{_suffix(dtype)}", (k, n, 1), 128, scalars)
+
+
+def mask_bits(n: int, c: int, cells: int, *, dtype: np.dtype) -> Launch:
+    """masks [N, C, cells] -> bits uint32 [N, C, ceil(cells / 32)], areas int32 [N, C]."""
+    return Launch("mask_nms", f"mask_bits_{_suffix(dtype)}", (n * c, 1, 1), _THREADS, (cells,))
+
+
+def mask_ious(n: int, c: int, words: int) -> Launch:
+    """bits uint32 [N, C, words], areas [N, C], labels [N, C] -> ious float32 [N, C, C].
+
+    Of each candidate, a row, with the later ones of its class; 0 for all other pairs.
+    """
+    tiles = _tiles(c, PAIR_TILE)
+    return Launch("mask_nms", "mask_ious", (tiles, tiles, n), PAIR_TILE**2, (c, words))
+
+
+def mask_nms(
+    n: int,
+    c: int,
+    *,
+    k: int,
+    kind: str,
+    iou_threshold: float,
+    score_threshold: float,
+    score_root: bool,
+) -> Launch:
+    """What mask NMS keeps of C candidates in falling score.
+
+    ious [N, C, C], scores [N, C], areas [N, C], order int32 [N, C] (what to call each) -> keep
+    [N, K], scores [N, K], count [N].
+
+    Raises:
+        ConfigError: more candidates than a block has threads.
+    """
+    if c > MAX_DETECTIONS:
+        raise ConfigError(
+            f"there are {c} candidates for mask NMS; its kernel takes {MAX_DETECTIONS}. "
+            "Lower mask_nms_candidates."
+        )
+    scalars = (c, k, MASK_NMS.index(kind), _bits(iou_threshold), _bits(score_threshold))
+    return Launch("mask_nms", "mask_nms", (n, 1, 1), MAX_DETECTIONS, (*scalars, int(score_root)))
+
+
+def mask_extents(n: int, k: int, shape: tuple[int, int], *, stride: int, dtype: np.dtype) -> Launch:
+    """masks [N, K, h, w], count [N] -> boxes [N, K, 4]: around the cells above 0.5, in pixels."""
+    name = f"mask_extents_{_suffix(dtype)}"
+    return Launch("mask_nms", name, (k, n, 1), _THREADS, (*shape, stride))
 
 
 def dynamic_mask_head(
@@ -156,6 +207,53 @@ def paste(
     """
     scalars = (*shape, stride, *net_size, *image_size)
     return Launch("paste", f"paste_{_suffix(dtype)}", (PASTE_BLOCKS, k, 1), _THREADS, scalars)
+
+
+def owners_of_things(
+    *,
+    k: int,
+    net_size: tuple[int, int],
+    image_size: tuple[int, int],
+    score_threshold: float,
+    overlap_threshold: float,
+    check_boxes: bool,
+) -> Launch:
+    """bits, crops int32 [K, 5], count [1], boxes [K, 4], scores [K] -> taken, owners.
+
+    taken is uint32 [H, ceil(W / 32) + 1], owners uint16 [H, W], both 0 before: the slot from 1 of
+    the instance that owns a pixel, as in `merge.owners_of_things`. With `check_boxes`, instances
+    whose box is empty in the image are left out, as `instances_from_outputs` does.
+    """
+    (height, width), (net_height, net_width) = image_size, net_size
+    ratios = (_bits(width / net_width), _bits(height / net_height))
+    shares = (_bits(score_threshold), round(overlap_threshold * MILLION))
+    scalars = (k, height, width, *ratios, *shares, int(check_boxes))
+    return Launch("panoptic", "owners_of_things", (1, 1, 1), 1024, scalars)
+
+
+def add_stuff(
+    *,
+    k: int,
+    shape: tuple[int, ...],
+    net_size: tuple[int, int],
+    image_size: tuple[int, int],
+    dtype: np.dtype,
+) -> Launch:
+    """semantic [C, h, w] -> areas int32 [C], owners uint16 [H, W].
+
+    Free pixels become K + c of stuff class c. areas are 0 before, owners those of things.
+    """
+    grid = (_tiles(image_size[1], TILE_COLUMNS), _tiles(image_size[0], TILE_ROWS), 1)
+    scalars = (*shape, *net_size, *image_size, k)
+    return Launch("panoptic", f"add_stuff_{_suffix(dtype)}", grid, _THREADS, scalars)
+
+
+def drop_small_stuff(*, k: int, image_size: tuple[int, int], stuff_area_limit: int) -> Launch:
+    """areas int32 [C] -> owners uint16 [H, W], stuff of fewer pixels void."""
+    pixels = image_size[0] * image_size[1]
+    limit = min(stuff_area_limit, _LARGEST)
+    grid = (_tiles(pixels, _THREADS), 1, 1)
+    return Launch("panoptic", "drop_small_stuff", grid, _THREADS, (pixels, k, limit))
 
 
 def _tiles(size: Dim, tile: int) -> Dim:

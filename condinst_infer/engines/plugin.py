@@ -1,4 +1,4 @@
-"""TensorRT plugins of the two custom nodes, of the kind that leaves nothing behind but the engine.
+"""TensorRT plugins of the custom nodes, of the kind that leaves nothing behind but the engine.
 
 While it builds, TensorRT asks for output shapes, types, launch geometry, scalars and PTX, and puts
 them into the engine. Running that needs neither Python nor this package nor a plugin library.
@@ -9,7 +9,7 @@ import inspect
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -77,6 +77,23 @@ def _launch_masks(trt: ModuleType, tensors: _Tensors, settings: _Settings) -> ke
     return kernels.dynamic_mask_head(n, k, h, w, dtype=dtype, **{**settings, **words})
 
 
+_MASK_HEAD = Plugin(
+    name="DynamicMaskHead",
+    inputs=("features", "params", "centres", "sizes", "count"),
+    attributes={
+        "stride": _INTS,
+        "factor": _INTS,
+        "depth": _INTS,
+        "width": _INTS,
+        "channels": _INTS,
+        "coordinates": _INTS,
+        "use_features": _INTS,
+    },
+    outputs=("masks",),
+    types="FP32|FP16, FP32|FP16, FP32, FP32, INT32, FP32|FP16",
+    describe=_describe_masks,
+    launch=_launch_masks,
+)
 PLUGINS = (
     Plugin(
         name="ClassNMS",
@@ -87,24 +104,15 @@ PLUGINS = (
         describe=_describe_nms,
         launch=_launch_nms,
     ),
-    Plugin(
-        name="DynamicMaskHead",
-        inputs=("features", "params", "centres", "sizes", "count"),
-        attributes={
-            "stride": _INTS,
-            "factor": _INTS,
-            "depth": _INTS,
-            "width": _INTS,
-            "channels": _INTS,
-            "coordinates": _INTS,
-            "use_features": _INTS,
-        },
-        outputs=("masks",),
-        types="FP32|FP16, FP32|FP16, FP32, FP32, INT32, FP32|FP16",
-        describe=_describe_masks,
-        launch=_launch_masks,
-    ),
+    _MASK_HEAD,
+    replace(_MASK_HEAD, name="CandidateMaskHead"),  # before mask NMS
 )
+# those of a full graph, by its NMS; MaskNMS itself is several launches, so it stays what its
+# function body says
+NODES = {
+    "box": ("ClassNMS", "DynamicMaskHead"),
+    "mask": ("CandidateMaskHead", "DynamicMaskHead"),
+}
 
 
 def register() -> None:

@@ -60,9 +60,10 @@ class TrtSession:
             raise SessionError(f"{trt.__name__} can't load {self.path}: {reason}.")
         check_contract(*_tensors(trt, self._engine), self.metadata, self.path)
         self.inputs, self.outputs = contract_inputs(self.metadata), contract_outputs(self.metadata)
-        # a function body of ClassNMS is a loop, whose end the host waits for; TensorRT-RTX makes
-        # graphs itself, when the kernels for a shape are there
-        looped = self.metadata.graph == "full" and not self.sidecar.plugin
+        # a function body of NMS is a loop, whose end the host waits for, and of MaskNMS there is no
+        # plugin; TensorRT-RTX makes graphs itself, when the kernels for a shape are there
+        by_masks = self.metadata.config.detect.nms == "mask"
+        looped = self.metadata.graph == "full" and (by_masks or not self.sidecar.plugin)
         self.capturable = trt.__name__ == "tensorrt" and not looped
         self._trt = trt
         self._lock = threading.Lock()

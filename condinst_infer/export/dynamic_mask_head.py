@@ -4,22 +4,32 @@ A `Loop` goes through the slots of every image in small groups, so that what lie
 stays in the cache; an `If` leaves out the groups that no instance of their image uses.
 """
 
-from condinst_infer.config import CondInstConfig
+from condinst_infer.config import CondInstConfig, override
 from condinst_infer.export import aligned_bilinear
-from condinst_infer.ops.dynamic_mask_head import ABSOLUTE_SCALE
+from condinst_infer.ops.dynamic_mask_head import ABSOLUTE_SCALE, CANDIDATE_MASK_HEAD
 
 AT_ONCE = 7  # most mask heads of one step: 8 x 64 x 88 floats of each are 180 KB
 UNUSED = -10000.0  # logit of a slot that holds nothing: its sigmoid is 0 in every precision
 
 
-def dynamic_mask_head(config: CondInstConfig) -> str:
+def candidate_mask_head(config: CondInstConfig) -> str:
+    """Text of the body of `CandidateMaskHead`: the same for all candidates of mask NMS, factor 1.
+
+    A file holds one body of a name, so a second node needs another one.
+    """
+    stride, slots = config.mask_feature_stride, config.mask_candidates
+    config = override(config, nms="box", mask_stride=stride, max_detections=slots)
+    return dynamic_mask_head(config, CANDIDATE_MASK_HEAD)
+
+
+def dynamic_mask_head(config: CondInstConfig, name: str = "DynamicMaskHead") -> str:
     """Text of the body for `config`; a body can't branch on attributes."""
     layers, factor, slots = config.mask_layers, config.mask_factor, config.detect.max_detections
     # all groups alike, for there is one loop; a prime number of slots goes one by one
     kept = max(size for size in range(1, AT_ONCE + 1) if slots % size == 0)
     return "\n".join(
         [
-            "DynamicMaskHead <stride, factor, depth, width, channels, coordinates, use_features, "
+            f"{name} <stride, factor, depth, width, channels, coordinates, use_features, "
             "plugin_namespace, aot> (features, params, centres, sizes, count) => (masks)",
             "{",
             *(f"i{i} = Constant <value = int64[1] {{{i}}}> ()" for i in range(4)),

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 import onnx
 
 from condinst_infer.config import CondInstConfig
-from condinst_infer.export.dynamic_mask_head import dynamic_mask_head
+from condinst_infer.export.dynamic_mask_head import candidate_mask_head, dynamic_mask_head
+from condinst_infer.export.mask_nms import mask_nms
 from condinst_infer.ops.custom import DOMAIN
 
 OPSET = 19
@@ -17,7 +18,6 @@ OPSET = 19
 # a step keeps one box of each image; after the last box of the fullest image the loop ends. Boxes
 # without area count as tiny: the 0 / 0 of two of them is NaN, which OpenVINO takes for greater
 _CLASS_NMS = """
-<domain: "{domain}", opset_import: ["" : {opset}]>
 ClassNMS <iou_threshold, max_detections, runs, plugin_namespace, aot>
 (boxes, scores, labels) => (keep, count)
 {{
@@ -99,16 +99,22 @@ ClassNMS <iou_threshold, max_detections, runs, plugin_namespace, aot>
 
 
 def functions(config: CondInstConfig) -> list[onnx.FunctionProto]:
-    """The bodies of `ClassNMS` and `DynamicMaskHead` for `config`."""
-    nms = _CLASS_NMS.format(
-        domain=DOMAIN,
-        opset=OPSET,
-        iou_threshold=f"{config.detect.nms_iou:.9g}",
-        max_detections=config.detect.max_detections,
-    )
+    """The bodies of NMS and `DynamicMaskHead` for `config`.
+
+    NMS is `ClassNMS`, or `CandidateMaskHead` and `MaskNMS` where it goes by masks.
+    """
+    texts = [dynamic_mask_head(config)]
+    if config.detect.nms == "mask":
+        texts += [candidate_mask_head(config), mask_nms(config)]
+    else:
+        texts.append(
+            _CLASS_NMS.format(
+                iou_threshold=f"{config.detect.nms_iou:.9g}",
+                max_detections=config.detect.max_detections,
+            )
+        )
     opsets = f'<domain: "{DOMAIN}", opset_import: ["" : {OPSET}]>'
-    mask_head = f"{opsets}\n{dynamic_mask_head(config)}"
-    bodies = [onnx.parser.parse_function(text) for text in (nms, mask_head)]
+    bodies = [onnx.parser.parse_function(f"{opsets}\n{text}") for text in texts]
     for body in bodies:
         _name(body.node, body.name)
     return bodies

@@ -53,9 +53,11 @@ def merge_predictors(proto: onnx.ModelProto) -> None:
     """Compute regression and centreness of a level in one convolution, and split what it puts out.
 
     They read the same map, and runtimes round 4 and 1 channels up to a block of 8 or 16 each. What
-    comes out keeps its names.
+    comes out keeps its names. Without a box branch there is nothing to merge.
     """
     boxes = [node for node in proto.graph.node if node.name.startswith(_BOX)]
+    if not boxes:
+        return
     centres = {n.input[0]: n for n in proto.graph.node if n.name.startswith(_CENTRE)}
     shared = _joined(proto.graph, [boxes[0], centres[boxes[0].input[0]]])
     nodes = []

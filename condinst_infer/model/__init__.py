@@ -9,12 +9,13 @@ from condinst_infer.config import CondInstConfig
 from condinst_infer.model.dla import DLA34
 from condinst_infer.model.fpn import FPN, BiFPN
 from condinst_infer.model.heads import HeadOutputs, Heads
+from condinst_infer.model.kept import MaskHeads, kept_by_boxes, kept_by_masks
 from condinst_infer.model.mask_branch import MaskBranch
 from condinst_infer.model.resnet import ResNet
 from condinst_infer.model.semantic_branch import SemanticBranch
 from condinst_infer.ops import (
     Candidates,
-    class_nms,
+    boxes_from_masks,
     dynamic_mask_head,
     places_from_locations,
     select_candidates,
@@ -92,11 +93,14 @@ class CondInst(nn.Module):
         """Feature pyramid: level -> [N, C, h, w]."""
         return self.neck(self.backbone(self.normalised(images, image_sizes)))
 
-    def heads(self, images: Tensor, image_sizes: Tensor) -> HeadOutputs:
-        """Raw outputs of every location: what training and comparisons need."""
+    def heads(self, images: Tensor, image_sizes: Tensor, *, boxes: bool = True) -> HeadOutputs:
+        """Raw outputs of every location: what training and comparisons need.
+
+        Without `boxes` the box branch does not run, and the regression has no level.
+        """
         pyramid = self.pyramid(images, image_sizes)
         towers = self.fcos.towers(self._head_levels(pyramid))
-        logits, regression, centreness = self.fcos.detector(towers)
+        logits, regression, centreness = self.fcos.detector(towers, boxes=boxes)
         mask_inputs = self._mask_levels(pyramid)
         semantic = self.mask_branch.semantic
         return HeadOutputs(
@@ -121,7 +125,7 @@ class CondInst(nn.Module):
         pyramid = self.pyramid(images, image_sizes)
         towers = self.fcos.towers(self._head_levels(pyramid))
         features = self.mask_branch(self._mask_levels(pyramid))
-        detector = self.fcos.detector(towers)
+        detector = self.fcos.detector(towers, boxes=self.config.detect.nms == "box")
         finished = self._finished(
             detector, features, image_sizes, lambda at: self.fcos.params_at(towers, at)
         )
@@ -140,13 +144,14 @@ class CondInst(nn.Module):
 
     def detector(self, images: Tensor, image_sizes: Tensor) -> dict[str, Tensor]:
         """The outputs of the detector graph: candidates before NMS, and maps (export/README.md)."""
-        return self.before_nms(self.heads(images, image_sizes), image_sizes)
+        boxes = self.config.detect.nms == "box"
+        return self.before_nms(self.heads(images, image_sizes, boxes=boxes), image_sizes)
 
     def before_nms(self, raw: HeadOutputs, image_sizes: Tensor) -> dict[str, Tensor]:
         """The outputs of `detector` from those of `heads`."""
         candidates = self._candidates(raw[:3], image_sizes)
         return {
-            "candidate_boxes": candidates.boxes,
+            **_present(candidate_boxes=candidates.boxes),
             "candidate_scores": candidates.scores,
             "candidate_labels": candidates.labels,
             "candidate_locations": candidates.locations,
@@ -159,8 +164,11 @@ class CondInst(nn.Module):
         self, detector: Sequence[tuple[Tensor, ...]], image_sizes: Tensor
     ) -> Candidates:
         detect = self.config.detect
+        logits, regression, centreness = detector
         return select_candidates(
-            *detector,
+            logits,
+            regression if detect.nms == "box" else (),
+            centreness,
             strides=self.config.strides,
             image_sizes=image_sizes,
             topk=detect.pre_nms_topk,
@@ -180,37 +188,30 @@ class CondInst(nn.Module):
         """Graph outputs; `params_at` maps locations [N, K] to mask head parameters [N, K, P]."""
         config, detect = self.config, self.config.detect
         candidates = self._candidates(detector, image_sizes)
-        keep, count = class_nms(
-            candidates.boxes,
-            candidates.scores,
-            candidates.labels,
-            iou_threshold=detect.nms_iou,
-            max_detections=detect.max_detections,
-            runs=len(config.strides),
-        )
-        index = keep.clamp(min=0).long()  # [N, K]; empty slots read candidate 0, zeroed below
-        real = torch.arange(index.shape[1], device=index.device) < count[:, None]  # [N, K]
-        boxes = candidates.boxes.gather(1, index[:, :, None].expand(-1, -1, 4))
-        scores = candidates.scores.gather(1, index).clamp(min=0)
-        scores = scores.sqrt() if detect.score_root else scores
-        locations = candidates.locations.gather(1, index)
         shapes = [tuple(logits.shape[-2:]) for logits in detector[0]]
-        centres, sizes = places_from_locations(
-            locations, shapes, config.strides, config.heads.sizes_of_interest
-        )
-        masks = dynamic_mask_head(
-            features,
-            params_at(locations),
-            centres,
-            sizes,
-            count,
-            **config.mask_head_settings,
-        )
+
+        def heads_at(locations: Tensor) -> MaskHeads:
+            places = places_from_locations(
+                locations, shapes, config.strides, config.heads.sizes_of_interest
+            )
+            return params_at(locations), *places
+
+        if detect.nms == "mask":
+            kept, heads, count = kept_by_masks(candidates, features, heads_at, config)
+        else:
+            kept, heads, count = kept_by_boxes(candidates, heads_at, config)
+        masks = dynamic_mask_head(features, *heads, count, **config.mask_head_settings)
+        boxes = kept.boxes
+        if boxes is None:
+            boxes = boxes_from_masks(masks, config.mask.mask_stride)
+        real = torch.arange(kept.scores.shape[1], device=count.device) < count[:, None]  # [N, K]
+        scores = kept.scores.clamp(min=0)
+        scores = scores.sqrt() if detect.score_root else scores
         return {
             "num_detections": count,
             "boxes": torch.where(real[:, :, None], boxes, 0.0),
             "scores": torch.where(real, scores, 0.0),
-            "labels": torch.where(real, candidates.labels.gather(1, index), -1),
+            "labels": torch.where(real, kept.labels, -1),
             "masks": masks,
         }
 

@@ -96,12 +96,15 @@ class Heads(nn.Module):
         return outputs
 
     def detector(
-        self, towers: Sequence[tuple[Tensor, Tensor]]
+        self, towers: Sequence[tuple[Tensor, Tensor]], *, boxes: bool
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Class logits, regression and centreness of every level, float32 in any precision."""
+        """Class logits, regression and centreness of every level, float32 in any precision.
+
+        The regression has no level unless `boxes`.
+        """
         logits = tuple(self.class_logits(c).float() for c, _ in towers)
-        distances = [self.box_regression(b).float() for _, b in towers]
-        if self.scales is not None:
+        distances = [self.box_regression(b).float() for _, b in towers if boxes]
+        if boxes and self.scales is not None:
             distances = [d * s.float() for d, s in zip(distances, self.scales, strict=True)]
         regression = tuple(functional.relu(d) for d in distances)
         return logits, regression, tuple(self.centreness(b).float() for _, b in towers)

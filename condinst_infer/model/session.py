@@ -15,7 +15,7 @@ from condinst_infer.errors import SessionError
 from condinst_infer.metadata import Metadata
 from condinst_infer.model import CondInst
 from condinst_infer.model.heads import Heads
-from condinst_infer.ops import class_nms, dynamic_mask_head
+from condinst_infer.ops import class_nms, dynamic_mask_head, mask_nms
 from condinst_infer.session import (
     NodeTime,
     check_feeds,
@@ -87,6 +87,7 @@ _FUNCTIONS = {
         (Heads.detector, "fcos"),
         (Heads.params_at, "fcos/controller"),
         (class_nms, "ClassNMS"),
+        (mask_nms, "MaskNMS"),
         (dynamic_mask_head, "DynamicMaskHead"),
     )
 }

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from condinst_infer.ops.custom import quotient
+from condinst_infer.ops.custom import exporting, quotient
 
 
 class Candidates(NamedTuple):
     """M = L x T slots per image: every level fills exactly T, best score first within its run."""
 
-    boxes: Tensor  # float32 [N, M, 4], xyxy in network pixels
+    boxes: Tensor | None  # float32 [N, M, 4], xyxy in network pixels; None without a box branch
     scores: Tensor  # float32 [N, M], class * centreness; -1 in an empty slot
     labels: Tensor  # int32 [N, M]
     locations: Tensor  # int32 [N, M], index into the A locations of all levels
@@ -35,7 +35,8 @@ def select_candidates(
     """The best `topk` (location, class) pairs above the threshold of every level.
 
     Args:
-        class_logits, regression, centreness: one [N, C, h, w] per level; see `HeadOutputs`.
+        class_logits, regression, centreness: one [N, C, h, w] per level; see `HeadOutputs`. An
+            empty regression gives candidates without boxes.
         strides: network pixels per cell of each level.
         image_sizes: int [N, 2], valid rows and columns.
         topk: T, slots per level.
@@ -45,36 +46,51 @@ def select_candidates(
     """
     runs, offset = [], 0
     for level, stride in enumerate(strides):
-        logits, box, centre = class_logits[level], regression[level], centreness[level]
-        boxes, scores, labels, locations = _level_candidates(
-            logits, box, centre, stride, topk, score_threshold, threshold_by, rank_by
+        logits, centre = class_logits[level], centreness[level]
+        scores, labels, locations = _level_candidates(
+            logits, centre, topk, score_threshold, threshold_by, rank_by
         )
-        if clip:
+        boxes = _boxes(regression[level], locations, stride) if regression else None
+        if clip and boxes is not None:
             limits = image_sizes.flip(1).repeat(1, 2)[:, None].to(boxes.dtype)  # w, h, w, h
             boxes = torch.minimum(boxes.clamp(min=0), limits)
             solid = (boxes[:, :, 2:] > boxes[:, :, :2]).all(2)
             scores = torch.where(solid, scores, -1.0)
         if clip or rank_by != "product":  # the run must fall by the score NMS uses
             scores, order = scores.topk(topk, dim=1)
-            boxes = boxes.gather(1, order[:, :, None].expand(-1, -1, 4))
+            if boxes is not None:
+                boxes = boxes.gather(1, order[:, :, None].expand(-1, -1, 4))
             labels, locations = labels.gather(1, order), locations.gather(1, order)
         runs.append(Candidates(boxes, scores, labels, locations + offset))
         offset = offset + logits.shape[2] * logits.shape[3]
-    boxes, scores, labels, locations = (torch.cat(parts, 1) for parts in zip(*runs, strict=True))
+    of_levels = [run.boxes for run in runs if run.boxes is not None]
+    boxes = torch.cat(of_levels, 1) if of_levels else None
+    scores, labels, locations = (
+        torch.cat(parts, 1) for parts in zip(*(run[1:] for run in runs), strict=True)
+    )
     return Candidates(boxes, scores, labels.int(), locations.int())
+
+
+def best_candidates(candidates: Candidates, limit: int) -> Candidates:
+    """The `limit` best of all levels without their boxes, in falling score; ties by slot."""
+    if exporting():  # ONNX breaks ties so by itself
+        scores, order = candidates.scores.topk(limit, dim=1)  # [N, limit]
+    else:
+        found = candidates.scores.sort(dim=1, descending=True, stable=True)
+        scores, order = (part[:, :limit] for part in found)
+    labels, locations = (part.gather(1, order) for part in candidates[2:])
+    return Candidates(None, scores, labels, locations)
 
 
 def _level_candidates(
     logits: Tensor,
-    regression: Tensor,
     centreness: Tensor,
-    stride: int,
     topk: int,
     threshold: float,
     threshold_by: str,
     rank_by: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Boxes, scores, labels and locations of one level's slots, all int64 or float32.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores float32, labels and locations int64 of one level's slots, [N, T] each.
 
     The best T pairs lie in the best T locations (by their best class), so only those locations'
     pairs are sorted: 80 times fewer.
@@ -96,11 +112,15 @@ def _level_candidates(
     scores = ranks
     if rank_by != "product":
         scores = torch.where(ranks > 0, ranks * quality[:, 0].gather(1, slot), -1.0)
-    centre = torch.stack(_centre(place, width, stride), 2)  # [N, T, 2]
+    return scores, pair - slot * classes, place
+
+
+def _boxes(regression: Tensor, place: Tensor, stride: int) -> Tensor:
+    """Boxes [N, T, 4] of the cells `place` [N, T] of one level's regression [N, 4, h, w]."""
+    centre = torch.stack(_centre(place, regression.shape[3], stride), 2)  # [N, T, 2]
     distances = regression.flatten(2).gather(2, _columns(place, 4)).transpose(1, 2) * stride
     centre = centre.to(distances.dtype)
-    boxes = torch.cat([centre - distances[:, :, :2], centre + distances[:, :, 2:]], 2)
-    return boxes, scores, pair - slot * classes, place
+    return torch.cat([centre - distances[:, :, :2], centre + distances[:, :, 2:]], 2)
 
 
 def _ranks(

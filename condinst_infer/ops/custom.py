@@ -1,6 +1,6 @@
 """How an operation becomes one node of the ONNX graph while torch exports it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,17 +17,21 @@ def exporting() -> bool:
 def custom_node(
     name: str,
     inputs: Sequence[Tensor],
-    attributes: Mapping[str, Sequence[int] | Sequence[float]],
+    attributes: dict[str, Any],
     outputs: Sequence[tuple[torch.dtype, Sequence[Any]]],
+    *,
+    plugin: bool = True,
 ) -> Sequence[Tensor]:
     """Outputs (dtype, shape) of a node `condinst::name` in the traced graph.
 
-    `plugin_namespace` and `aot` make TensorRT prefer the plugin to the function body.
+    `plugin_namespace` and `aot` make TensorRT prefer the plugin to the function body; a node
+    without a plugin must not have them.
     """
+    attributes = attributes | ({"plugin_namespace": DOMAIN, "aot": 1} if plugin else {})
     return torch.onnx.ops.symbolic_multi_out(
         f"{DOMAIN}::{name}",
         inputs,
-        attrs={**attributes, "plugin_namespace": DOMAIN, "aot": 1},
+        attrs=attributes,
         dtypes=[dtype for dtype, _ in outputs],
         shapes=[shape for _, shape in outputs],
         version=1,

@@ -13,6 +13,7 @@ from condinst_infer.ops.custom import custom_node, exporting
 
 ABSOLUTE_SCALE = 512  # absolute coordinates are pixel / 512: our choice, the papers give none
 COORDINATES = CHOICES["coordinates"]  # the node's attribute is the index
+CANDIDATE_MASK_HEAD = "CandidateMaskHead"  # the node that makes the masks for mask NMS
 
 
 def split_params(
@@ -139,11 +140,13 @@ def dynamic_mask_head(
     channels: int = 8,
     coordinates: str = "relative",
     use_features: bool = True,
+    node: str = "DynamicMaskHead",
 ) -> Tensor:
     """Mask probabilities [N, K, factor*h, factor*w] of each instance, 0 in slots past `count`.
 
     The logits of `mask_logits` (arguments there), upsampled by `factor`, then sigmoid.
-    `count` is int32 [N]. The result has the dtype of `features`.
+    `count` is int32 [N]. The result has the dtype of `features`. `node` is its name in the graph,
+    for a function body is written for one factor and one K.
     """
     shape = {"depth": depth, "width": width, "channels": channels}
     if exporting():
@@ -157,7 +160,7 @@ def dynamic_mask_head(
         batch, _, rows, columns = features.shape
         output = (features.dtype, (batch, params.shape[1], factor * rows, factor * columns))
         inputs = (features, params, centres, sizes, count)
-        return custom_node("DynamicMaskHead", inputs, attributes, [output])[0]
+        return custom_node(node, inputs, attributes, [output])[0]
     used = max([1, *count.tolist()])  # the slots above hold nothing in any image
     logits = mask_logits(
         features,

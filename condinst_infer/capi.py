@@ -1,0 +1,196 @@
+"""The Python half of engines/capi: plain buffers in, plain buffers out, no exception.
+
+Only libcondinst.so calls this. Every function gives (status, text, value); a status is one of
+condinst.h, and value is None unless it is 0.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
+from typing import Any
+
+import cv2
+import numpy as np
+
+from condinst_infer import errors
+from condinst_infer.crop import Crop
+from condinst_infer.finish import call_options
+from condinst_infer.panoptic import PanopticSegmentation
+from condinst_infer.pipeline import Pipeline, load
+from condinst_infer.preprocess import read_image
+from condinst_infer.result import Instances
+
+Reply = tuple[int, str, Any]  # (status, text, value)
+Frame = tuple[memoryview, int, int, int, int]  # bytes, width, height, stride, channel order
+# condinst_channels: bytes of a pixel, and what makes BGR of it
+_CHANNELS = (
+    (3, None),
+    (3, cv2.COLOR_RGB2BGR),
+    (4, cv2.COLOR_BGRA2BGR),
+    (4, cv2.COLOR_RGBA2BGR),
+    (1, cv2.COLOR_GRAY2BGR),
+)
+_BITS, _BYTES, _RLE = range(3)  # condinst_mask_format
+_INTERNAL = 8
+_STATUS: tuple[tuple[type[BaseException], int], ...] = (
+    (errors.ConfigError, 1),
+    (errors.ModelFileError, 2),
+    (errors.CheckpointError, 2),
+    (errors.InputError, 3),
+    (errors.SessionError, 4),
+    (errors.MissingExtraError, 5),
+    (ImportError, 5),
+    (MemoryError, 6),
+)
+
+
+def guarded(function: Callable[..., Any]) -> Callable[..., Reply]:
+    """`function` with its result, or what it raised, as a reply."""
+
+    @wraps(function)
+    def replied(*args: Any) -> Reply:
+        try:
+            return 0, "", function(*args)
+        except BaseException as error:  # SystemExit and KeyboardInterrupt too: the host decides
+            return (*_failure(error), None)
+
+    return replied
+
+
+def _failure(error: BaseException) -> tuple[int, str]:
+    """The status and the one line of an exception."""
+    status = next((code for kind, code in _STATUS if isinstance(error, kind)), _INTERNAL)
+    if isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem:
+        status = 6
+    text = " ".join(str(error).split())
+    if status == _INTERNAL or not text:
+        text = f"{type(error).__name__}: {text}"
+    return status, text
+
+
+@guarded
+def open_model(path: bytes, *options: Any) -> "Model":
+    """A loaded model.
+
+    Args:
+        path: of the file, in the file system's encoding.
+        options: device, runtime and precision as bytes or None, threads, workers,
+            max_detections and score_threshold as numbers; 0 is the default.
+    """
+    names = [None if name is None else name.decode(errors="replace") for name in options[:3]]
+    threads, workers, max_detections, score_threshold = options[3:]
+    device, runtime, precision = names
+    pipeline = load(
+        os.fsdecode(path),
+        device=device,
+        runtime=runtime,
+        precision=precision,
+        threads=threads or None,
+        workers=workers or 1,
+    )
+    try:
+        return Model(pipeline, score_threshold or None, max_detections or None)
+    except BaseException:
+        pipeline.close()
+        raise
+
+
+class Model:
+    """A pipeline, and the options that every call with it has."""
+
+    def __init__(
+        self, pipeline: Pipeline, score_threshold: float | None, max_detections: int | None
+    ) -> None:
+        self._pipeline = pipeline
+        self._options = call_options(pipeline.config, score_threshold, max_detections, None)
+
+    @guarded
+    def find(self, frames: Sequence[Frame], mask_format: int) -> list[tuple[Any, ...]]:
+        """`parts` of each frame."""
+        found = self._pipeline(list(map(_bgr, frames)), **self._options)
+        return [_parts(instances, mask_format) for instances in found]
+
+    @guarded
+    def panoptic(self, frames: Sequence[Frame], mask_format: int) -> list[tuple[Any, ...]]:
+        """`parts` of each frame, with ids and segments."""
+        found = self._pipeline.panoptic(list(map(_bgr, frames)))
+        return [_parts(each.instances, mask_format, each) for each in found]
+
+    @guarded
+    def read(self, path: bytes) -> tuple[int, int, np.ndarray]:
+        """Width, height and BGR pixels of an image file."""
+        image = read_image(os.fsdecode(path))
+        return image.shape[1], image.shape[0], image
+
+    @guarded
+    def close(self) -> None:
+        """Free the model."""
+        self._pipeline.close()
+
+
+def _bgr(frame: Frame) -> np.ndarray:
+    """The caller's own pixels as BGR uint8 [H, W, 3], converted only where they are not."""
+    data, width, height, stride, order = frame
+    channels, conversion = _CHANNELS[order]
+    view = np.ndarray((height, width, channels), np.uint8, data, 0, (stride, channels, 1))
+    return view if conversion is None else cv2.cvtColor(view, conversion)
+
+
+def _parts(
+    instances: Instances, mask_format: int, panoptic: PanopticSegmentation | None = None
+) -> tuple[Any, ...]:
+    """What a condinst_result is made of.
+
+    Returns:
+        height, width, mask_format, then contiguous buffers: boxes, scores, labels, crops int32
+        [K, 4] (x, y, width, height), names, masks one after the other, and of a panoptic result
+        ids, segments int64 [S, 9] (fields in the order of condinst_segment, without score and
+        name), scores of segments and their names. Texts end with a zero byte.
+    """
+    height, width = instances.image_size
+    crops = np.zeros((len(instances), 4), np.int32)
+    if mask_format == _RLE:
+        masks = _texts(rle["counts"] for rle in instances.rle())
+    else:
+        for row, crop in zip(crops, instances.crops, strict=True):
+            row[:] = crop.x, crop.y, crop.mask.shape[1], crop.mask.shape[0]
+        masks = b"".join(map(_bits if mask_format == _BITS else _bytes, instances.crops))
+    return (
+        *(height, width, mask_format),
+        np.ascontiguousarray(instances.boxes, np.float32),
+        np.ascontiguousarray(instances.scores, np.float32),
+        np.ascontiguousarray(instances.labels, np.int32),
+        *(crops, _texts(instances.names), masks),
+        *(_segments(panoptic) if panoptic is not None else (b"", b"", b"", b"")),
+    )
+
+
+def _bits(crop: Crop) -> bytes:
+    return np.packbits(crop.mask, axis=1, bitorder="little").tobytes()
+
+
+def _bytes(crop: Crop) -> bytes:
+    return crop.mask.tobytes()
+
+
+def _texts(texts: Iterable[str]) -> bytes:
+    """Texts with a zero byte behind each, and in none."""
+    return b"".join(text.replace("\0", "").encode(errors="replace") + b"\0" for text in texts)
+
+
+def _segments(panoptic: PanopticSegmentation) -> tuple[Any, ...]:
+    numbers = [
+        (
+            *(segment.id, segment.is_thing),
+            -1 if segment.instance is None else segment.instance,
+            *segment.box,
+            *(segment.category_id, segment.area),
+        )
+        for segment in panoptic.segments
+    ]
+    return (
+        np.ascontiguousarray(panoptic.id_map, np.int32),
+        np.array(numbers, np.int64).reshape(-1, 9),
+        np.array([segment.score or 0 for segment in panoptic.segments], np.float32),
+        _texts(segment.name for segment in panoptic.segments),
+    )

@@ -1,0 +1,158 @@
+"""`condinst capi`: builds the C library of engines/capi, and says how to compile against it."""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import condinst_infer
+from condinst_infer.errors import ConfigError
+from condinst_infer.output import replacing
+
+PACKAGE = Path(condinst_infer.__file__).parent
+HEADERS = ("condinst.h", "condinst.hpp")
+TEMPLATES = {  # of engines/capi -> where it belongs
+    "condinst.pc.in": "lib/pkgconfig/condinst.pc",
+    "condinst-config.cmake.in": "lib/cmake/condinst/condinst-config.cmake",
+    "condinst-config-version.cmake.in": "lib/cmake/condinst/condinst-config-version.cmake",
+}
+
+
+def capi(args: argparse.Namespace) -> int:
+    """`condinst capi`: build, or print flags of what was built."""
+    folder = (args.output or Path(sys.prefix) / "condinst").resolve()
+    if args.action == "build":
+        build(folder, args.compiler)
+        again = f" -o {folder}" if args.output else ""
+        print(f"libcondinst {condinst_infer.__version__} for {sys.executable} is in {folder}")
+        print(f"compile with: cc main.c $(condinst capi --include --libs{again})")
+        return 0
+    words = list(_flags(args, folder))
+    if not words:
+        raise ConfigError(
+            "say what to do: build, or --include, --libs or --cmake. See: condinst capi --help"
+        )
+    if not (folder / "lib" / library(sources())).exists():
+        raise ConfigError(f"there is no libcondinst in {folder}. Build it: condinst capi build")
+    print(" ".join(words))
+    return 0
+
+
+def _flags(args: argparse.Namespace, folder: Path) -> Iterator[str]:
+    if args.include:
+        yield f"-I{folder / 'include'}"
+    if args.libs:
+        yield from (f"-L{folder / 'lib'}", f"-Wl,-rpath,{folder / 'lib'}", "-lcondinst")
+    if args.cmake:
+        yield str(folder / "lib" / "cmake" / "condinst")
+
+
+def build(folder: Path, compiler: str | None = None) -> None:
+    """Compile the library for the running Python into `folder`, with headers and package files.
+
+    Args:
+        folder: made if missing; gets include/ and lib/, like any prefix.
+        compiler: of C or C++, such as "cc" or "g++-13"; None is $CC, else cc.
+
+    Raises:
+        ConfigError: there is no compiler, no shared libpython or no Python.h, or it doesn't
+            compile.
+        InputError: the folder can't be written.
+    """
+    if not sys.platform.startswith("linux"):
+        raise ConfigError(f"condinst capi build works on Linux, not on {sys.platform} yet.")
+    compiler = compiler or os.environ.get("CC") or "cc"
+    if shutil.which(compiler) is None:
+        raise ConfigError(
+            f"the compiler {compiler} is missing. Install one (apt-get install gcc) or name "
+            "yours: condinst capi build --compiler clang"
+        )
+    source, python = sources(), _libpython()
+    name = library(source)
+    with replacing(folder / "lib" / name) as part:
+        _compile([compiler, *_options(source, python), f"-Wl,-soname,{name}", "-o", str(part)])
+    with replacing(folder / "lib" / "libcondinst.so") as part:
+        part.symlink_to(name)
+    for header in HEADERS:
+        with replacing(folder / "include" / header) as part:
+            shutil.copyfile(source / header, part)
+    values = {"PREFIX": str(folder), "VERSION": condinst_infer.__version__, "LIBRARY": name}
+    for template, path in TEMPLATES.items():
+        with replacing(folder / path) as part:
+            part.write_text(_filled((source / template).read_text(), values))
+
+
+def sources() -> Path:
+    """The folder of the C sources: inside an installed package, else in the clone."""
+    for folder in (PACKAGE / "data" / "capi", PACKAGE.parent / "engines" / "capi"):
+        if (folder / "condinst.c").exists():
+            return folder
+    raise ConfigError(
+        f"{PACKAGE} came without its C sources. Install it again: pip install condinst-infer"
+    )
+
+
+def library(source: Path) -> str:
+    """The file name of the library, which ends in the number of its ABI."""
+    number = re.search(r"#define CONDINST_ABI (\d+)", (source / "condinst.h").read_text())
+    assert number is not None
+    return f"libcondinst.so.{number[1]}"
+
+
+def _options(source: Path, python: Path) -> list[str]:
+    """Words for the compiler, without the output."""
+    includes = {sysconfig.get_path(name) for name in ("include", "platinclude")}
+    if not any((Path(folder) / "Python.h").exists() for folder in includes):
+        raise ConfigError(
+            f"Python.h is missing in {sysconfig.get_path('include')}. Install the development "
+            "package of this Python, such as python3-dev."
+        )
+    macros = {
+        "VERSION": condinst_infer.__version__,
+        "EXECUTABLE": sys.executable,
+        "LIBPYTHON": python.name,
+    }
+    return [
+        *("-x", "c", "-std=c11", "-O2", "-fPIC", "-shared", "-pthread", "-Wall", "-Wextra"),
+        *(f"-DCONDINST_{name}={_literal(value)}" for name, value in macros.items()),
+        *(f"-I{folder}" for folder in sorted({*includes, str(source)})),
+        str(source / "condinst.c"),
+        *("-x", "none", str(python), f"-Wl,-rpath,{python.parent}", "-ldl"),
+    ]
+
+
+def _literal(text: str) -> str:
+    """`text` in C."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _libpython() -> Path:
+    """The shared library of the running Python."""
+    name = sysconfig.get_config_var("INSTSONAME") or ""
+    folders = [sysconfig.get_config_var("LIBDIR") or "", f"{sys.base_prefix}/lib"]
+    for folder in folders:
+        if ".so" in name and (path := Path(folder) / name).exists():
+            return path
+    raise ConfigError(
+        f"the Python in {sys.base_prefix} has no shared libpython, which a program in C needs. "
+        "Use one that has: that of the system with its development package (python3-dev), or "
+        "one configured with --enable-shared."
+    )
+
+
+def _compile(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr]
+        raise ConfigError(f"{command[0]} can't compile the library: {lines[0]}")
+
+
+def _filled(template: str, values: Mapping[str, str]) -> str:
+    for name, value in values.items():
+        template = template.replace(f"@{name}@", value)
+    return template

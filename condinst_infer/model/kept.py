@@ -1,0 +1,69 @@
+"""Which candidates are kept, by the overlap of boxes or of masks, and their mask heads."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from condinst_infer.config import CondInstConfig
+from condinst_infer.ops import (
+    CANDIDATE_MASK_HEAD,
+    Candidates,
+    best_candidates,
+    class_nms,
+    dynamic_mask_head,
+    mask_nms,
+)
+
+MaskHeads = tuple[Tensor, Tensor, Tensor]  # params [N, K, P], centres [N, K, 2], sizes [N, K]
+HeadsAt = Callable[[Tensor], MaskHeads]  # at locations [N, K]
+
+
+def kept_by_boxes(
+    candidates: Candidates, heads_at: HeadsAt, config: CondInstConfig
+) -> tuple[Candidates, MaskHeads, Tensor]:
+    """What box NMS keeps in K slots, its mask heads, and how many slots are used, int32 [N]."""
+    detect, boxes = config.detect, candidates.boxes
+    assert boxes is not None
+    keep, count = class_nms(
+        boxes,
+        candidates.scores,
+        candidates.labels,
+        iou_threshold=detect.nms_iou,
+        max_detections=detect.max_detections,
+        runs=len(config.strides),
+    )
+    index = keep.clamp(min=0).long()  # [N, K]; empty slots read candidate 0
+    kept = Candidates(_rows(boxes, index), *(part.gather(1, index) for part in candidates[1:]))
+    return kept, heads_at(kept.locations), count
+
+
+def kept_by_masks(
+    candidates: Candidates, features: Tensor, heads_at: HeadsAt, config: CondInstConfig
+) -> tuple[Candidates, MaskHeads, Tensor]:
+    """The same of mask NMS, without boxes: arXiv:2102.03026, section 4.6.
+
+    Its masks are those of the best candidates of all levels, at the stride of `features`.
+    """
+    detect = config.detect
+    best = best_candidates(candidates, config.mask_candidates)
+    params, centres, sizes = heads_at(best.locations)
+    used = (best.scores > 0).sum(1, dtype=torch.int32)
+    settings = config.mask_head_settings | {"factor": 1, "node": CANDIDATE_MASK_HEAD}
+    keep, scores, count = mask_nms(
+        dynamic_mask_head(features, params, centres, sizes, used, **settings),
+        best.scores,
+        best.labels,
+        kind=detect.mask_nms,
+        iou_threshold=detect.nms_iou,
+        score_threshold=detect.score_threshold,
+        max_detections=detect.max_detections,
+    )
+    index = keep.clamp(min=0).long()  # [N, K]; empty slots read candidate 0
+    kept = Candidates(None, scores, *(part.gather(1, index) for part in best[2:]))
+    return kept, (_rows(params, index), _rows(centres, index), sizes.gather(1, index)), count
+
+
+def _rows(values: Tensor, index: Tensor) -> Tensor:
+    """Rows [N, K, X] of `values` [N, M, X]."""
+    return values.gather(1, index[:, :, None].expand(-1, -1, values.shape[2]))
