@@ -28,7 +28,7 @@ from condinst_infer.preprocess import read_image
 from condinst_infer.timing import interleaved, summary
 
 DATA = Path(condinst_infer.__file__).parent / "data"
-RESULT = Path(__file__).parent / "results" / "capi.json"
+RESULT = Path(__file__).parent / "results" / "whole_image" / "capi.json"
 SIDE, WARMUP = 512, 3
 FORMATS = ("bits", "bytes", "rle")
 TIMED = FORMATS[:2]  # RLE is `Instances.rle`, which costs the same in Python

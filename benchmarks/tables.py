@@ -20,6 +20,7 @@ def parts(results: Path = RESULTS) -> dict[str, str]:
         "rivals": rivals,
         "throughput": throughput,
         "mask_nms": mask_nms,
+        "capi": capi,
     }
     return {name: _part(results / f"{name}.json", make) for name, make in makers.items()}
 
@@ -162,6 +163,20 @@ def mask_nms(result: Result) -> str:
     return _table(["model", "NMS", "end to end, ms", "of box NMS", "network, ms"], rows) + (
         f"\n\nONNX Runtime, float32, {first['threads']} threads; {box['instances']} instances; "
         f"medians of {box['times_ms']['count']} runs in turns."
+    )
+
+
+def capi(result: Result) -> str:
+    """What the C library adds to the Python call."""
+    rows, times = [], {}
+    for masks, times in result["formats"].items():
+        calls = (times[name]["p50"] for name in ("call_ms", "python_ms"))
+        around = f"{1000 * times['around_ms']['p50']:.0f}"
+        rows.append([masks, *_ms(*calls), around, f"{100 * times['overhead']:.2f} %"])
+    heads = ["masks as", "call from C, ms", "Python inside, ms", "around it, us", "overhead"]
+    return _table(heads, rows) + (
+        f"\n\n{result['what']}; {result['threads']} threads; medians of "
+        f"{times['call_ms']['count']} calls."
     )
 
 

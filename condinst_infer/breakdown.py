@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from condinst_infer.session import NodeTime
 
 _BEFORE, _BETWEEN, _LAYOUT = "input normalisation", "candidate selection", "changes of layout"
+_SEMANTIC = "semantic branch"
 _PARTS = {  # what a node's name holds -> its part; the first that fits
     "ClassNMS": "NMS",
     "MaskNMS": "NMS",
@@ -15,10 +16,10 @@ _PARTS = {  # what a node's name holds -> its part; the first that fits
     "neck/": "neck",
     "fcos/": "heads",
     "mask_branch/": "mask branch",
-    "semantic_branch/": "semantic branch",
+    "semantic_branch/": _SEMANTIC,
 }
 PARTS = (
-    *(_BEFORE, "backbone", "neck", "heads", "mask branch", "semantic branch"),
+    *(_BEFORE, "backbone", "neck", "heads", "mask branch", _SEMANTIC),
     *(_BETWEEN, "NMS", "mask heads", _LAYOUT),
 )
 _CONVOLUTION = re.compile(r"(Fused|QLinear|Nhwc|NhwcFused|Group)?Conv(olution|Integer|2d)?")
@@ -42,6 +43,8 @@ def part_times(nodes: Sequence[NodeTime]) -> dict[str, float]:
         if part == "backbone":
             unnamed = _BETWEEN
         times[part or unnamed] += node.ms
+    if not times[_SEMANTIC]:  # only panoptic models have one
+        del times[_SEMANTIC]
     return {part: max(0.0, ms) for part, ms in times.items()}
 
 

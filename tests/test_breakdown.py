@@ -17,6 +17,7 @@ NODES = [  # as ONNX Runtime and PyTorch name them
     NodeTime("fcos", "towers", 1),
     NodeTime("mask_branch/refine/0/conv", "Conv2d", 20),
     NodeTime("mask_branch/Cast", "Convert", 0.25),
+    NodeTime("semantic_branch/output/0/Conv", "Conv", 2),
     NodeTime("TopK_3", "TopK", 6),
     NodeTime("_inlfunc_ClassNMS_ClassNMS/scores_left", "Loop", 7),
     NodeTime("", "CondInst", 0.5),
@@ -35,12 +36,18 @@ def test_every_node_has_one_part() -> None:
         "neck": 10,
         "heads": 6,
         "mask branch": 20.25,
+        "semantic branch": 2,
         "candidate selection": 7,
         "NMS": 7,
         "mask heads": 8.5,
         "changes of layout": 4,
     }
     assert sum(times.values()) == sum(node.ms for node in NODES)
+
+
+def test_only_panoptic_models_have_a_semantic_branch() -> None:
+    others = [node for node in NODES if not node.name.startswith("semantic_branch")]
+    assert set(PARTS) - set(part_times(others)) == {"semantic branch"}
 
 
 def test_no_part_is_below_zero() -> None:

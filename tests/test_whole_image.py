@@ -266,6 +266,8 @@ def test_tables_say_what_was_measured(
     timed |= {"engine_ms": whole["clocks_ms"]["engine"]}
     variants = {"box": timed | {"over_box": 1.0}, "greedy 300": timed | {"over_box": 2.345}}
     masked = {"model": NAME, "canvas": [128, 192], "threads": 1, "rows": variants}
+    calls = dict.fromkeys(("call_ms", "python_ms", "around_ms"), timed["engine_ms"])
+    called = {"what": "x", "threads": 1, "formats": {"bits": calls | {"overhead": 0.0123}}}
     where = {"environment": environment()}
     files = {
         "whole_image": {"results": [whole], **where},
@@ -274,6 +276,7 @@ def test_tables_say_what_was_measured(
         "rivals": rival | where,
         "throughput": {"results": [rates], **where},
         "mask_nms": {"results": [masked], **where},
+        "capi": called | where,
     }
     missing = tables.parts(tmp_path)
     for name, result in files.items():
@@ -295,6 +298,7 @@ def test_tables_say_what_was_measured(
     assert f"| {cost:.1f} % |" in made["instances"] and "| 48x64 | 128x192 |" in made["instances"]
     for rate in rates["images_per_second"].values():
         assert f"| {rate:.2f} |" in made["throughput"]
+    assert "| bits | " in made["capi"] and "| 1.23 % |" in made["capi"]
     assert "| greedy, 300 candidates | " in made["mask_nms"] and "| 2.35x |" in made["mask_nms"]
     assert "| yolo (package 1.0) | PyTorch | 2.0 M | 480x640 | 100 |" in made["rivals"]
 

@@ -43,6 +43,12 @@ def _export(verbs: Verbs) -> None:
         metavar="N",
         help="static batch, or dynamic (default: dynamic)",
     )
+    _detections(verb)
+    _int8(verb)
+    verb.set_defaults(command="condinst_infer.commands.models:export")
+
+
+def _detections(verb: Parser) -> None:
     default = DetectConfig()
     verb.add_argument(
         "--max-detections",
@@ -64,8 +70,6 @@ def _export(verbs: Verbs) -> None:
         help="duplicates are found by the overlap of boxes, or of masks: slower, and without a box "
         "branch (default: the checkpoint's, usually box)",
     )
-    _int8(verb)
-    verb.set_defaults(command="condinst_infer.commands.models:export")
 
 
 def _int8(verb: Parser) -> None:
