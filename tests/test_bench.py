@@ -44,7 +44,9 @@ def test_a_result_names_file_machine_and_rows(nano_onnx: Path, photos: Path) -> 
     assert model["precision"] == "fp32" and model["bytes"] == nano_onnx.stat().st_size
     assert result["environment"]["cpu"] and result["load_ms"] > 0 and result["first_call_ms"] > 0
     assert result["memory"]["peak_mib"] > 20
-    assert set(result["clocks"]) == {"engine", "pipeline", "end_to_end", "end_to_end_rle"}
+    instances = {"engine", "pipeline", "end_to_end", "end_to_end_rle"}
+    assert set(result["clocks"]) == instances | {"panoptic"}
+    assert all(set(row["clocks_ms"]) == instances for row in result["rows"])
     assert result["accuracy"] is None
     rows = result["rows"]
     assert [(Path(row["image"]).name, row["size"], row["batch"]) for row in rows] == [
@@ -86,7 +88,9 @@ def test_the_frames_of_a_call_are_one_batch(
     seen: list[int] = []
     run = HostRunner.run
     monkeypatch.setattr(
-        HostRunner, "run", lambda self, batch: (seen.append(len(batch)), run(self, batch))[1]
+        HostRunner,
+        "run",
+        lambda self, batch, *rest: (seen.append(len(batch)), run(self, batch, *rest))[1],
     )
     benchmark(bright_model, sizes=[(60, 90)], batches=[3], repeats=1, warmup=1)
     assert set(seen) == {3}

@@ -91,8 +91,9 @@ def test_a_profile_has_all_parts_of_the_network(session: Any) -> None:
     nodes = session.profile(feeds, 2)
     assert issubclass(type(session), Profiled)
     times = part_times(nodes)
-    empty = {"changes of layout"} if isinstance(session, TorchSession) else set()
-    assert {part for part in PARTS if times[part] > 0} >= {*PARTS} - empty - {"NMS"}
+    empty = {"semantic branch"}  # this is no panoptic model
+    empty |= {"changes of layout"} if isinstance(session, TorchSession) else set()
+    assert {part for part, ms in times.items() if ms > 0} >= {*PARTS} - empty - {"NMS"}
     assert any("ClassNMS" in node.name for node in nodes)
     largest = max((n for n in nodes if n.name.startswith("backbone")), key=lambda node: node.ms)
     assert largest.op in ("Conv", "Conv2d")
