@@ -51,7 +51,7 @@ def test_a_free_thread_waits_for_more_but_not_longer_than_it_may() -> None:
         calls.append(items)
         return doubled(items)
 
-    with batcher(work, workers=3, batch=2, wait_s=0.3) as made:
+    with batcher(work, workers=3, batch=2, wait_s=1.0) as made:
         start = time.monotonic()
         assert made.submit(1).result(20) == 2
         alone = time.monotonic() - start
@@ -60,7 +60,7 @@ def test_a_free_thread_waits_for_more_but_not_longer_than_it_may() -> None:
         assert [one.result(20) for one in pair] == [4, 6]
         together = time.monotonic() - start
     assert calls == [[1], [2, 3]]
-    assert 0.3 <= alone and together < 0.3
+    assert 1.0 <= alone and together < 1.0
 
 
 def test_workers_work_at_the_same_time() -> None:
@@ -101,7 +101,7 @@ def test_errors_belong_to_their_items_and_threads_outlive_them() -> None:
             raise MemoryError("all")
         return [ValueError("one") if item < 0 else 2 * item for item in items]
 
-    with batcher(work, batch=2, wait_s=0.2) as made:
+    with batcher(work, batch=2, wait_s=5.0) as made:
         good, bad = made.submit(1), made.submit(-1)
         assert good.result(20) == 2
         with pytest.raises(ValueError, match="one"):
@@ -109,7 +109,8 @@ def test_errors_belong_to_their_items_and_threads_outlive_them() -> None:
         for one in [made.submit(13), made.submit(1)]:
             with pytest.raises(MemoryError, match="all"):
                 one.result(20)
-        assert made.alive and made.submit(4).result(20) == 8
+        assert made.alive
+        assert [one.result(20) for one in [made.submit(4), made.submit(5)]] == [8, 10]
 
 
 def test_closing_does_what_was_submitted_and_then_nothing() -> None:

@@ -1,0 +1,57 @@
+"""What each failure becomes: an HTTP status and one sentence."""
+
+import logging
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from condinst_infer.errors import CondInstError, ConfigError
+from condinst_infer.serve.parameters import sentence
+
+_log = logging.getLogger(__name__)
+_TEXTS = {
+    404: "there is nothing here; GET /openapi.json tells what there is.",
+    405: "this path takes another method: POST for images, GET for the rest.",
+}
+
+
+class Refused(Exception):
+    """A request that can't be carried out."""
+
+    def __init__(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(text)
+        self.status, self.headers = status, headers
+
+
+class Failure(NamedTuple):
+    """What is told of an error."""
+
+    status: int
+    text: str
+    headers: Mapping[str, str] | None = None
+
+
+def failure(error: Exception) -> Failure:
+    """What is told of `error`; what is our own fault goes to the log too."""
+    match error:
+        case Refused():
+            return Failure(error.status, str(error), error.headers)
+        case ValidationError() | RequestValidationError():
+            return Failure(422, sentence(error.errors()))
+        case ConfigError():
+            return Failure(422, str(error))
+        case HTTPException():
+            text = _TEXTS.get(error.status_code, error.detail)
+            return Failure(error.status_code, text, error.headers)
+        case ClientDisconnect():  # nobody reads it, but it is counted
+            return Failure(499, "the client went away.")
+        case CondInstError():
+            _log.error("%s", error)
+            return Failure(500, str(error))
+        case _:
+            _log.error("a request made the server fail", exc_info=error)
+            return Failure(500, "the server failed; its log says why.")
