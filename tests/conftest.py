@@ -27,18 +27,7 @@ def bright_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def nano_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A nano network of made-up weights that finds up to 20 instances in any image."""
-    import torch
-
-    from benchmarks.torch_detector import busy
-    from condinst_infer import checkpoint
-    from condinst_infer.model import CondInst
-    from condinst_infer.presets import preset
-
-    torch.manual_seed(0)
-    config = preset("condinst_nano", short_side=128, long_side=192, max_detections=20)
-    path = tmp_path_factory.mktemp("nano") / "nano.safetensors"
-    checkpoint.save(busy(CondInst(config)), path)
-    return path
+    return _made_up(tmp_path_factory.mktemp("nano") / "nano.safetensors")
 
 
 @pytest.fixture(scope="session")
@@ -62,27 +51,13 @@ def detector_onnx(nano_checkpoint: Path) -> Path:
 @pytest.fixture(scope="session")
 def panoptic_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A nano panoptic network of made-up weights, with three kinds of stuff."""
-    import torch
-
-    from benchmarks.torch_detector import busy
-    from condinst_infer import checkpoint
-    from condinst_infer.model import CondInst
-    from condinst_infer.presets import preset
-
-    torch.manual_seed(0)
-    config = preset(
-        "condinst_nano",
-        short_side=128,
-        long_side=192,
-        max_detections=20,
+    return _made_up(
+        tmp_path_factory.mktemp("panoptic") / "panoptic.safetensors",
         neck_in_levels=(2, 3, 4, 5),
         stuff_names=("sky", "grass", "road"),
         stuff_ids=(201, 202, 203),
         stuff_area_limit=50,
     )
-    path = tmp_path_factory.mktemp("panoptic") / "panoptic.safetensors"
-    checkpoint.save(busy(CondInst(config)), path)
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -127,6 +102,21 @@ def nuclei_onnx(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     model = checkpoint.load(demo_folder / "nuclei.safetensors")
     model.config = override(model.config, max_detections=60, short_side=256, long_side=352)
     export_onnx(model, path)
+    return path
+
+
+def _made_up(path: Path, **changes: Any) -> Path:
+    """A nano network of made-up weights, written to `path`."""
+    import torch
+
+    from benchmarks.torch_detector import busy
+    from condinst_infer import checkpoint
+    from condinst_infer.model import CondInst
+    from condinst_infer.presets import preset
+
+    torch.manual_seed(0)
+    sizes = {"short_side": 128, "long_side": 192, "max_detections": 20}
+    checkpoint.save(busy(CondInst(preset("condinst_nano", **sizes, **changes))), path)
     return path
 
 
