@@ -27,7 +27,7 @@ def test_eight_photographs_are_learnt_by_heart(tmp_path: Path) -> None:
     )
     settings = replaced(
         settings_for(config, "short"),
-        iterations=100,
+        iterations=85,
         learning_rate=2e-3,
         warmup_iterations=30,
         short_sides=[288],

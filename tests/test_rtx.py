@@ -39,7 +39,13 @@ def test_parses_and_builds(
     assert_builds(preset(name), graph, precision, tmp_path / "model.onnx", monkeypatch)
 
 
-@pytest.mark.parametrize("kind", CHOICES["mask_nms"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[] if kind == "greedy" else [pytest.mark.slow])
+        for kind in CHOICES["mask_nms"]
+    ],
+)
 def test_mask_nms_parses_and_builds(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

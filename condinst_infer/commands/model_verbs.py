@@ -67,7 +67,7 @@ def _detections(verb: Parser) -> None:
     verb.add_argument(
         "--nms",
         choices=CHOICES["nms"],
-        help="duplicates are found by the overlap of boxes, or of masks: slower, and without a box "
+        help="duplicates are found by the overlap of boxes, or of masks, which needs no box "
         "branch (default: the checkpoint's, usually box)",
     )
 
