@@ -52,8 +52,10 @@ class Scene:
         pipeline, frames, results = self._pipeline, self.frames, self._results
         found = self._runner.run(self._batch)
         no_crops = [Crop(0, 0, np.zeros((0, 0), bool))] * found.outputs["scores"].shape[1]
-        panoptic = {"panoptic": lambda: pipeline.panoptic(frames)}
-        return (panoptic if pipeline.config.is_panoptic else {}) | {
+        panoptic: Functions = {}
+        if pipeline.config.is_panoptic:
+            panoptic["panoptic"] = lambda: pipeline.panoptic(frames)
+        return panoptic | {
             "end_to_end": lambda: pipeline(frames),
             "end_to_end_rle": lambda: [result.rle() for result in pipeline(frames)],
             "boxes": lambda: self._instances(found, no_crops),

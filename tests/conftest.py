@@ -68,13 +68,13 @@ def panoptic_onnx(panoptic_checkpoint: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def mask_nms_checkpoint(nano_checkpoint: Path) -> Path:
-    """`nano_checkpoint` without its box branch: NMS by the masks of the best 24 candidates."""
+    """`nano_checkpoint` without its box branch: NMS by the masks of the best 60 candidates."""
     from condinst_infer import checkpoint
     from condinst_infer.config import override
 
     path = nano_checkpoint.with_name("mask_nms.safetensors")
     model = checkpoint.load(nano_checkpoint)
-    model.config = override(model.config, nms="mask", mask_nms_candidates=24)
+    model.config = override(model.config, nms="mask", mask_nms_candidates=60)
     checkpoint.save(model, path)
     return path
 

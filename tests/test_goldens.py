@@ -195,7 +195,10 @@ def test_complete_candidate_selection(prefix: str, source: str, topk: int) -> No
         rank_by="class" if mmdet else "product",
         clip=mmdet,
     )
-    keep, count = class_nms(*found[:3], iou_threshold=0.6, max_detections=100)
+    assert found.boxes is not None
+    keep, count = class_nms(
+        found.boxes, found.scores, found.labels, iou_threshold=0.6, max_detections=100
+    )
     golden = goldens.arrays(source)
     det = "det_" if mmdet else ""
     for i in range(2):

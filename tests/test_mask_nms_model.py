@@ -123,7 +123,7 @@ def test_attributes_match_the_bodies(mask_nms_onnx: Path) -> None:
                 array = value if isinstance(value, int) else onnx.numpy_helper.to_array(value)
                 constants[body.name, node.output[0]] = np.asarray(array).tolist()
     assert constants["CandidateMaskHead", "up_by"] == [1, 1, 1, 1]
-    assert constants["CandidateMaskHead", "all_slots"] == 24 == detect.mask_nms_candidates
+    assert constants["CandidateMaskHead", "all_slots"] == 60 == detect.mask_nms_candidates
     assert constants["DynamicMaskHead", "all_slots"] == detect.max_detections
     assert constants["MaskNMS", "most"] == [detect.max_detections]
     assert constants["MaskNMS", "iou_limit"] == pytest.approx(detect.nms_iou)
@@ -255,7 +255,7 @@ def test_compare_and_info_know_the_model(
         assert report.ok, str(report)
         assert "candidates" in {row.stage for row in report.rows}
     status, out, _ = condinst("info", mask_nms_onnx)
-    assert status == 0 and "greedy, by the masks of 24 candidates" in out
+    assert status == 0 and "greedy, by the masks of 60 candidates" in out
 
 
 def test_an_image_may_have_fewer_candidates_than_asked_for(tmp_path: Path) -> None:

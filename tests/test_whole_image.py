@@ -28,7 +28,7 @@ from condinst_infer.model import CondInst
 
 NAME, FOUND = "condinst_nano", 20
 CHANGES = {"short_side": 128, "long_side": 192, "max_detections": FOUND}  # of `nano_checkpoint`
-ONCE = {"repeats": 1, "threads": 1}
+ONCE: dict[str, Any] = {"repeats": 1, "threads": 1}
 
 
 @pytest.fixture(scope="module")
