@@ -15,7 +15,7 @@ HEAVY = ("torch", "onnx", "onnxruntime", "tensorrt")
 # a module imports only modules of rows above its own (or of its own package)
 ROWS = [
     ["errors", "coco"],
-    ["output", "annotations", "workers"],
+    ["output", "annotations", "workers", "interrupts"],
     ["config_rules"],
     ["config"],
     ["presets", "metadata"],

@@ -3,9 +3,7 @@
 import argparse
 import json
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,6 +20,7 @@ from condinst_infer.commands.predict_work import Work, result_paths
 from condinst_infer.commands.recorder import recording
 from condinst_infer.crop import Crop, rle_from_crop
 from condinst_infer.errors import InputError
+from condinst_infer.interrupts import stop_signals
 from condinst_infer.output import replacing
 from condinst_infer.panoptic import PanopticSegmentation
 from condinst_infer.result import Instances
@@ -98,7 +97,7 @@ def _predicted(
             every=args.every,
             batch=batch,
         ) as stream,
-        _interrupts(stream.stop) as interrupts,
+        stop_signals(stream.stop) as interrupts,
         tqdm(total=source.count, unit="frame", disable=None, delay=2) as bar,
         ExitStack() as files,
     ):
@@ -181,29 +180,6 @@ def _until_lost(
         yield from stream
     except InputError as error:
         failure.append(str(error))
-
-
-@contextmanager
-def _interrupts(stop: Callable[[], None]) -> Iterator[list[int]]:
-    """The signals that came, SIGINT or SIGTERM: the first calls `stop`, a second acts at once."""
-    came: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield came  # only that thread may set a handler
-        return
-    before = {}
-
-    def note(number: int, _frame: Any) -> None:
-        came.append(number)
-        signal.signal(number, before[number])
-        stop()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, note)
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def print_reports(reports: list[dict[str, Any]], noun: str, args: argparse.Namespace) -> None:

@@ -1,9 +1,8 @@
 """The training loop."""
 
 import math
-import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, distributed, nn
 
 from condinst_infer import checkpoint
 from condinst_infer.errors import ConfigError, TrainingError
+from condinst_infer.interrupts import stop_signals
 from condinst_infer.model import CondInst
 from condinst_infer.train.data import CocoData
 from condinst_infer.train.distributed import Processes, with_sync_bn
@@ -106,7 +106,7 @@ class Trainer:
             report = Report(self.run, start, stop, settings.images_per_batch)
             report.pictures(start, "train", [self.images[p].plot() for p in range(PICTURES)])
         try:
-            with _stop_signals() as stopped:
+            with stop_signals() as stopped:
                 batches = self._batches()
                 while self.done < settings.iterations:
                     rate = learning_rate(self.done, settings)
@@ -258,22 +258,3 @@ def _moved(batch: Batch, device: torch.device) -> Batch:
 
     truths = tuple(type(truth)(*map(move, truth)) for truth in batch.truths)
     return Batch(batch.names, move(batch.images), move(batch.image_sizes), truths)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """A list that is no longer empty once SIGINT or SIGTERM came; a second one acts at once."""
-    stopped: list[int] = []
-    before = {}
-
-    def note(number: int, _frame: Any) -> None:
-        stopped.append(number)
-        signal.signal(number, before[number])
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, note)
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
