@@ -8,6 +8,7 @@ result.boxes, result.scores, result.names, result.masks
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from condinst_infer.config import CondInstConfig, override
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from condinst_infer.result import Instances
 
 __version__ = "0.1.0"
+
+# Since 1.31 ONNX Runtime reports to its makers unless told otherwise before it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "CheckpointError",

@@ -1,5 +1,6 @@
 """Model files, photographs and the command line, for all test files."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,6 +17,9 @@ from condinst_infer import cli
 from condinst_infer.engines.cuda import Device, Stream
 from engines import shim
 from engines.shim import Shim
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # read when torch is imported; it would wait for cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """The ONNX Runtime session: what it reads from a file, what it refuses, and in which words."""
 
+import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +35,25 @@ def test_run_gives_all_outputs_by_name(bright_model: Path) -> None:
     assert outputs["num_detections"].tolist() == [1, 1]
     assert outputs["boxes"].tolist() == [[[0, 0, 90, 64]]] * 2
     assert outputs["masks"].shape == (2, 1, 16, 24) and outputs["masks"].min() == 1
+
+
+@pytest.mark.parametrize("chosen", [None, "0"])
+def test_nothing_is_reported_unless_asked_for(
+    bright_model: Path, tmp_path: Path, chosen: str | None
+) -> None:
+    code = f"""import os, condinst_infer
+print(os.environ["ORT_DISABLE_TELEMETRY"])
+condinst_infer.load({str(bright_model)!r}).close()"""
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    environment = {name: os.environ[name] for name in os.environ if "TELEMETRY" not in name}
+    if chosen is not None:
+        environment["ORT_DISABLE_TELEMETRY"] = chosen
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment | home, capture_output=True, text=True
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, f"{chosen or 1}\n", "")
+    if chosen is None:
+        assert not list(tmp_path.iterdir())  # where an identity of the machine would be kept
 
 
 def test_runs_at_the_same_time_do_not_disturb_each_other(bright_model: Path) -> None:
