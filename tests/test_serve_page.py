@@ -1,7 +1,7 @@
 """The page of the door in headless Chromium: choose, drop, look, and what it says on a mistake."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from fake_session import FakeSession
 from serving import Running, serving
 
+from condinst_infer.config import override
 from condinst_infer.pipeline import Pipeline
 
 PROGRAMS = [shutil.which(name) or "" for name in ("chromium", "chromedriver")]
@@ -28,6 +29,22 @@ PIXELS = """
 return Array.from(document.getElementById("canvas").getContext("2d").getImageData(0, 0, 180, 120)
   .data)
 """
+
+
+class Surroundings(FakeSession):
+    """A panoptic session: what is not bright is sky, in the lower half sea."""
+
+    def __init__(self) -> None:
+        stuff = {"stuff_names": ("sky", "sea"), "stuff_ids": (201, 202), "stuff_area_limit": 1}
+        config = override(FakeSession().metadata.config, neck_in_levels=(2, 3, 4, 5), **stuff)
+        super().__init__(config=config)
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        outputs = super().run(feeds)
+        n, _, h, w = outputs["masks"].shape
+        semantic = np.zeros((n, 3, h, w), np.float32)
+        semantic[:, 1, : h // 2] = semantic[:, 2, h // 2 :] = 5
+        return {**outputs, "semantic": semantic}
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +174,27 @@ def test_a_mistake_is_said_and_nothing_comes_from_elsewhere(
     loaded = [name for name in names if "://" in name]
     assert loaded and all(name.startswith(f"{door.url}/") for name in loaded)
     assert all("400 (Bad Request)" in message for message in errors(page))
+
+
+def test_the_page_of_a_panoptic_model_shows_everything(browser: Any, tmp_path: Path) -> None:
+    pipeline = Pipeline(Surroundings())
+    with serving(pipeline) as door:
+        browser.get(door.url)
+        browser.find_element("id", "file").send_keys(str(saved(tmp_path / "scene.png")))
+        finished(browser)
+        assert browser.find_element("id", "count").text == "2 instances"
+        assert_shows_masks(browser)
+        browser.find_element("css selector", "[data-kind=panoptic]").click()
+        finished(browser, 2)
+    found = pipeline.panoptic(SCENE)
+    assert {segment.name for segment in found.segments} > {"sky", "sea"}
+    assert browser.find_element("id", "count").text == f"{len(found.segments)} segments"
+    rows = [row.text.split() for row in browser.find_elements("css selector", "#list li")]
+    assert [row[0] for row in rows] == [segment.name for segment in found.segments]
+    assert [len(row) for row in rows] == [1 + segment.is_thing for segment in found.segments]
+    shown = pixels(browser).astype(int)
+    for segment in found.segments:
+        mask = np.array(found.id_map == segment.id, np.uint8)
+        core = shown[cv2.erode(mask, np.ones((9, 9))) > 0]  # no outline of a neighbour
+        assert len(core) and np.ptp(core, axis=1).min() > 15
+    assert errors(browser) == []
