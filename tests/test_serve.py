@@ -237,6 +237,20 @@ def test_an_answer_that_takes_too_long_is_given_up() -> None:
         assert pipeline.calls == [1, 1]
 
 
+def test_what_nobody_waits_for_any_more_is_not_done() -> None:
+    with serving(pipeline := Held()) as door, ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(door.post, content=GOOD)
+        assert pipeline.called.wait(20)
+        with socket.create_connection(door.address, 20) as leaving:
+            head = f"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: {len(GOOD)}\r\n\r\n"
+            leaving.sendall(head.encode() + GOOD)
+            eventually(lambda: len(door.door.batcher) == 1)
+        eventually(lambda: len(door.door.batcher) == 0)
+        pipeline.free.set()
+        assert busy.result().status_code == door.post(content=GOOD).status_code == 200
+        assert pipeline.calls == [1, 1]
+
+
 def test_an_upload_that_takes_too_long_is_given_up() -> None:
     head = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf"
     with serving(Pipeline(FakeSession()), timeout_s=0.3, queue=1) as door:

@@ -1,6 +1,7 @@
 """The routes of the door."""
 
 import asyncio
+from concurrent.futures import Future
 from importlib import resources
 from typing import Annotated, Any
 
@@ -8,6 +9,7 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from condinst_infer import __version__
@@ -156,7 +158,7 @@ class Door:
                     tuple(parameters.options().items()),
                 )
                 late = 504, f"the answer took longer than {limit:g} s; try again later."
-                answer = await asyncio.wrap_future(self.batcher.submit(order))
+                answer = await _while_there(request, self.batcher.submit(order))
         except TimeoutError:
             raise Refused(*late) from None
         return Response(answer.content, answer.status, media_type=answer.media_type)
@@ -166,6 +168,24 @@ class Door:
         panoptic = isinstance(parameters, PanopticParameters)
         check = panoptic_settings if panoptic else call_options
         check(self._pipeline.config, **parameters.options())
+
+
+async def _while_there(request: Request, future: "Future[Answer]") -> Answer:
+    """The result, or ClientDisconnect as soon as nobody waits for it, which cancels it."""
+    answer, gone = asyncio.wrap_future(future), asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise ClientDisconnect
+        return answer.result()
+    finally:
+        answer.cancel()
+        gone.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _on_failure(request: Request, error: Exception) -> Response:
