@@ -172,6 +172,7 @@ def test_eval_says_in_one_line_what_is_wrong(
     for command, word in (
         ((panoptic_onnx, "--annotations", truth, *images), "or evaluate with --panoptic"),
         ((panoptic_onnx, "--annotations", truth, *images, "--pngs", "."), "give --panoptic too"),
+        ((panoptic_onnx, *panoptic, *images, "--max-dets", "5"), "of PQ every segment counts"),
         ((panoptic_onnx, "--panoptic", "--annotations", instances, *images), "no segments_info"),
         ((bright_model, *panoptic, *images), "condinst_nano is an instance model"),
         ((panoptic_onnx, *panoptic), "--images DIR"),

@@ -8,6 +8,7 @@ from typing import Any
 
 from condinst_infer.annotations import read_json
 from condinst_infer.commands import options
+from condinst_infer.config import DetectConfig
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.evaluate import Evaluation, Numbers, Truth, detect, read_truth, score
 from condinst_infer.output import replacing
@@ -28,12 +29,14 @@ def evaluate(args: argparse.Namespace) -> int:
         return _panoptic(args)
     if args.pngs is not None:
         raise ConfigError("--pngs is the folder of panoptic ground truth; give --panoptic too.")
+    max_dets = args.max_dets or DetectConfig.max_detections
     truth = read_truth(args.annotations, limit=args.limit)
-    rows = _from_file(args) if args.model.suffix.lower() == ".json" else _from_model(args, truth)
+    from_file = args.model.suffix.lower() == ".json"
+    rows = _from_file(args) if from_file else _from_model(args, truth, max_dets)
     if args.detections is not None:
         with replacing(args.detections) as part:
             part.write_text(json.dumps(rows), encoding="utf-8")
-    result = score(truth, rows, max_detections=args.max_dets)
+    result = score(truth, rows, max_detections=max_dets)
     if args.json:
         print(json.dumps({"model": str(args.model)} | asdict(result)))
     else:
@@ -54,11 +57,11 @@ def _loaded(args: argparse.Namespace, workers: int) -> Pipeline:
     return load(args.model, **options.runtime(args), workers=workers, max_batch=args.batch)
 
 
-def _from_model(args: argparse.Namespace, truth: Truth) -> list[dict[str, Any]]:
+def _from_model(args: argparse.Namespace, truth: Truth, max_dets: int) -> list[dict[str, Any]]:
     workers = options.workers(args, len(truth.images))
     with _loaded(args, workers) as pipeline:
         most = pipeline.config.detect.max_detections
-        if args.max_dets > most:
+        if max_dets > most:
             print(
                 f"condinst: the model reports at most {most} instances per image, so more than "
                 "these never count.",
@@ -69,6 +72,8 @@ def _from_model(args: argparse.Namespace, truth: Truth) -> list[dict[str, Any]]:
 
 def _panoptic(args: argparse.Namespace) -> int:
     """Print the panoptic quality of a model file or of a file of segments."""
+    if args.max_dets is not None:
+        raise ConfigError("--max-dets is for average precision; of PQ every segment counts.")
     truth = read_panoptic(args.annotations, args.pngs, limit=args.limit)
     found = args.model / FOUND if args.model.is_dir() else args.model
     if found.suffix.lower() == ".json":
