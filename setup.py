@@ -1,4 +1,4 @@
-"""What pyproject.toml can't say: the C sources travel inside the package."""
+"""What pyproject.toml can't say: some of engines/ travels inside the package."""
 
 from pathlib import Path
 
@@ -7,16 +7,16 @@ from setuptools.command.build_py import build_py
 
 
 class BuildPy(build_py):
-    """Copies engines/capi to condinst_infer/data/capi; a clone reads it where it is."""
+    """Copies engines/capi and /triton to condinst_infer/data; a clone reads them where they are."""
 
     def run(self) -> None:
         super().run()
         if self.editable_mode:
             return
-        source = Path(__file__).parent / "engines" / "capi"
-        for path in sorted(source.rglob("*")):
-            if path.is_file():
-                target = Path(self.build_lib, "condinst_infer/data/capi", path.relative_to(source))
+        engines = Path(__file__).parent / "engines"
+        for path in sorted(p for name in ("capi", "triton") for p in (engines / name).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                target = Path(self.build_lib, "condinst_infer/data", path.relative_to(engines))
                 self.mkpath(str(target.parent))
                 self.copy_file(str(path), str(target))
 

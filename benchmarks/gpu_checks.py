@@ -2,41 +2,26 @@
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.panoptic_merge import stuff
+from benchmarks.check import Check
+from benchmarks.gpu_panoptic_checks import panoptic_checks
 from benchmarks.paste import dense, scene
 from benchmarks.torch_detector import tensor_from
 from condinst_infer import ops, postprocess
-from condinst_infer.config import PanopticConfig, mask_layers
+from condinst_infer.config import mask_layers
 from condinst_infer.engines import kernels
 from condinst_infer.engines.crops import crops_from_bits
 from condinst_infer.engines.cuda import Stream
-from condinst_infer.engines.merging import Merging
-from condinst_infer.engines.report import Report
-from condinst_infer.ops.panoptic import panoptic_merge
-from condinst_infer.preprocess import Placed, canvas_size
+from condinst_infer.preprocess import canvas_size
 from engines.work import PAPER_HEAD
 
 NEAR_HALF = 1e-5  # where rounding may decide whether a pixel is foreground
-
-
-class Check(NamedTuple):
-    """How far a kernel is from its twin in one case, and how far it may be."""
-
-    kernel: str
-    case: str
-    difference: float
-    limit: float
-
-    @property
-    def ok(self) -> bool:
-        return self.difference <= self.limit  # also refuses NaN
 
 
 def checks(stream: Stream, *, small: bool) -> Iterator[Check]:
@@ -232,7 +217,8 @@ def preprocess_checks(stream: Stream, small: bool) -> Iterator[Check]:
 def paste_checks(stream: Stream, small: bool) -> Iterator[Check]:
     cases = [(3, (9, 11), 4, (33, 44), (50, 61)), (2, (16, 16), 2, (30, 25), (11, 13))]
     if not small:
-        cases += [(100, (128, 184), 4, (512, 731), (1080, 1542)), (100, (200, 272), 4, (800, 1067), (480, 640))]  # fmt: skip # noqa: E501
+        cases.append((100, (128, 184), 4, (512, 731), (1080, 1542)))
+        cases.append((100, (200, 272), 4, (800, 1067), (480, 640)))
     for k, shape, stride, net_size, image_size in cases:
         for dtype in (np.float32, np.float16):
             masks = scene(k, shape, image_size).astype(dtype)
@@ -269,52 +255,3 @@ def pasted(stream: Stream, masks: np.ndarray, stride: int, net_size: Any, image_
     stream.launch(kernels.mask_boxes(**sizes, capacity=capacity), [array, count], [crops, used])
     stream.launch(kernels.paste(**sizes), [array, crops], [bits])
     return crops_from_bits(stream.numpy(crops), stream.numpy(bits)[: stream.numpy(used)[0]])
-
-
-def panoptic_checks(stream: Stream, small: bool) -> Iterator[Check]:
-    cases = [(4, 7, (16, 24), (57, 91), (75, 121))]
-    if not small:
-        cases += [(100, 54, (200, 272), (800, 1067), (480, 640)), (30, 12, (128, 184), (512, 731), (1080, 1542))]  # fmt: skip # noqa: E501
-    for k, classes, shape, net_size, image_size in cases:
-        for dtype in (np.float32, np.float16):
-            masks = scene(k, shape, image_size).astype(dtype)
-            semantic = stuff(cells=shape, classes=classes).astype(dtype)
-            sizes = {"net_size": net_size, "image_size": image_size}
-            found = merged(stream, masks, semantic, **sizes)
-            rules = {"overlap_threshold": 0.4, "stuff_area_limit": 500}
-            tensors = torch.from_numpy(masks), torch.from_numpy(semantic)
-            expected = panoptic_merge(*tensors, stride=4, **sizes, **rules).numpy()
-            case = f"{k} masks and {classes} classes {shape} to {image_size}, {np.dtype(dtype)}"
-            # pixels on the edge of a mask or between two classes may go either way
-            yield Check("panoptic", case, int((found != expected).sum()), 3)
-
-
-def merged(
-    stream: Stream, masks: np.ndarray, semantic: np.ndarray, *, net_size: Any, image_size: Any
-) -> np.ndarray:
-    """The owner of every pixel by the kernels."""
-    k, capacity = len(masks), len(masks) * image_size[0] * -(-image_size[1] // 32)
-    report = Report(stream, 1, k, capacity)
-    placed = Placed(np.zeros((*image_size, 3), np.uint8), net_size, net_size)
-    slots = {
-        "num_detections": np.array([k], np.int32),
-        "boxes": np.tile(np.array([0, 0, 99, 99], np.float32), (1, k, 1)),
-        "scores": np.ones((1, k), np.float32),
-        "used": np.zeros(1, np.int32),
-    }
-    for name, value in slots.items():
-        stream.upload(report[name], value)
-    sizes: dict[str, Any] = {
-        "k": k, "shape": masks.shape[1:], "stride": 4, "net_size": net_size,
-        "image_size": image_size, "dtype": masks.dtype,
-    }  # fmt: skip
-    array, crops = stream.array(masks), report["crops"][0]
-    boxes = kernels.mask_boxes(**sizes, capacity=capacity)
-    stream.launch(boxes, [array, report["num_detections"]], [crops, report["used"]])
-    stream.launch(kernels.paste(**sizes), [array, crops], [report["bits"]])
-    merging = Merging(stream, 1, check_boxes=True)
-    merging.make_room([placed])
-    settings = PanopticConfig(overlap_threshold=0.4, stuff_area_limit=500)
-    merging.run([placed], report, stream.array(semantic[None]), settings)
-    stream.synchronize()
-    return merging.contents([placed])[0]

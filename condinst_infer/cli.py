@@ -90,7 +90,8 @@ def _predict(verbs: Verbs) -> None:
         "source",
         nargs="+",
         metavar="SOURCE",
-        help="images, videos, folders (searched), patterns, camera:N or URLs of streams",
+        help="images, videos, folders (searched), patterns, .txt files with a path per line, "
+        "camera:N or URLs of streams",
     )
     add_output(verb, "DIR", "folder for the results, made if missing")
     _filters(verb)
@@ -115,6 +116,7 @@ def _predict(verbs: Verbs) -> None:
         metavar="N",
         help="refuse larger images, height times width (default: %(default)s)",
     )
+    options.add_ray(verb)
     add_json(verb)
     verb.set_defaults(command="condinst_infer.commands.predict:predict")
 
@@ -247,9 +249,9 @@ def _eval(verbs: Verbs) -> None:
     verb.add_argument(
         "--max-dets",
         type=options.positive,
-        default=DetectConfig.max_detections,
         metavar="K",
-        help="most detections that count per class and image (default: %(default)s)",
+        help="most detections that count per class and image "
+        f"(default: {DetectConfig.max_detections})",
     )
     verb.add_argument(
         "--limit",

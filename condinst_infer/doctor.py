@@ -36,6 +36,9 @@ PACKAGES = (
     "uvicorn",
     "python-multipart",
     "prometheus-client",
+    "ray",
+    "pyarrow",
+    "pandas",
     "tensorrt",
     "tensorrt-rtx",
     "cuda-bindings",
@@ -112,6 +115,7 @@ def capabilities(
             _missing(lacks, "fastapi", "uvicorn", "python-multipart", "prometheus-client"),
             _extra("serve"),
         ),
+        "predict --ray": _capability(_missing(lacks, "ray", "pyarrow", "pandas"), _extra("ray")),
     }
 
 

@@ -1,6 +1,7 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,28 @@ def replacing(path: Path) -> Iterator[Path]:
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} can't be written: {error.strerror or error}.") from None
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path`; on success it takes the final name, else it is deleted.
+
+    Raises:
+        InputError: it can't be written, or there is something already; nothing of that is lost.
+    """
+    path = path.resolve()
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise InputError(f"{path} is there already; give the name of a new folder.")
+        part.mkdir(parents=True)
+        try:
+            yield part
+            part.replace(path)  # fails if anything came to be there meanwhile
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     except OSError as error:
         raise InputError(f"{path} can't be written: {error.strerror or error}.") from None
 

@@ -12,6 +12,7 @@ from condinst_infer.engines.openvino import OvSession
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.engines.trt import TrtSession
 from condinst_infer.errors import ConfigError, ModelFileError, SessionError, require
+from condinst_infer.metadata import Metadata
 from condinst_infer.postprocess import Found
 from condinst_infer.preprocess import ImageSource, Placed, read_image, resize, stacked
 from condinst_infer.session import Session
@@ -19,16 +20,20 @@ from condinst_infer.session import Session
 RUNTIMES = ("onnxruntime", "openvino")  # of an .onnx file on the CPU
 
 
+def check_whole_graph(metadata: Metadata) -> None:
+    """SessionError if a file does not put out instances."""
+    if metadata.graph != "full":
+        raise SessionError(
+            f"this file holds the {metadata.graph} cut, which stops before NMS. "
+            "Export the whole model: condinst export MODEL.safetensors -o MODEL.onnx --graph full"
+        )
+
+
 class HostRunner:
     """Everything around a session on the CPU; the session may run where it wants."""
 
     def __init__(self, session: Session) -> None:
-        if session.metadata.graph != "full":
-            raise SessionError(
-                f"this file holds the {session.metadata.graph} cut, which stops before NMS. "
-                "Export the whole model: condinst export MODEL.safetensors -o MODEL.onnx "
-                "--graph full"
-            )
+        check_whole_graph(session.metadata)
         self.metadata = session.metadata
         self.session = session
 

@@ -22,7 +22,8 @@ def main() -> None:
     parser.add_argument("image", type=Path)
     options = parser.parse_args()
 
-    import pycuda.autoprimaryctx  # noqa: F401 # makes it current # pyright: ignore[reportMissingImports]
+    # makes the primary context current
+    import pycuda.autoprimaryctx  # noqa: F401 # pyright: ignore[reportMissingImports]
     from pycuda import gpuarray  # pyright: ignore[reportMissingImports]
 
     frame = gpuarray.to_gpu(read_image(options.image))  # uint8 [H, W, 3], BGR

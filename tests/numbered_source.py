@@ -1,15 +1,13 @@
 """A source of numbered frames that needs no file and does what a test wants."""
 
 import threading
-import time
 from typing import Any
 
 import numpy as np
+from waiting import WAIT
 
 from condinst_infer.stream import Stream
 from condinst_infer.video import Frame
-
-WAIT = 20  # seconds after which a test that hangs fails
 
 
 class Numbers:
@@ -44,10 +42,3 @@ def stream_of(source: Any, work: Any, **options: Any) -> Stream[Any]:
 
 def numbers(frames: list[Frame]) -> list[int]:
     return [frame.index for frame in frames]
-
-
-def eventually(condition: Any) -> None:
-    end = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)

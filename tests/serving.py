@@ -1,4 +1,4 @@
-"""A door on a free port, and a pipeline that waits."""
+"""A door on a free port, a pipeline that waits, and pictures to send."""
 
 import threading
 from collections.abc import Iterator
@@ -83,6 +83,9 @@ def picture(place: int) -> np.ndarray:
 
 def png(image: np.ndarray) -> bytes:
     return cv2.imencode(".png", image)[1].tobytes()
+
+
+GOOD = png(picture(3))
 
 
 def as_json(result: Instances) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from command_line import Run, assert_refused
 
 import condinst_infer as ci
 from benchmarks import capi as timed
-from condinst_infer import capi, errors
+from condinst_infer import capi, errors, shipped
 from condinst_infer.commands import capi as command
 
 ROOT = Path(__file__).parents[1]
@@ -257,8 +257,8 @@ def test_the_command_says_what_is_missing(
     monkeypatch.undo()
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     assert_refused(condinst(*build), "Python.h is missing")
-    monkeypatch.setattr(command, "PACKAGE", tmp_path)
-    assert_refused(condinst(*build), "without its C sources")
+    monkeypatch.setattr(shipped, "PACKAGE", tmp_path)
+    assert_refused(condinst(*build), "without its capi sources")
     assert not (tmp_path / "new").exists() or not list((tmp_path / "new").rglob("*.so*"))
 
 
@@ -268,10 +268,10 @@ def test_an_installed_package_brings_the_sources(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "setup.py", *map(str, words)], cwd=ROOT, check=True, capture_output=True
     )
-    source = ROOT / "engines" / "capi"
-    for path in source.rglob("*"):
+    engines = ROOT / "engines"
+    for path in (*engines.glob("capi/**/*"), *engines.glob("triton/*")):
         if path.is_file():
-            copy = lib / "condinst_infer" / "data" / "capi" / path.relative_to(source)
+            copy = lib / "condinst_infer" / "data" / path.relative_to(engines)
             assert copy.read_bytes() == path.read_bytes()
 
 

@@ -10,7 +10,7 @@ from command_line import Run, assert_refused
 import condinst_infer as ci
 from condinst_infer.commands.files import image_files, print_table
 from condinst_infer.errors import InputError
-from condinst_infer.output import replacing
+from condinst_infer.output import new_folder, replacing
 
 
 def test_every_mistake_is_one_sentence(
@@ -106,3 +106,19 @@ def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == f"condinst: {tmp_path / 'no.onnx'} does not exist or is not a file.\n"
+
+
+def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b"
+    with pytest.raises(KeyboardInterrupt), new_folder(path) as part:
+        (part / "half").touch()
+        raise KeyboardInterrupt
+    assert list(path.parent.iterdir()) == []
+    with pytest.raises(InputError, match="can't be written"), new_folder(path) as part:
+        path.mkdir()
+        (path / "another's").touch()
+    assert [p.name for p in path.parent.rglob("*")] == ["b", "another's"]
+    (path / "another's").unlink()
+    with new_folder(path) as part:  # an empty folder is as good as none
+        (part / "whole").touch()
+    assert [p.name for p in path.iterdir()] == ["whole"]

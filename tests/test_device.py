@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from condinst_infer.engines.arrays import DeviceArray
 from condinst_infer.engines.cuda import Device, Stream
 from condinst_infer.engines.device import DeviceRunner
 from condinst_infer.engines.ort import OrtSession
-from condinst_infer.errors import InputError, MissingExtraError, SessionError
+from condinst_infer.errors import MissingExtraError, SessionError
 from engines.shim import Shim, host
 
 SIZES = [(60, 90), (90, 60), (133, 200), (60, 90), (40, 61), (60, 90)]
@@ -54,23 +53,6 @@ class Recorded:
 
     def close(self) -> None:
         self._session.close()
-
-
-class Foreign:
-    """An array of another library in device memory, rows apart, with its own stream."""
-
-    def __init__(self, stream: Stream, image: np.ndarray, pad: int, number: int | None) -> None:
-        height, width, _ = image.shape
-        rows = np.full((height, 3 * width + pad), 77, np.uint8)
-        rows[:, : 3 * width] = image.reshape(height, -1)
-        self._array = stream.array(rows)
-        self.shape = image.shape
-        self.__cuda_array_interface__: dict[str, Any] = {
-            **self._array.__cuda_array_interface__,
-            "shape": image.shape,
-            "strides": (3 * width + pad, 3, 1),
-            "stream": number,
-        }
 
 
 def photograph(size: tuple[int, int], seed: int = 0) -> np.ndarray:
@@ -208,43 +190,6 @@ def test_more_mask_bits_than_expected_get_room(
     ):
         for _ in range(4):
             assert np.array_equal(pipeline(image).masks, whole(image).masks)
-
-
-@pytest.mark.parametrize(("pad", "number"), [(0, None), (13, 1)])
-def test_arrays_in_device_memory_are_read_where_they_are(
-    device: Device, detector_onnx: Path, pad: int, number: int | None
-) -> None:
-    image = photograph((60, 91))
-    with ci.Pipeline(runner(device, detector_onnx)) as pipeline:
-        expected = pipeline(image)
-        stream = device.stream()
-        result = pipeline(Foreign(stream, image, pad, number))  # type: ignore[call-overload]
-        assert np.array_equal(result.masks, expected.masks) and len(result) > 3
-        assert result.image is None and result.image_size == (60, 91)
-        stream.close()
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"typestr": "<f4"}, "uint8"),
-        ({"shape": (60, 91)}, r"\[H, W, 3\]"),
-        ({"shape": (0, 91, 3)}, r"\[H, W, 3\]"),
-        ({"strides": (1, 60, 5460)}, "contiguous"),
-    ],
-)
-def test_other_arrays_in_device_memory_are_refused(
-    device: Device, detector_onnx: Path, changes: dict[str, Any], words: str
-) -> None:
-    with ci.Pipeline(runner(device, detector_onnx), max_pixels=6000) as pipeline:
-        stream = device.stream()
-        array = Foreign(stream, photograph((60, 91)), 0, None)
-        array.__cuda_array_interface__ |= changes
-        with pytest.raises(InputError, match=words):
-            pipeline(array)  # type: ignore[call-overload]
-        with pytest.raises(InputError, match="6000"):
-            pipeline(Foreign(stream, photograph((60, 101)), 0, None))  # type: ignore[call-overload]
-        stream.close()
 
 
 def test_threads_get_lanes_of_their_own(device: Device, nano_onnx: Path) -> None:

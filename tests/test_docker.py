@@ -52,6 +52,11 @@ def test_health_follows_the_server(dockerfile: Path) -> None:
     assert subprocess.run(words, capture_output=True).returncode == 1
 
 
+def test_the_pins_can_be_constraints() -> None:
+    pins = (ROOT / "requirements-dev.txt").read_text().splitlines()
+    assert not [pin for pin in pins if "[" in pin]  # pip takes no extras there
+
+
 def test_what_is_copied_makes_the_package(tmp_path: Path) -> None:
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     assert lines[0] == "*"

@@ -22,7 +22,7 @@ def without(*names: str) -> dict[str, str | None]:
 
 def test_everything_there_is_ok() -> None:
     states = doctor.capabilities(ALL, CUDA, OPENVINO, GPU)
-    assert [state["ok"] for state in states.values()] == [True] * 10
+    assert [state["ok"] for state in states.values()] == [True] * 11
     assert all(state["missing"] == [] and state["fix"] == "" for state in states.values())
 
 
@@ -32,6 +32,7 @@ def test_everything_there_is_ok() -> None:
         ("onnxscript", {"export"}, "pip install 'condinst-infer[export]'"),
         ("tensorboard", {"train"}, "pip install 'condinst-infer[train]'"),
         ("uvicorn", {"serve"}, "pip install 'condinst-infer[serve]'"),
+        ("pyarrow", {"predict --ray"}, "pip install 'condinst-infer[ray]'"),
         ("pyyaml", {"import and PyTorch"}, "pip install 'condinst-infer[export]'"),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu
-from benchmarks.gpu_checks import Check
+from benchmarks.check import Check
 from engines.shim import Shim
 
 

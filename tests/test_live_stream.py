@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_session import FakeSession
-from numbered_source import WAIT, Numbers, eventually, numbers, stream_of
+from numbered_source import Numbers, numbers, stream_of
 from video_files import left_edge, streaming
+from waiting import WAIT, eventually
 
 import condinst_infer as ci
 from condinst_infer.errors import InputError

@@ -11,7 +11,6 @@ import torch
 from command_line import Run
 
 import condinst_infer as ci
-from benchmarks.mask_nms import compared
 from condinst_infer import checkpoint, golden
 from condinst_infer.compare import compare
 from condinst_infer.config import override
@@ -288,20 +287,3 @@ def test_candidates_in_other_places_are_found_out(
     monkeypatch.setattr(OrtSession, "run", moved)
     with pytest.raises(ParityError, match="are off by"):
         golden.check(OrtSession(path, threads=1), expected)
-
-
-def test_the_benchmark_measures_every_kind(
-    nano_onnx: Path, mask_nms_onnx: Path, tmp_path: Path
-) -> None:
-    labels = ("box", "greedy 20", "fast 20", "matrix 20")
-    for label in labels:  # it would export them itself
-        folder = tmp_path / label.replace(" ", "_")
-        folder.mkdir()
-        source = nano_onnx if label == "box" else mask_nms_onnx
-        copy(source, folder / "condinst_nano.100.onnx")
-    settings = {"repeats": 1, "threads": 1}
-    result = compared("condinst_nano", tmp_path, candidates=(20,), **settings)
-    assert tuple(result["rows"]) == labels
-    medians = [row["times_ms"]["p50"] for row in result["rows"].values()]
-    assert [row["over_box"] for row in result["rows"].values()] == [m / medians[0] for m in medians]
-    assert all(row["instances"] > 3 for row in result["rows"].values())

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,6 +86,7 @@ def test_two_stage_selection_is_the_plain_one(
     )
     regression = [r.relu() * 2 for r in regression]
     image_sizes, topk = torch.tensor([[48, 72], [40, 33], [17, 64]]), 20
+    rules: dict[str, Any] = {"threshold_by": threshold_by, "rank_by": rank_by, "clip": clip}
     found = ops.select_candidates(
         logits,
         regression,
@@ -93,9 +95,7 @@ def test_two_stage_selection_is_the_plain_one(
         image_sizes=image_sizes,
         topk=topk,
         score_threshold=0.05,
-        threshold_by=threshold_by,
-        rank_by=rank_by,
-        clip=clip,
+        **rules,
     )
     assert found.boxes is not None
     parts = (found.boxes, *found[1:])
@@ -107,15 +107,7 @@ def test_two_stage_selection_is_the_plain_one(
             (c[i].sigmoid().numpy(), r[i].numpy(), q[i].sigmoid().numpy())
             for c, r, q in zip(logits, regression, centreness, strict=True)
         ]
-        runs = one_stage_candidates(
-            maps,
-            (height, width),
-            topk=topk,
-            threshold=0.05,
-            threshold_by=threshold_by,
-            rank_by=rank_by,
-            clip=clip,
-        )
+        runs = one_stage_candidates(maps, (height, width), topk=topk, threshold=0.05, **rules)
         totals.append(sum(map(len, runs)))
         for level, run in enumerate(runs):
             slots = slice(level * topk, level * topk + len(run))

@@ -29,22 +29,10 @@ Sizes = dict[str, int]
 
 # no two numbers of a node are equal, so that none can take the place of another
 NMS = {"iou_threshold": [0.6], "max_detections": [100], "runs": [3]}
-NARROW = {
-    "stride": [8],
-    "factor": [2],
-    "depth": [3],
-    "width": [7],
-    "channels": [6],
-    "coordinates": [1],
-    "use_features": [0],
-}
-WIDE = NARROW | {
-    "stride": [4],
-    "factor": [1],
-    "width": [16],
-    "coordinates": [0],
-    "use_features": [1],
-}
+NARROW = {"stride": [8], "factor": [2], "depth": [3], "width": [7], "channels": [6]}
+NARROW |= {"coordinates": [1], "use_features": [0]}
+WIDE = NARROW | {"stride": [4], "factor": [1], "width": [16]}
+WIDE |= {"coordinates": [0], "use_features": [1]}
 
 
 def nms_node(n: int | str, m: int, attributes: dict, *sizes: Sizes) -> Node:

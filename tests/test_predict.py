@@ -53,6 +53,19 @@ def test_predict_writes_an_overlay_per_image_and_coco_results(
     assert set(rows[0]) >= {"image_id", "category_id", "bbox", "score", "segmentation"}
 
 
+def test_a_manifest_names_images_relative_to_its_folder(
+    condinst: Run, bright_model: Path, photos: Path, tmp_path: Path
+) -> None:
+    manifest, out = photos / "list.txt", tmp_path / "out"
+    manifest.write_text(f"b/a.png\n\n  {photos / '12.jpg'}  \nb/../b/a.png\n")
+    status, text, _ = condinst("predict", bright_model, manifest, "-o", out, "--json")
+    files = [image["file"] for image in json.loads(text)["images"]]
+    assert (status, files) == (0, [str(photos / "b/a.png"), str(photos / "12.jpg")])
+    manifest.write_text("\n")
+    ran = condinst("predict", bright_model, manifest, "-o", out)
+    assert_refused(ran, "there is no path in", "list.txt")
+
+
 def test_predict_in_batches_of_any_size_gives_the_same(
     condinst: Run, bright_model: Path, photos: Path, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from fake_session import FakeSession, assert_same, photograph
-from numbered_source import WAIT, Numbers, eventually, numbers, stream_of
+from numbered_source import Numbers, numbers, stream_of
 from video_files import (
     FPS,
     SIDE,
@@ -20,6 +20,7 @@ from video_files import (
     truncate,
     write_video,
 )
+from waiting import WAIT, eventually
 
 import condinst_infer as ci
 from condinst_infer.errors import ConfigError, InputError

@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks import paste as paste_benchmark
+from benchmarks import turns
 from condinst_infer.timing import interleaved, summary
 
 
@@ -13,6 +14,14 @@ def test_runs_are_interleaved_and_warm_up_is_not_counted() -> None:
     assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3}
     assert calls == ["a", "b"] * 4
     assert all(value >= 0 for values in times.values() for value in values)
+
+
+def test_only_what_comes_after_its_own_kind_counts() -> None:
+    calls: list[str] = []
+    sides = [{name: (lambda n=name: calls.append(n)) for name in side} for side in ("ab", "c")]
+    times = turns.summaries(sides, repeats=2, warmup=1)
+    assert calls == list("aabcc") * 3
+    assert {name: value["count"] for name, value in times.items()} == {"a": 2, "b": 2, "c": 2}
 
 
 def test_summary() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks import (
     instances,
@@ -24,7 +23,6 @@ from benchmarks import (
 )
 from condinst_infer import checkpoint, load, timing
 from condinst_infer.machine import environment
-from condinst_infer.model import CondInst
 
 NAME, FOUND = "condinst_nano", 20
 CHANGES = {"short_side": 128, "long_side": 192, "max_detections": FOUND}  # of `nano_checkpoint`
@@ -160,14 +158,6 @@ def test_sides_agree_in_any_order_and_not_if_anything_differs() -> None:
         assert not whole_image.agrees(whole_image.agreement(other, ours), 2)
 
 
-def test_only_what_comes_after_its_own_kind_counts() -> None:
-    calls: list[str] = []
-    sides = [{name: (lambda n=name: calls.append(n)) for name in side} for side in ("ab", "c")]
-    times = turns.summaries(sides, repeats=2, warmup=1)
-    assert calls == list("aabcc") * 3
-    assert {name: value["count"] for name, value in times.items()} == {"a": 2, "b": 2, "c": 2}
-
-
 def test_results_are_written_unless_the_sides_disagree(
     folder: Path,
     tmp_path: Path,
@@ -211,36 +201,6 @@ def test_the_cost_of_instances_is_that_of_the_medians(curve: dict[str, Any]) -> 
     rows = curve["by_size"]["sizes"]
     assert [row["image"] for row in rows] == [[48, 64], [60, 50]]
     assert [row["canvas"] for row in rows] == [[128, 192], [160, 128]]
-
-
-def test_made_up_models_find_as_many_as_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = {"short_side": 64, "long_side": 96}
-    source = made_up.checkpoint_file(NAME, tmp_path, **settings)
-    digests = []
-
-    def saved(model: CondInst, path: Path, checkpoint_sha256: str) -> None:
-        digests.append(checkpoint_sha256)
-        checkpoint.save(model, path)  # what is exported, without the half minute of exporting
-
-    monkeypatch.setattr(made_up, "export_onnx", saved)
-    for count, slots in ((0, made_up.INSTANCES), (3, 3)):
-        path = made_up.onnx_file(NAME, tmp_path, count, **settings)
-        assert path == made_up.onnx_file(NAME, tmp_path, count)  # not made twice
-        with load(shutil.copy(path, tmp_path / "copy.safetensors")) as pipeline:
-            assert len(pipeline(made_up.frame())) == count
-            assert pipeline.config.detect.max_detections == slots
-            assert pipeline.config.input.short_side == 64
-    assert digests == [checkpoint.file_sha256(source)] * 2
-    ours, theirs = (checkpoint.read_tensors(p) for p in (source, tmp_path / "copy.safetensors"))
-    assert list(ours) == list(theirs) and all(torch.equal(ours[n], theirs[n]) for n in ours)
-
-
-def test_folders_are_kept_where_asked(tmp_path: Path) -> None:
-    with made_up.folder(tmp_path / "a" / "b") as kept, made_up.folder(None) as other:
-        assert kept.is_dir() and other.is_dir()
-    assert kept.is_dir() and not other.exists()
 
 
 def test_our_side_of_the_rivals(folder: Path) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import condinst_infer
 from condinst_infer.errors import ConfigError
 from condinst_infer.output import replacing
+from condinst_infer.shipped import shipped
 
-PACKAGE = Path(condinst_infer.__file__).parent
 HEADERS = ("condinst.h", "condinst.hpp")
 TEMPLATES = {  # of engines/capi -> where it belongs
     "condinst.pc.in": "lib/pkgconfig/condinst.pc",
@@ -37,7 +37,7 @@ def capi(args: argparse.Namespace) -> int:
         raise ConfigError(
             "say what to do: build, or --include, --libs or --cmake. See: condinst capi --help"
         )
-    if not (folder / "lib" / library(sources())).exists():
+    if not (folder / "lib" / library(shipped("capi"))).exists():
         raise ConfigError(f"there is no libcondinst in {folder}. Build it: condinst capi build")
     print(" ".join(words))
     return 0
@@ -72,7 +72,7 @@ def build(folder: Path, compiler: str | None = None) -> None:
             f"the compiler {compiler} is missing. Install one (apt-get install gcc) or name "
             "yours: condinst capi build --compiler clang"
         )
-    source, python = sources(), _libpython()
+    source, python = shipped("capi"), _libpython()
     name = library(source)
     with replacing(folder / "lib" / name) as part:
         _compile([compiler, *_options(source, python), f"-Wl,-soname,{name}", "-o", str(part)])
@@ -85,16 +85,6 @@ def build(folder: Path, compiler: str | None = None) -> None:
     for template, path in TEMPLATES.items():
         with replacing(folder / path) as part:
             part.write_text(_filled((source / template).read_text(), values))
-
-
-def sources() -> Path:
-    """The folder of the C sources: inside an installed package, else in the clone."""
-    for folder in (PACKAGE / "data" / "capi", PACKAGE.parent / "engines" / "capi"):
-        if (folder / "condinst.c").exists():
-            return folder
-    raise ConfigError(
-        f"{PACKAGE} came without its C sources. Install it again: pip install condinst-infer"
-    )
 
 
 def library(source: Path) -> str:

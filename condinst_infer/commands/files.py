@@ -56,10 +56,12 @@ def image_files(
 
     A folder gives all files below it that end in one of `suffixes`, sorted. What lies
     in `output` is left out of folders and patterns, so that a second run does not read what the
-    first one drew. A name that exists nowhere stays in the list: reading it says what is wrong.
+    first one drew. A manifest, a .txt file with a path per line, gives the files it names; paths
+    are relative to its folder. A name that exists nowhere stays in the list: reading it says what
+    is wrong.
 
     Raises:
-        InputError: a folder or a pattern without images.
+        InputError: a folder, a pattern or a manifest without images.
     """
     found: dict[Path, ImageFile] = {}
     for source in sources:
@@ -76,6 +78,12 @@ def _expanded(source: str, output: Path, suffixes: Sequence[str]) -> list[ImageF
         if output == path.resolve():
             return files
         what = f"images ({', '.join(suffixes)}) in the folder"
+    elif path.suffix.lower() == ".txt" and path.is_file():
+        lines = map(str.strip, path.read_text(errors="surrogateescape").splitlines())
+        named = [ImageFile(path.parent / line, Path(Path(line).name)) for line in lines if line]
+        if not named:
+            raise InputError(f"there is no path in {source}.")
+        return named
     elif not path.exists() and glob.has_magic(source):
         # Path.glob takes no absolute pattern
         matches = sorted(map(Path, glob.glob(source, recursive=True)))  # noqa: PTH207

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from condinst_infer.commands.files import image_files
 from condinst_infer.errors import ConfigError
 from condinst_infer.metadata import file_sha256, props_from_onnx
-from condinst_infer.output import replacing
 
 if TYPE_CHECKING:
     from condinst_infer.model import CondInst
@@ -33,31 +32,28 @@ def check_int8(args: argparse.Namespace) -> None:
         raise ConfigError(f"--max-loss is {args.max_loss}; it must be at least 0.")
 
 
-def export_int8(args: argparse.Namespace, model: "CondInst") -> int:
-    """Write `model` in int8, and print what was measured."""
+def write_int8(args: argparse.Namespace, model: "CondInst", part: Path) -> None:
+    """Write `model` in int8 to `part`, and print what was measured."""
     from condinst_infer import calibrate
 
     limit = args.limit or calibrate.LIMIT
     truth = None
     if args.annotations is not None:
         truth = calibrate.Truth(args.annotations, args.images, limit)
-    with replacing(args.output) as part:
-        report = calibrate.export_int8(
-            model,
-            part,
-            [file.path for file in image_files(args.calibration, args.output)],
-            target=args.target or "cpu",
-            graph=args.graph,
-            size=args.size,
-            batch=args.batch,
-            limit=limit,
-            truth=truth,
-            max_loss=args.max_loss,
-            checkpoint_sha256=file_sha256(args.model),
-        )
-        print(report)
-    print(f"-> {args.output}")
-    return 0
+    report = calibrate.export_int8(
+        model,
+        part,
+        [file.path for file in image_files(args.calibration, part)],
+        target=args.target or "cpu",
+        graph=args.graph,
+        size=args.size,
+        batch=args.batch,
+        limit=limit,
+        truth=truth,
+        max_loss=args.max_loss,
+        checkpoint_sha256=file_sha256(args.model),
+    )
+    print(report)
 
 
 def int8_info(path: Path) -> dict[str, Any]:

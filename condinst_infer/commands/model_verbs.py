@@ -15,10 +15,10 @@ def _export(verbs: Verbs) -> None:
         "export",
         "write a checkpoint as ONNX, and check the file against PyTorch",
         "condinst export model.safetensors -o model.onnx --precision fp16\n"
-        "  condinst export model.safetensors -o int8.onnx --precision int8 --calibration photos/",
+        "  condinst export model.safetensors -o int8.onnx --precision int8 --calibration photos/\n"
+        "  condinst export model.onnx --triton models/",
     )
-    verb.add_argument("model", type=Path, metavar="MODEL", help="a .safetensors checkpoint of ours")
-    add_output(verb, "FILE", "the .onnx file to write")
+    _export_files(verb)
     verb.add_argument(
         "--graph",
         choices=("full", "detector"),
@@ -46,6 +46,26 @@ def _export(verbs: Verbs) -> None:
     _detections(verb)
     _int8(verb)
     verb.set_defaults(command="condinst_infer.commands.models:export")
+
+
+def _export_files(verb: Parser) -> None:
+    verb.add_argument(
+        "model",
+        type=Path,
+        metavar="MODEL",
+        help="a .safetensors checkpoint of ours; with --triton also an .onnx or .engine file",
+    )
+    written = verb.add_mutually_exclusive_group(required=True)
+    written.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="the .onnx file to write"
+    )
+    written.add_argument(
+        "--triton",
+        type=Path,
+        metavar="DIR",
+        help="instead a model repository for NVIDIA Triton: a new folder, in which a model takes "
+        "images and gives boxes and masks as COCO RLE",
+    )
 
 
 def _detections(verb: Parser) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from condinst_infer.commands.files import check_suffix
-from condinst_infer.commands.int8 import check_int8, export_int8, int8_info
+from condinst_infer.commands.int8 import check_int8, int8_info, write_int8
+from condinst_infer.commands.triton import write_repository
 from condinst_infer.config import CondInstConfig, config_from_dict, override
 from condinst_infer.errors import CheckpointError, ConfigError, InputError, ModelFileError, require
 from condinst_infer.metadata import file_sha256
@@ -21,9 +22,20 @@ _HEADER_LIMIT = 100_000_000  # bytes; the safetensors format allows no longer he
 
 
 def export(args: argparse.Namespace) -> int:
-    """Write the file, check it against torch, keep what torch computes, then give it its name."""
-    check_suffix(args.output, ".onnx")
+    """Write the file, or a model repository for Triton."""
     check_int8(args)
+    if args.triton is not None:
+        write_repository(args, _write_onnx)
+        return 0
+    check_suffix(args.output, ".onnx")
+    with replacing(args.output) as part:
+        _write_onnx(args, part)
+    print(f"-> {args.output}")
+    return 0
+
+
+def _write_onnx(args: argparse.Namespace, part: Path) -> None:
+    """Write the file, check it against torch, and keep what torch computes in it."""
     for module in ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime"):
         require(module, "export")
     from condinst_infer import checkpoint, golden
@@ -33,21 +45,19 @@ def export(args: argparse.Namespace) -> int:
     model = checkpoint.load(args.model)
     model.config = _narrowed(model.config, args)
     if args.precision == "int8":
-        return export_int8(args, model)
-    with replacing(args.output) as part:
-        export_onnx(
-            model,
-            part,
-            graph=args.graph,
-            precision=args.precision,
-            size=args.size,
-            batch=args.batch,
-            checkpoint_sha256=checkpoint.file_sha256(args.model),
-        )
-        print(verify_export(model, part))
-        golden.store(model, part)
-    print(f"-> {args.output}")
-    return 0
+        write_int8(args, model, part)
+        return
+    export_onnx(
+        model,
+        part,
+        graph=args.graph,
+        precision=args.precision,
+        size=args.size,
+        batch=args.batch,
+        checkpoint_sha256=checkpoint.file_sha256(args.model),
+    )
+    print(verify_export(model, part))
+    golden.store(model, part)
 
 
 def _narrowed(config: CondInstConfig, args: argparse.Namespace) -> CondInstConfig:

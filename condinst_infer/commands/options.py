@@ -102,6 +102,35 @@ def add_video(verb: Parser) -> None:
     )
 
 
+def add_ray(verb: Parser) -> None:
+    """`--ray` and what its shards are."""
+    ray = verb.add_argument_group(
+        "Ray", "many images over the cores or GPUs of a cluster, and a rerun goes on"
+    )
+    ray.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="write shards of results instead of overlays and COCO files; local starts Ray on this "
+        "machine, auto and HOST:PORT join its cluster. Each actor takes --workers times "
+        "--threads cores (default: up to 8 times 1), with --device cuda also a GPU. All nodes need "
+        "this package, and model, images and DIR under the same paths",
+    )
+    ray.add_argument(
+        "--shards",
+        choices=("jsonl", "parquet"),
+        default="jsonl",
+        help="JSON lines as of videos, or the same as Parquet (default: %(default)s)",
+    )
+    ray.add_argument(
+        "--shard-size",
+        type=positive,
+        default=100,
+        metavar="N",
+        help="images in a shard, the part that is done again if it was not finished "
+        "(default: %(default)s)",
+    )
+
+
 def workers(args: argparse.Namespace, images: int) -> int:
     """`--workers`; by default so many that all cores are busy, but none without an image."""
     room = usable_cores() // (args.threads or 1)

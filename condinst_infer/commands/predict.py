@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from condinst_infer.commands import options
 from condinst_infer.commands.files import media
+from condinst_infer.commands.predict_ray import predict_ray
 from condinst_infer.commands.predict_video import predict_videos, print_reports, video_jobs
 from condinst_infer.commands.predict_work import (
     Job,
@@ -36,6 +37,8 @@ def predict(args: argparse.Namespace) -> int:
     Raises:
         InputError: nothing could be read.
     """
+    if args.ray is not None:
+        return predict_ray(args)
     images, videos = media(args.source, args.output)
     jobs, later = jobs_of(images, args), video_jobs(videos, args)
     start = time.perf_counter()

@@ -16,9 +16,8 @@ import numpy as np
 from tqdm import tqdm
 
 from condinst_infer.commands.files import VideoSource
-from condinst_infer.commands.predict_work import Work, result_paths
+from condinst_infer.commands.predict_work import Work, found_in, result_paths
 from condinst_infer.commands.recorder import recording
-from condinst_infer.crop import Crop, rle_from_crop
 from condinst_infer.errors import InputError
 from condinst_infer.interrupts import stop_signals
 from condinst_infer.output import replacing
@@ -137,16 +136,8 @@ def _count(result: Instances | PanopticSegmentation) -> int:
 def _line(frame: Frame, result: Instances | PanopticSegmentation) -> str:
     """One line of JSON; its detections are COCO results whose image is the frame's number."""
     seconds = None if frame.seconds is None else round(frame.seconds, 6)
-    line: dict[str, Any] = {"index": frame.index, "seconds": seconds}
-    if isinstance(result, Instances):
-        return json.dumps(line | {"detections": result.to_coco(frame.index)})
-    infos = result.to_coco(frame.index, "")["segments_info"]
-    for info, segment in zip(infos, result.segments, strict=True):
-        x1, y1, x2, y2 = segment.box
-        crop = Crop(x1, y1, result.id_map[y1:y2, x1:x2] == segment.id)
-        height, width = result.id_map.shape
-        info["segmentation"] = rle_from_crop(crop, (height, width))
-    return json.dumps(line | {"segments": infos})
+    line = {"index": frame.index, "seconds": seconds}
+    return json.dumps(line | found_in(result, frame.index))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from condinst_infer.commands.files import ImageFile, VideoSource
+from condinst_infer.crop import Crop, rle_from_crop
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.output import replacing
 from condinst_infer.panoptic import PanopticSegmentation
@@ -51,15 +52,18 @@ class Work:
                 raise ConfigError(f"--{name.replace('_', '-')} can't be used here: {reason}.")
 
     def __call__(self, jobs: list[Job]) -> list[Done]:
-        images = [self._read(job.file.path) for job in jobs]
-        good = [image for image in images if not isinstance(image, InputError)]
-        results = iter(self.find(good))
         return [
-            Done({"file": str(job.file.path), "error": str(image)}, [])
-            if isinstance(image, InputError)
-            else self._written(job, next(results))
-            for job, image in zip(jobs, images, strict=True)
+            Done({"file": str(job.file.path), "error": str(found)}, [])
+            if isinstance(found, InputError)
+            else self._written(job, found)
+            for job, found in zip(jobs, self.each([job.file.path for job in jobs]), strict=True)
         ]
+
+    def each(self, paths: Sequence[Path]) -> list[Any | InputError]:
+        """The result of each file, or why it can't be read."""
+        images = [self._read(path) for path in paths]
+        results = iter(self.find([i for i in images if not isinstance(i, InputError)]))
+        return [i if isinstance(i, InputError) else next(results) for i in images]
 
     def _read(self, path: Path) -> np.ndarray | InputError:
         try:
@@ -159,7 +163,8 @@ def jobs_of(files: list[ImageFile], args: argparse.Namespace) -> list[Job]:
         # COCO's file names have no folder, so neither have these
         flat = [ImageFile(path, Path(name.name)) for path, name in files]
         pngs = result_paths(flat, folder, "PNG", lambda _: ".png")
-    return [Job(*parts) for parts in zip(files, _image_ids(files), overlays, pngs, strict=True)]
+    ids = image_ids([file.path for file in files])
+    return [Job(*parts) for parts in zip(files, ids, overlays, pngs, strict=True)]
 
 
 def _overlay_suffix(name: Path) -> str:
@@ -192,14 +197,27 @@ def result_paths(
     return paths
 
 
-def _image_ids(files: list[ImageFile]) -> list[int]:
+def image_ids(paths: Sequence[Path]) -> list[int]:
     """The numbers the files are named by, as COCO's are; else 1, 2, 3, ..."""
-    stems = [file.path.stem for file in files]
+    stems = [path.stem for path in paths]
     if all(stem.isascii() and stem.isdigit() for stem in stems):
         numbers = [int(stem) for stem in stems]
         if len(set(numbers)) == len(numbers):
             return numbers
-    return list(range(1, len(files) + 1))
+    return list(range(1, len(paths) + 1))
+
+
+def found_in(result: Instances | PanopticSegmentation, image_id: int) -> dict[str, Any]:
+    """What a line of JSON says about one image: COCO results, or segments with RLEs."""
+    if isinstance(result, Instances):
+        return {"detections": result.to_coco(image_id)}
+    infos = result.to_coco(image_id, "")["segments_info"]
+    for info, segment in zip(infos, result.segments, strict=True):
+        x1, y1, x2, y2 = segment.box
+        crop = Crop(x1, y1, result.id_map[y1:y2, x1:x2] == segment.id)
+        height, width = result.id_map.shape
+        info["segmentation"] = rle_from_crop(crop, (height, width))
+    return {"segments": infos}
 
 
 def write_coco(path: Path, content: Any) -> None:

@@ -1,0 +1,119 @@
+"""The results of many images as a folder of shards, and the record of what is in which."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from condinst_infer.commands.predict_work import image_ids
+from condinst_infer.errors import ConfigError, InputError
+from condinst_infer.output import replacing
+from condinst_infer.workers import groups
+
+RUN = "run.json"  # {"settings": {...}, "shards": [[path, ...], ...]}
+
+
+class Shard(NamedTuple):
+    """A fixed part of the images, whose results are one file."""
+
+    path: Path
+    image_ids: list[int]
+    files: list[str]
+
+
+def planned(
+    folder: Path, suffix: str, settings: Mapping[str, Any], files: Sequence[str], size: int
+) -> tuple[list[Shard], list[Shard]]:
+    """The shards of `folder` that are there, and those that have to be made.
+
+    A file keeps its shard for good: files that are new come into new shards, of `size` files each,
+    and what `files` no longer names stays. The plan is in `RUN` when this returns.
+
+    Args:
+        suffix: of the shards' names.
+        settings: all that the results depend on, besides the files; plain data.
+
+    Raises:
+        ConfigError: the shards in `folder` were made with other settings.
+        InputError: `RUN` can't be read or written, or is missing beside shards.
+    """
+    done = {path.name for path in folder.glob("shard-*")}
+    before = _recorded(folder, settings) if done else []
+    known = [file for shard in before for file in shard]
+    new = sorted(set(files) - set(known))
+    shards = [*before, *groups(new, size)]
+    ids = image_ids([Path(file) for file in known + new])
+    if ids[: len(known)] != image_ids([Path(file) for file in known]):
+        raise ConfigError(
+            f"the images in {folder} are numbered by their names, which {new[0]} and the other "
+            "new ones have no such numbers for; give another folder with -o."
+        )
+    if shards != before:
+        with replacing(folder / RUN) as part:
+            part.write_text(json.dumps({"settings": settings, "shards": shards}))
+    rest = iter(ids)
+    all_ = [
+        Shard(folder / f"shard-{number:05}{suffix}", [next(rest) for _ in files], files)
+        for number, files in enumerate(shards)
+    ]
+    return [s for s in all_ if s.path.name in done], [s for s in all_ if s.path.name not in done]
+
+
+def _recorded(folder: Path, settings: Mapping[str, Any]) -> list[list[str]]:
+    """The files of each shard of `folder`, which were made with `settings`."""
+    try:
+        record = json.loads((folder / RUN).read_text())
+        made, shards = record["settings"], record["shards"]
+    except (OSError, ValueError, TypeError, KeyError):
+        raise InputError(
+            f"{folder} has shards but no readable {RUN} that says what is in them; give another "
+            "folder with -o."
+        ) from None
+    for name, value in settings.items():
+        if made.get(name) != value:
+            raise ConfigError(
+                f"the shards in {folder} were made with {name} {made.get(name)}, not {value}; give "
+                "another folder with -o."
+            )
+    return shards
+
+
+def write_shard(path: Path, records: list[dict[str, Any]], noun: str) -> None:
+    """`records`, one per image, as JSON lines, or as Parquet if `path` ends so.
+
+    Args:
+        noun: "detections" or "segments", the list in each record.
+
+    Raises:
+        InputError: the file can't be written.
+    """
+    with replacing(path) as part:
+        if path.suffix == ".parquet":
+            import pyarrow
+            from pyarrow import parquet
+
+            parquet.write_table(pyarrow.Table.from_pylist(records, schema=_schema(noun)), part)
+        else:
+            part.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def _schema(noun: str) -> Any:
+    """Columns of a Parquet file; the same for shards in which nothing was found."""
+    import pyarrow as pa
+
+    whole, real = pa.int64(), pa.float64()
+    rle = pa.struct({"size": pa.list_(whole), "counts": pa.string()})
+    common = {"category_id": whole, "score": real, "segmentation": rle}
+    if noun == "detections":
+        found = {"image_id": whole, "bbox": pa.list_(real), **common}
+    else:
+        found = {"id": whole, "area": whole, "bbox": pa.list_(whole), "iscrowd": whole, **common}
+    return pa.schema(
+        {
+            "file": pa.string(),
+            "image_id": whole,
+            "size": pa.list_(whole),
+            noun: pa.list_(pa.struct(found)),
+            "error": pa.string(),
+        }
+    )

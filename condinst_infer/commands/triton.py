@@ -1,0 +1,49 @@
+"""`condinst export --triton`."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from condinst_infer.errors import ConfigError, ModelFileError
+from condinst_infer.output import new_folder
+from condinst_infer.triton import repository
+
+_OF_CHECKPOINTS = ("size", "batch", "max_detections", "score_threshold", "nms")
+
+
+def write_repository(
+    args: argparse.Namespace, write_onnx: Callable[[argparse.Namespace, Path], None]
+) -> None:
+    """Write the folder `args.triton`; `write_onnx` exports a checkpoint on the way."""
+    suffix = args.model.suffix.lower()
+    if suffix not in (".safetensors", ".onnx", ".engine"):
+        raise ModelFileError(
+            f"{args.model} is no model file; it must end in .onnx, .engine or .safetensors."
+        )
+    if args.graph != "full":
+        raise ConfigError("Triton needs the whole model: --graph full.")
+    if suffix != ".safetensors":
+        _check_options(args)
+    name = repository.model_name(args.model)
+    with new_folder(args.triton) as folder:
+        model = args.model
+        if suffix == ".safetensors":
+            model = folder / "model.onnx"
+            write_onnx(args, model)
+        repository.write_repository(folder, name, model)
+        if model != args.model:
+            model.unlink()
+    network = repository.NETWORK.format(name)
+    print(f"-> {args.triton}: {name} takes images, {network} is its network")
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """ConfigError if an option says how to export what is exported already."""
+    given = [name for name in _OF_CHECKPOINTS if getattr(args, name) is not None]
+    if args.precision != "fp32":
+        given.append("precision")
+    if given:
+        raise ConfigError(
+            f"--{given[0].replace('_', '-')} is chosen when a checkpoint is exported; "
+            f"{args.model} is exported already."
+        )

@@ -1,0 +1,43 @@
+"""The made-up models that the scripts time, and the folders in which they keep them."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import made_up
+from condinst_infer import checkpoint, load
+from condinst_infer.model import CondInst
+
+NAME = "condinst_nano"
+
+
+def test_made_up_models_find_as_many_as_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"short_side": 64, "long_side": 96}
+    source = made_up.checkpoint_file(NAME, tmp_path, **settings)
+    digests = []
+
+    def saved(model: CondInst, path: Path, checkpoint_sha256: str) -> None:
+        digests.append(checkpoint_sha256)
+        checkpoint.save(model, path)  # what is exported, without the half minute of exporting
+
+    monkeypatch.setattr(made_up, "export_onnx", saved)
+    for count, slots in ((0, made_up.INSTANCES), (3, 3)):
+        path = made_up.onnx_file(NAME, tmp_path, count, **settings)
+        assert path == made_up.onnx_file(NAME, tmp_path, count)  # not made twice
+        with load(shutil.copy(path, tmp_path / "copy.safetensors")) as pipeline:
+            assert len(pipeline(made_up.frame())) == count
+            assert pipeline.config.detect.max_detections == slots
+            assert pipeline.config.input.short_side == 64
+    assert digests == [checkpoint.file_sha256(source)] * 2
+    ours, theirs = (checkpoint.read_tensors(p) for p in (source, tmp_path / "copy.safetensors"))
+    assert list(ours) == list(theirs) and all(torch.equal(ours[n], theirs[n]) for n in ours)
+
+
+def test_folders_are_kept_where_asked(tmp_path: Path) -> None:
+    with made_up.folder(tmp_path / "a" / "b") as kept, made_up.folder(None) as other:
+        assert kept.is_dir() and other.is_dir()
+    assert kept.is_dir() and not other.exists()
