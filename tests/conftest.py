@@ -22,6 +22,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # read when torch is imported; it would
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Whole files, whose fixtures are made once; as they come, not those of few tests last."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
+
+
 @pytest.fixture(scope="session")
 def bright_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of tests/bright_model.py, with dynamic batch and size."""

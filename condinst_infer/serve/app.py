@@ -179,6 +179,7 @@ async def _while_there(request: Request, future: "Future[Answer]") -> Answer:
             raise ClientDisconnect
         return answer.result()
     finally:
+        future.cancel()  # at once; that of `answer` takes a turn of the loop to reach it
         answer.cancel()
         gone.cancel()
 
