@@ -7,7 +7,7 @@
 FROM nvcr.io/nvidia/tensorrt:25.05-py3 AS build
 WORKDIR /source
 COPY . .
-# TensorRT 10.10 is the base's; its CUDA is 12.9, whose driver bindings of 13 would be too new for
+# TensorRT 10.10 and CUDA 12.9 are the base's; bindings of CUDA 13 may want a newer driver
 RUN python3 -m venv --without-pip --system-site-packages /opt/condinst \
     && python3 -m pip --python /opt/condinst/bin/python install --no-cache-dir \
         ".[cuda,serve]" "cuda-bindings==12.9.*" \
