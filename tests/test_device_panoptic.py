@@ -7,8 +7,11 @@ import pytest
 from test_device import Recorded, photograph, resized_on
 
 import condinst_infer as ci
+from condinst_infer import checkpoint
+from condinst_infer.config import override
 from condinst_infer.engines.cuda import Device
 from condinst_infer.engines.device import DeviceRunner
+from condinst_infer.export import export_onnx
 from condinst_infer.panoptic import PanopticSegmentation
 from engines.shim import Shim
 
@@ -109,3 +112,24 @@ def test_more_mask_bits_than_expected_are_merged_too(
     ):
         for _ in range(3):
             assert_same(pipeline.panoptic(image, **RULES), whole.panoptic(image, **RULES))
+
+
+def test_the_merge_takes_what_mask_nms_kept(
+    device: Device, panoptic_checkpoint: Path, tmp_path: Path
+) -> None:
+    model = checkpoint.load(panoptic_checkpoint)
+    model.config = override(model.config, nms="mask", mask_nms_candidates=60)
+    files = {graph: tmp_path / f"{graph}.onnx" for graph in ("full", "detector")}
+    for graph, path in files.items():
+        export_onnx(model, path, graph=graph)
+    images = [photograph((128, 192), i) for i in range(3)]  # its net size: no resizing that differs
+    with (
+        ci.load(files["full"]) as whole,
+        ci.Pipeline(DeviceRunner(Recorded(files["detector"]), device), max_batch=3) as pipeline,
+    ):
+        expected = whole.panoptic(images, **RULES)
+        for _ in range(3):  # the third time as a graph
+            for ours, theirs in zip(pipeline.panoptic(images, **RULES), expected, strict=True):
+                assert [s.name for s in ours.segments] == [s.name for s in theirs.segments]
+                assert any(s.is_thing for s in ours.segments) and len(ours.segments) > 2
+                assert np.mean(ours.id_map != theirs.id_map) < 1e-4
