@@ -17,6 +17,8 @@ from condinst_infer.engines.report import Report
 from condinst_infer.ops.panoptic import panoptic_merge
 from condinst_infer.preprocess import Placed
 
+RULES: dict[str, Any] = {"overlap_threshold": 0.4, "stuff_area_limit": 500}
+
 
 def panoptic_checks(stream: Stream, small: bool) -> Iterator[Check]:
     cases = [(4, 7, (16, 24), (57, 91), (75, 121))]
@@ -28,41 +30,63 @@ def panoptic_checks(stream: Stream, small: bool) -> Iterator[Check]:
             masks = scene(k, shape, image_size).astype(dtype)
             semantic = stuff(cells=shape, classes=classes).astype(dtype)
             sizes = {"net_size": net_size, "image_size": image_size}
-            found = merged(stream, masks, semantic, **sizes)
-            rules = {"overlap_threshold": 0.4, "stuff_area_limit": 500}
+            made = Scene(stream, masks, semantic, **sizes)
+            made.merge()
+            found = made.owners()
             tensors = torch.from_numpy(masks), torch.from_numpy(semantic)
-            expected = panoptic_merge(*tensors, stride=4, **sizes, **rules).numpy()
+            expected = panoptic_merge(*tensors, stride=4, **sizes, **RULES).numpy()
             case = f"{k} masks and {classes} classes {shape} to {image_size}, {np.dtype(dtype)}"
             # pixels on the edge of a mask or between two classes may go either way
             yield Check("panoptic", case, int((found != expected).sum()), 3)
 
 
-def merged(
-    stream: Stream, masks: np.ndarray, semantic: np.ndarray, *, net_size: Any, image_size: Any
-) -> np.ndarray:
-    """The owner of every pixel by the kernels."""
-    k, capacity = len(masks), len(masks) * image_size[0] * -(-image_size[1] // 32)
-    report = Report(stream, 1, k, capacity)
-    placed = Placed(np.zeros((*image_size, 3), np.uint8), net_size, net_size)
-    slots = {
-        "num_detections": np.array([k], np.int32),
-        "boxes": np.tile(np.array([0, 0, 99, 99], np.float32), (1, k, 1)),
-        "scores": np.ones((1, k), np.float32),
-        "used": np.zeros(1, np.int32),
-    }
-    for name, value in slots.items():
-        stream.upload(report[name], value)
-    sizes: dict[str, Any] = {
-        "k": k, "shape": masks.shape[1:], "stride": 4, "net_size": net_size,
-        "image_size": image_size, "dtype": masks.dtype,
-    }  # fmt: skip
-    array, crops = stream.array(masks), report["crops"][0]
-    boxes = kernels.mask_boxes(**sizes, capacity=capacity)
-    stream.launch(boxes, [array, report["num_detections"]], [crops, report["used"]])
-    stream.launch(kernels.paste(**sizes), [array, crops], [report["bits"]])
-    merging = Merging(stream, 1, check_boxes=True)
-    merging.make_room([placed])
-    settings = PanopticConfig(overlap_threshold=0.4, stuff_area_limit=500)
-    merging.run([placed], report, stream.array(semantic[None]), settings)
-    stream.synchronize()
-    return merging.contents([placed])[0]
+class Scene:
+    """Masks pasted on the device, and logits, ready to be merged at the image's size.
+
+    Args:
+        masks: probabilities [K, h, w], float16 or float32.
+        semantic: logits [C, h, w].
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        masks: np.ndarray,
+        semantic: np.ndarray,
+        *,
+        net_size: Any,
+        image_size: Any,
+    ) -> None:
+        k, capacity = len(masks), len(masks) * image_size[0] * -(-image_size[1] // 32)
+        self._stream, self._report = stream, Report(stream, 1, k, capacity)
+        self._placed = Placed(np.zeros((*image_size, 3), np.uint8), net_size, net_size)
+        slots = {
+            "num_detections": np.array([k], np.int32),
+            "boxes": np.tile(np.array([0, 0, 99, 99], np.float32), (1, k, 1)),
+            "scores": np.ones((1, k), np.float32),
+            "used": np.zeros(1, np.int32),
+        }
+        for name, value in slots.items():
+            stream.upload(self._report[name], value)
+        sizes: dict[str, Any] = {
+            "k": k, "shape": masks.shape[1:], "stride": 4, "net_size": net_size,
+            "image_size": image_size, "dtype": masks.dtype,
+        }  # fmt: skip
+        self.masks, self.semantic = stream.array(masks), stream.array(semantic[None])
+        crops, used = self._report["crops"][0], self._report["used"]
+        boxes = kernels.mask_boxes(**sizes, capacity=capacity)
+        stream.launch(boxes, [self.masks, self._report["num_detections"]], [crops, used])
+        stream.launch(kernels.paste(**sizes), [self.masks, crops], [self._report["bits"]])
+        self.words = int(stream.numpy(used)[0])  # of 32 pixels, in all crops
+        self._merging = Merging(stream, 1, check_boxes=True)
+        self._merging.make_room([self._placed])
+
+    def merge(self) -> None:
+        """Put the merge and the copy of its owners on the stream."""
+        settings = PanopticConfig(**RULES)
+        self._merging.run([self._placed], self._report, self.semantic, settings)
+
+    def owners(self) -> np.ndarray:
+        """The owner of every pixel, of the last merge."""
+        self._stream.synchronize()
+        return self._merging.contents([self._placed])[0]

@@ -31,7 +31,7 @@ def test_it_checks_every_kernel_and_times_every_stage(
     expected.add("mask_nms")
     assert kernels == expected
     assert all(check["ok"] for check in result["checks"]) and len(result["checks"]) > 20
-    assert len(result["results"]) == 5
+    assert len(result["results"]) == 6
     assert all(row["times_ms"]["ours"]["p50"] > 0 for row in result["results"])
     assert "instances" in result["results"][-1]["what"]
     assert " 0 instances" not in result["results"][-1]["what"]
