@@ -38,6 +38,7 @@ def test_every_mistake_is_one_sentence(
         ((*predict, "--thread", "1"), "--thread"),
         (("export", "a.safetensors", "-o", "a.onnx", "--size", "512"), "HxW"),
         (("export", "a.safetensors", "-o", "a.pt"), "must end in .onnx"),
+        (("export", "a.onnx", "-o", "b.onnx"), "is exported already"),
         (("import", "a.pth", "-o", "a.onnx"), "must end in .safetensors"),
         (("info", image), "must be .onnx, .engine or .safetensors"),
         (("info", tmp_path / "no.safetensors"), "No such file"),

@@ -28,6 +28,10 @@ def export(args: argparse.Namespace) -> int:
         write_repository(args, _write_onnx)
         return 0
     check_suffix(args.output, ".onnx")
+    if args.model.suffix.lower() in (".onnx", ".engine"):
+        raise ConfigError(
+            f"{args.model} is exported already; give the .safetensors checkpoint it was made of."
+        )
     with replacing(args.output) as part:
         _write_onnx(args, part)
     print(f"-> {args.output}")
