@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from condinst_infer.config import CondInstConfig, PanopticConfig
-from condinst_infer.crop import Crop
+from condinst_infer.crop import Crop, rle_from_crop
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.merge import add_stuff, owners_of_things, semantic_labels
 from condinst_infer.output import write_id_png
@@ -31,6 +31,12 @@ class Segment(NamedTuple):
     score: float | None  # of a thing
     instance: int | None  # its place in `instances`
 
+    def to_dict(self) -> dict[str, Any]:
+        """All of it but `instance`, for those who get no `instances`."""
+        data = self._asdict()
+        del data["instance"]
+        return data
+
 
 @dataclass(frozen=True, eq=False)
 class PanopticSegmentation:
@@ -40,6 +46,20 @@ class PanopticSegmentation:
     segments: tuple[Segment, ...]  # things, best score first, then stuff; ids are 1, 2, ...
     instances: Instances  # those at or above the threshold, the dropped ones too; masks overlap
     image: np.ndarray | None = None  # the original, BGR uint8 [H, W, 3]; not a copy
+
+    @property
+    def crops(self) -> list[Crop]:
+        """The pixels of each segment, cut out."""
+        return [
+            Crop(x1, y1, self.id_map[y1:y2, x1:x2] == segment.id)
+            for segment in self.segments
+            for x1, y1, x2, y2 in [segment.box]
+        ]
+
+    def rle(self) -> list[dict[str, Any]]:
+        """A compressed COCO RLE, {"size": [H, W], "counts": str}, of each segment."""
+        height, width = self.id_map.shape
+        return [rle_from_crop(crop, (height, width)) for crop in self.crops]
 
     def to_coco(self, image_id: int, file_name: str) -> dict[str, Any]:
         """An entry of a COCO panoptic result file, whose PNG is `file_name`."""
@@ -94,14 +114,12 @@ class PanopticSegmentation:
                 f"the image to draw on is {image.dtype} {image.shape}; "
                 f"it must be uint8 {(*self.id_map.shape, 3)}."
             )
-        crops, texts = [], []
+        texts = []
         for segment in self.segments:
-            x1, y1, x2, y2 = segment.box
-            crops.append(Crop(x1, y1, self.id_map[y1:y2, x1:x2] == segment.id))
             score = "" if segment.score is None else f" {segment.score:.2f}"
             texts.append(segment.name + score)
         shown = len(self.segments) <= CROWD if labels is None else labels
-        return overlay(image, crops, texts=texts if shown else None, opacity=opacity)
+        return overlay(image, self.crops, texts=texts if shown else None, opacity=opacity)
 
 
 def panoptic_from_outputs(

@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from command_line import Run, assert_refused
 from pyarrow import parquet
+from waiting import eventually
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {
@@ -33,6 +34,7 @@ sys.stdin.read()
 """
 Start = Callable[..., subprocess.Popen[str]]  # words of the command
 DEADLINE_S = 120  # of what takes seconds on an idle machine
+wait_for = partial(eventually, within=DEADLINE_S, pause=0.05)
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
 
@@ -94,14 +96,6 @@ def started() -> Iterator[Start]:
 def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=DEADLINE_S)
     return process.returncode, out, err
-
-
-def wait_for(condition: Callable[[], Any]) -> Any:
-    end = time.monotonic() + DEADLINE_S
-    while not (found := condition()):
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
-    return found
 
 
 def shards(out: Path) -> dict[str, tuple[int, bytes]]:

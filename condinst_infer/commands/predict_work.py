@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 
 from condinst_infer.commands.files import ImageFile, VideoSource
-from condinst_infer.crop import Crop, rle_from_crop
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.output import replacing
 from condinst_infer.panoptic import PanopticSegmentation
@@ -212,12 +211,8 @@ def found_in(result: Instances | PanopticSegmentation, image_id: int) -> dict[st
     if isinstance(result, Instances):
         return {"detections": result.to_coco(image_id)}
     infos = result.to_coco(image_id, "")["segments_info"]
-    for info, segment in zip(infos, result.segments, strict=True):
-        x1, y1, x2, y2 = segment.box
-        crop = Crop(x1, y1, result.id_map[y1:y2, x1:x2] == segment.id)
-        height, width = result.id_map.shape
-        info["segmentation"] = rle_from_crop(crop, (height, width))
-    return {"segments": infos}
+    pairs = zip(infos, result.rle(), strict=True)
+    return {"segments": [info | {"segmentation": rle} for info, rle in pairs]}
 
 
 def write_coco(path: Path, content: Any) -> None:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from condinst_infer.crop import Crop, rle_from_crop
 from condinst_infer.panoptic import PanopticSegmentation
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.result import Instances
@@ -101,12 +100,6 @@ def _instances(result: Instances) -> dict[str, Any]:
 
 
 def _segments(result: PanopticSegmentation) -> dict[str, Any]:
-    height, width = result.id_map.shape
-    segments = []
-    for segment in result.segments:
-        x1, y1, x2, y2 = segment.box
-        crop = Crop(x1, y1, result.id_map[y1:y2, x1:x2] == segment.id)
-        data = segment._asdict() | {"mask": rle_from_crop(crop, (height, width))}
-        data.pop("instance")  # its place in a list that isn't sent
-        segments.append(data)
-    return {"image_size": [height, width], "segments": segments}
+    pairs = zip(result.segments, result.rle(), strict=True)
+    segments = [segment.to_dict() | {"mask": rle} for segment, rle in pairs]
+    return {"image_size": list(result.id_map.shape), "segments": segments}

@@ -152,11 +152,7 @@ def _of_instances(found: Instances) -> dict[str, np.ndarray]:
 
 
 def _of_segments(found: PanopticSegmentation) -> dict[str, np.ndarray]:
-    segments = []
-    for segment in found.segments:
-        data = segment._asdict()
-        del data["instance"]  # its place in a list that isn't sent
-        segments.append(json.dumps(data))
+    segments = [json.dumps(segment.to_dict()) for segment in found.segments]
     return {"id_map": found.id_map, "segments": _texts(segments)}
 
 
