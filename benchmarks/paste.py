@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate, pad
 
-from condinst_infer.crop import Crop
+from condinst_infer.crop import CroppedMask
 from condinst_infer.machine import environment, write_result
 from condinst_infer.postprocess import paste
 from condinst_infer.timing import interleaved, summary
@@ -67,7 +67,7 @@ def torch_probabilities(
     return interpolate(x, size=image_size, mode="bilinear", align_corners=False)[:, 0]
 
 
-def dense(crops: list[Crop], image_size: tuple[int, int] = IMAGE_SIZE) -> np.ndarray:
+def dense(crops: list[CroppedMask], image_size: tuple[int, int] = IMAGE_SIZE) -> np.ndarray:
     """Boolean masks [K, H, W]."""
     masks = np.zeros((len(crops), *image_size), dtype=bool)
     for mask, crop in zip(masks, crops, strict=True):

@@ -26,7 +26,7 @@ from condinst_infer.presets import names as preset_names
 from condinst_infer.presets import preset
 
 if TYPE_CHECKING:
-    from condinst_infer.crop import Crop
+    from condinst_infer.crop import CroppedMask
     from condinst_infer.pipeline import Pipeline, load
     from condinst_infer.result import Instances
 
@@ -40,7 +40,7 @@ __all__ = [
     "CondInstConfig",
     "CondInstError",
     "ConfigError",
-    "Crop",
+    "CroppedMask",
     "InputError",
     "Instances",
     "MissingExtraError",
@@ -57,7 +57,7 @@ __all__ = [
 
 # Loaded when first asked for: OpenCV and Pillow cost more than all the rest.
 _LAZY = {
-    "Crop": "condinst_infer.crop",
+    "CroppedMask": "condinst_infer.crop",
     "Instances": "condinst_infer.result",
     "Pipeline": "condinst_infer.pipeline",
     "load": "condinst_infer.pipeline",

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from condinst_infer import errors
-from condinst_infer.crop import Crop
+from condinst_infer.crop import CroppedMask
 from condinst_infer.finish import call_options
 from condinst_infer.panoptic import PanopticSegmentation
 from condinst_infer.pipeline import Pipeline, load
@@ -165,11 +165,11 @@ def _parts(
     )
 
 
-def _bits(crop: Crop) -> bytes:
+def _bits(crop: CroppedMask) -> bytes:
     return np.packbits(crop.mask, axis=1, bitorder="little").tobytes()
 
 
-def _bytes(crop: Crop) -> bytes:
+def _bytes(crop: CroppedMask) -> bytes:
     return crop.mask.tobytes()
 
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from condinst_infer.annotations import Size, read_json, unusable
-from condinst_infer.crop import Crop, rle_from_crop
+from condinst_infer.crop import CroppedMask, rle_from_crop
 from condinst_infer.errors import InputError
 from condinst_infer.output import replacing, write_id_png
 from condinst_infer.presets import preset
@@ -41,7 +41,7 @@ class Segment(NamedTuple):
     id: int  # as in the ground truth: 1000 * label + n, or the label
     label: int
     crowd: bool  # a group whose members are not told apart
-    crop: Crop
+    crop: CroppedMask
 
 
 class Converted(NamedTuple):
@@ -195,7 +195,7 @@ def _segments(ids: np.ndarray, source: Path) -> Iterator[Segment]:
         rows, columns = np.divmod(places, ids.shape[1])
         y, x = int(rows[0]), int(columns.min())  # places ascend
         mask = ids[y : rows[-1] + 1, x : columns.max() + 1] == id_
-        yield Segment(id_, label, label in THINGS and id_ == label, Crop(x, y, mask))
+        yield Segment(id_, label, label in THINGS and id_ == label, CroppedMask(x, y, mask))
 
 
 def _info(segment: Segment) -> dict[str, Any]:

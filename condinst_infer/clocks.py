@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from condinst_infer.breakdown import convolution_share, part_times
-from condinst_infer.crop import Crop
+from condinst_infer.crop import CroppedMask
 from condinst_infer.engines.device import DeviceRunner
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.postprocess import Found, instances_from_outputs
@@ -51,7 +51,7 @@ class Scene:
         """What has the same meaning everywhere."""
         pipeline, frames, results = self._pipeline, self.frames, self._results
         found = self._runner.run(self._batch)
-        no_crops = [Crop(0, 0, np.zeros((0, 0), bool))] * found.outputs["scores"].shape[1]
+        no_crops = [CroppedMask(0, 0, np.zeros((0, 0), bool))] * found.outputs["scores"].shape[1]
         panoptic: Functions = {}
         if pipeline.config.is_panoptic:
             panoptic["panoptic"] = lambda: pipeline.panoptic(frames)
@@ -75,7 +75,7 @@ class Scene:
             "boxes_and_paste": lambda: self._instances(found, None),
         }
 
-    def _instances(self, found: Found, crops: Sequence[Crop] | None) -> None:
+    def _instances(self, found: Found, crops: Sequence[CroppedMask] | None) -> None:
         """What a call of the pipeline does last; with `crops`, no masks are pasted."""
         for slot, placed in enumerate(self._batch):
             instances_from_outputs(

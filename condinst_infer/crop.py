@@ -9,7 +9,7 @@ import numpy as np
 
 
 @dataclass(frozen=True, eq=False)
-class Crop:
+class CroppedMask:
     """The part of a mask that holds its foreground; outside is background."""
 
     x: int  # column of the left edge, original pixels
@@ -17,7 +17,7 @@ class Crop:
     mask: np.ndarray  # bool [h, w], True inside the object; (0, 0) for an empty mask
 
 
-def boxes_from_crops(crops: Iterable[Crop], count: int) -> np.ndarray:
+def boxes_from_crops(crops: Iterable[CroppedMask], count: int) -> np.ndarray:
     """The tight boxes of the first `count` masks, float32 [count, 4] in original pixels, xyxy.
 
     Zeros where a mask is empty, or where there are fewer.
@@ -30,7 +30,7 @@ def boxes_from_crops(crops: Iterable[Crop], count: int) -> np.ndarray:
     return boxes
 
 
-def rle_from_crop(crop: Crop, image_size: tuple[int, int]) -> dict[str, Any]:
+def rle_from_crop(crop: CroppedMask, image_size: tuple[int, int]) -> dict[str, Any]:
     """The compressed COCO RLE of a mask, equal to `pycocotools.mask.encode` of the dense one."""
     height, width = image_size
     rows, columns = crop.mask.shape

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from condinst_infer.crop import Crop
+from condinst_infer.crop import CroppedMask
 
 Colour = tuple[int, int, int]  # blue, green, red
 Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2; the ends are outside
@@ -16,7 +16,7 @@ Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2; the ends are outside
 
 def overlay(
     image: np.ndarray,
-    crops: Sequence[Crop],
+    crops: Sequence[CroppedMask],
     *,
     texts: Sequence[str] | None = None,
     boxes: np.ndarray | None = None,
@@ -71,7 +71,7 @@ def text_colour(background: Colour) -> Colour:
     return (0, 0, 0) if luminance > 128 else (255, 255, 255)
 
 
-def _fill(canvas: np.ndarray, crop: Crop, colour: Colour, opacity: float) -> None:
+def _fill(canvas: np.ndarray, crop: CroppedMask, colour: Colour, opacity: float) -> None:
     """Tint the pixels of one mask in `canvas`."""
     height, width = crop.mask.shape
     region = canvas[crop.y : crop.y + height, crop.x : crop.x + width]
@@ -81,7 +81,7 @@ def _fill(canvas: np.ndarray, crop: Crop, colour: Colour, opacity: float) -> Non
     cv2.copyTo(tinted, crop.mask.view(np.uint8), region)
 
 
-def _outline(canvas: np.ndarray, crop: Crop, colour: Colour, unit: float) -> None:
+def _outline(canvas: np.ndarray, crop: CroppedMask, colour: Colour, unit: float) -> None:
     """Draw the contours of one mask, holes included; thinner on objects of a few pixels."""
     mask = np.ascontiguousarray(crop.mask).view(np.uint8)
     contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
@@ -91,7 +91,7 @@ def _outline(canvas: np.ndarray, crop: Crop, colour: Colour, unit: float) -> Non
     )
 
 
-def _extent(crop: Crop, box: np.ndarray | None) -> Rectangle | None:
+def _extent(crop: CroppedMask, box: np.ndarray | None) -> Rectangle | None:
     """What a label belongs to: the box where it is drawn, else the mask; None if it is empty."""
     if box is not None:
         x1, y1, x2, y2 = (round(v) for v in box.tolist())

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from condinst_infer.crop import Crop
+from condinst_infer.crop import CroppedMask
 from condinst_infer.errors import SessionError
 
 Size = tuple[int, int]  # (height, width)
@@ -22,7 +22,11 @@ _STEP = 32  # outputs of one product: longer ones multiply mostly zeros
 
 
 def merge(
-    crops: Sequence[Crop], labels: np.ndarray, *, overlap_threshold: float, stuff_area_limit: int
+    crops: Sequence[CroppedMask],
+    labels: np.ndarray,
+    *,
+    overlap_threshold: float,
+    stuff_area_limit: int,
 ) -> np.ndarray:
     """The owner of every pixel: 0 is void, 1 to K the instance, K + c the stuff class c.
 
@@ -40,7 +44,7 @@ def merge(
 
 
 def owners_of_things(
-    crops: Sequence[Crop], image_size: Size, overlap_threshold: float
+    crops: Sequence[CroppedMask], image_size: Size, overlap_threshold: float
 ) -> np.ndarray:
     """The instance that owns each pixel, counted from 1, or 0: uint16 [H, W].
 

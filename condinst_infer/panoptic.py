@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from condinst_infer.config import CondInstConfig, PanopticConfig
-from condinst_infer.crop import Crop, rle_from_crop
+from condinst_infer.crop import CroppedMask, rle_from_crop
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.merge import add_stuff, owners_of_things, semantic_labels
 from condinst_infer.output import write_id_png
@@ -19,7 +19,7 @@ from condinst_infer.result import CROWD, Instances
 Size = tuple[int, int]  # (height, width)
 
 
-class Segment(NamedTuple):
+class PanopticSegment(NamedTuple):
     """A thing, or all of the image that shows one kind of stuff."""
 
     id: int  # in `id_map`
@@ -43,15 +43,15 @@ class PanopticSegmentation:
     """The segments of one image; they don't overlap, and what belongs to none is void."""
 
     id_map: np.ndarray  # int32 [H, W], 0 where void
-    segments: tuple[Segment, ...]  # things, best score first, then stuff; ids are 1, 2, ...
+    segments: tuple[PanopticSegment, ...]  # things, best score first, then stuff; ids are 1, 2, ...
     instances: Instances  # those at or above the threshold, the dropped ones too; masks overlap
     image: np.ndarray | None = None  # the original, BGR uint8 [H, W, 3]; not a copy
 
     @property
-    def crops(self) -> list[Crop]:
+    def crops(self) -> list[CroppedMask]:
         """The pixels of each segment, cut out."""
         return [
-            Crop(x1, y1, self.id_map[y1:y2, x1:x2] == segment.id)
+            CroppedMask(x1, y1, self.id_map[y1:y2, x1:x2] == segment.id)
             for segment in self.segments
             for x1, y1, x2, y2 in [segment.box]
         ]
@@ -130,7 +130,7 @@ def panoptic_from_outputs(
     image: Any,
     config: CondInstConfig,
     settings: PanopticConfig,
-    crops: Sequence[Crop] | None = None,
+    crops: Sequence[CroppedMask] | None = None,
     owners: np.ndarray | None = None,
 ) -> PanopticSegmentation:
     """The panoptic segmentation of one image of a batch.
@@ -215,7 +215,9 @@ def _segmentation(
             stuff = owner - k - 1
             what = settings.stuff_ids[stuff], settings.stuff_names[stuff], False
         box = _box(owners, owner, corner, size)
-        segments.append(Segment(len(segments) + 1, *what, int(areas[owner]), box, score, place))
+        segments.append(
+            PanopticSegment(len(segments) + 1, *what, int(areas[owner]), box, score, place)
+        )
     return PanopticSegmentation(ids[owners], tuple(segments), instances, instances.image)
 
 

@@ -21,7 +21,7 @@ from condinst_infer.preprocess import ImageSource, Placed, placement
 from condinst_infer.result import Instances
 from condinst_infer.runners import HostRunner, runner_from_file
 from condinst_infer.session import Session, check_threads
-from condinst_infer.stream import Stream, of_images
+from condinst_infer.stream import FrameStream, of_images
 from condinst_infer.video import StreamSource, open_source
 from condinst_infer.workers import check_whole, check_workers, flat, groups, in_order
 
@@ -234,8 +234,8 @@ class Pipeline:
         score_threshold: float | None = None,
         max_detections: int | None = None,
         classes: Classes | None = None,
-    ) -> Stream[Instances]:
-        """(frame, instances) of each frame of a video, in order; `Stream` says how.
+    ) -> FrameStream[Instances]:
+        """(frame, instances) of each frame of a video, in order; `FrameStream` says how.
 
         Args:
             source: video file, camera number, URL (RTSP, HTTP) or folder of images.
@@ -251,7 +251,7 @@ class Pipeline:
         opened = open_source(source, reconnect=reconnect, max_pixels=self._max_pixels)
         found = of_images(partial(self.map, **options))
         batch = self.metadata.batch or self._max_batch
-        return Stream(opened, found, workers=workers, every=every, batch=batch)
+        return FrameStream(opened, found, workers=workers, every=every, batch=batch)
 
     def _part(
         self, sources: list[ImageSource], options: dict[str, Any]

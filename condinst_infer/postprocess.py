@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from condinst_infer.config import CondInstConfig
-from condinst_infer.crop import Crop, boxes_from_crops
+from condinst_infer.crop import CroppedMask, boxes_from_crops
 from condinst_infer.errors import ConfigError, SessionError
 from condinst_infer.result import Instances
 
@@ -25,7 +25,7 @@ _HALF = np.float32(0.5)
 
 def paste(
     masks: np.ndarray | Sequence[np.ndarray], *, stride: int, net_size: Size, image_size: Size
-) -> list[Crop]:
+) -> list[CroppedMask]:
     """Native-size masks of instances, each cut out tightly.
 
     Equal to: aligned-bilinear upsampling by `stride`, crop to `net_size`, half-pixel bilinear to
@@ -44,7 +44,7 @@ def paste(
     return [_pasted(mask, stride, net_size, image_size) for mask in masks]
 
 
-def _pasted(mask: np.ndarray, stride: int, net_size: Size, image_size: Size) -> Crop:
+def _pasted(mask: np.ndarray, stride: int, net_size: Size, image_size: Size) -> CroppedMask:
     """One mask [h, w] of `paste`."""
     if mask.dtype == np.float16:  # as integers, positive halves keep their order: 15 times faster
         above = mask.view(np.int16) > _HALF_BITS
@@ -65,7 +65,7 @@ def _pasted(mask: np.ndarray, stride: int, net_size: Size, image_size: Size) -> 
     x, y, width, height = cv2.boundingRect(inside.view(np.uint8))
     if not width:
         return _EMPTY
-    return Crop(x0 + x, y0 + y, inside[y : y + height, x : x + width])
+    return CroppedMask(x0 + x, y0 + y, inside[y : y + height, x : x + width])
 
 
 def _across(cells: np.ndarray, columns: "_Axis", x0: int, x1: int) -> np.ndarray:
@@ -96,7 +96,7 @@ def _down(wide: np.ndarray, rows: "_Axis", y0: int, y1: int) -> np.ndarray:
     return native
 
 
-_EMPTY = Crop(0, 0, np.zeros((0, 0), dtype=bool))
+_EMPTY = CroppedMask(0, 0, np.zeros((0, 0), dtype=bool))
 
 
 class _Axis(NamedTuple):
@@ -142,7 +142,7 @@ class Found(NamedTuple):
     """What a runner made of a batch of images on one canvas."""
 
     outputs: Mapping[str, np.ndarray]  # of the full graph; without masks where there are crops
-    crops: Sequence[Sequence[Crop]] | None = None  # native-size masks of the slots of each image
+    crops: Sequence[Sequence[CroppedMask]] | None = None  # native-size, of each image's slots
     on_device: Sequence[Mapping[str, Any]] | None = None  # see Instances.on_device
     owners: Sequence[np.ndarray] | None = None  # see `merge`; of slots
 
@@ -154,7 +154,7 @@ def instances_from_outputs(
     net_size: Size,
     image: Any,
     config: CondInstConfig,
-    crops: Sequence[Crop] | None = None,
+    crops: Sequence[CroppedMask] | None = None,
     on_device: Mapping[str, Any] | None = None,
     score_threshold: float | None = None,
     max_detections: int | None = None,
@@ -217,7 +217,7 @@ def kept_slots(
     image_size: Size,
     config: CondInstConfig,
     score_threshold: float,
-    crops: Sequence[Crop] = (),
+    crops: Sequence[CroppedMask] = (),
 ) -> np.ndarray:
     """The slots `instances_from_outputs` makes instances of, in order; mask NMS needs the crops."""
     boxes, scores, _ = _slots(outputs, index, config, net_size, image_size)

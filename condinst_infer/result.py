@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from condinst_infer.crop import Crop, rle_from_crop
+from condinst_infer.crop import CroppedMask, rle_from_crop
 from condinst_infer.errors import InputError, require
 
 CROWD = 40  # more labels than these hide what they name
@@ -21,7 +21,7 @@ class Instances:
     scores: np.ndarray  # float32 [K], as the model reports them
     labels: np.ndarray  # int32 [K], contiguous class index
     names: tuple[str, ...]  # K class names
-    crops: list[Crop]  # K masks
+    crops: list[CroppedMask]  # K masks
     image_size: tuple[int, int]  # (height, width) of the original image
     category_ids: tuple[int, ...]  # of the data set, indexed by label
     image: np.ndarray | None = None  # the original, BGR uint8 [H, W, 3]; not a copy

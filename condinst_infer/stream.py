@@ -16,7 +16,7 @@ Work = Callable[[list[Frame]], Sequence[Result]]
 Part = tuple[list[Frame], Future[Sequence[Result]]]
 
 
-class Stream(Generic[Result]):
+class FrameStream(Generic[Result]):
     """(frame, result) of each frame of a source, in its order; an iterator that owns the source.
 
     One thread decodes, `workers` threads work, and the thread that asks can do something else
@@ -67,7 +67,7 @@ class Stream(Generic[Result]):
         self._pairs.close()
         self.source.close()
 
-    def __enter__(self) -> "Stream[Result]":
+    def __enter__(self) -> "FrameStream[Result]":
         return self
 
     def __exit__(self, *error: object) -> None:

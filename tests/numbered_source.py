@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from waiting import WAIT
 
-from condinst_infer.stream import Stream
+from condinst_infer.stream import FrameStream
 from condinst_infer.video import Frame
 
 
@@ -36,8 +36,8 @@ class Numbers:
         self.closed = True
 
 
-def stream_of(source: Any, work: Any, **options: Any) -> Stream[Any]:
-    return Stream(source, work, **options)
+def stream_of(source: Any, work: Any, **options: Any) -> FrameStream[Any]:
+    return FrameStream(source, work, **options)
 
 
 def numbers(frames: list[Frame]) -> list[int]:

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from condinst_infer.crop import Crop
+from condinst_infer.crop import CroppedMask
 from condinst_infer.draw import free_place, instance_colour, line_unit, overlay, text_colour
 
 GREY = 120
@@ -19,8 +19,8 @@ def changed(picture: np.ndarray) -> np.ndarray:
     return (picture != GREY).any(axis=2)
 
 
-def square(x: int, y: int, side: int) -> Crop:
-    return Crop(x, y, np.ones((side, side), dtype=bool))
+def square(x: int, y: int, side: int) -> CroppedMask:
+    return CroppedMask(x, y, np.ones((side, side), dtype=bool))
 
 
 def test_drawing_leaves_the_image_and_everything_far_from_a_mask_alone():
@@ -35,7 +35,7 @@ def test_drawing_leaves_the_image_and_everything_far_from_a_mask_alone():
 def test_only_the_mask_is_filled():
     ring = np.ones((100, 100), dtype=bool)
     ring[20:80, 20:80] = False
-    drawn = changed(overlay(blank(), [Crop(50, 50, ring)]))
+    drawn = changed(overlay(blank(), [CroppedMask(50, 50, ring)]))
     assert drawn[60, 60] and not drawn[75:125, 75:125].any()
 
 
@@ -71,9 +71,9 @@ def test_text_contrasts_with_its_chip():
 def test_any_image_size_can_be_labelled(size):
     height, width = size
     crops = [
-        Crop(0, 0, np.ones(size, dtype=bool)),
-        Crop(width - 1, height - 1, np.ones((1, 1), dtype=bool)),
-        Crop(0, 0, np.zeros((0, 0), dtype=bool)),
+        CroppedMask(0, 0, np.ones(size, dtype=bool)),
+        CroppedMask(width - 1, height - 1, np.ones((1, 1), dtype=bool)),
+        CroppedMask(0, 0, np.zeros((0, 0), dtype=bool)),
     ]
     boxes = np.array([[0, 0, width, height]] * 3, dtype=np.float32)
     picture = overlay(blank(*size), crops, texts=["person 0.98"] * 3, boxes=boxes)
@@ -100,7 +100,7 @@ def test_labels_grow_with_the_image_and_carry_the_colour():
 
 
 def test_label_is_left_out_for_an_empty_mask_and_none_given():
-    empty = Crop(0, 0, np.zeros((0, 0), dtype=bool))
+    empty = CroppedMask(0, 0, np.zeros((0, 0), dtype=bool))
     assert not changed(overlay(blank(), [empty], texts=["ghost"])).any()
     box = np.array([[50, 60, 150, 160]], dtype=np.float32)
     assert changed(overlay(blank(), [empty], texts=["box"], boxes=box)).any()

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from condinst_infer.crop import Crop
+from condinst_infer.crop import CroppedMask
 from condinst_infer.engines import kernels
 from condinst_infer.engines.crops import crops_from_bits, words_expected
 from condinst_infer.engines.cuda import DeviceArray, Stream
@@ -91,7 +91,7 @@ def pasted(
     return stream.numpy(crops), bits_of(stream, masks, crops, case, capacity)
 
 
-def dense(crops: list[Crop], image_size: Size) -> np.ndarray:
+def dense(crops: list[CroppedMask], image_size: Size) -> np.ndarray:
     masks = np.zeros((len(crops), *image_size), dtype=bool)
     for mask, crop in zip(masks, crops, strict=True):
         height, width = crop.mask.shape
@@ -105,7 +105,7 @@ def axes_of(case: Case):
     return [_axis(cells, case.stride, net, outputs) for cells, net, outputs in sizes]
 
 
-def assert_equal_to_the_cpu(masks: np.ndarray, crops: list[Crop], case: Case) -> None:
+def assert_equal_to_the_cpu(masks: np.ndarray, crops: list[CroppedMask], case: Case) -> None:
     _, _, net_size, image_size = case
     expected = paste_of_the_cpu(masks, stride=case.stride, net_size=net_size, image_size=image_size)
     differs = dense(crops, image_size) != dense(expected, image_size)

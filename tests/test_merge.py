@@ -9,7 +9,7 @@ from test_postprocess import smooth_masks
 from torch.nn.functional import interpolate
 
 from condinst_infer import merge as merging
-from condinst_infer.crop import Crop
+from condinst_infer.crop import CroppedMask
 from condinst_infer.errors import SessionError
 from condinst_infer.merge import merge, semantic_labels
 from condinst_infer.ops.panoptic import panoptic_merge, semantic_logits
@@ -138,8 +138,8 @@ def test_merge_equals_its_torch_twin(cells, net_size, image_size, count, dtype):
     assert count < 12 or dropped[0] >= dropped[1] >= dropped[2]
 
 
-def crop_of(x1: int, y1: int, x2: int, y2: int) -> Crop:
-    return Crop(x1, y1, np.ones((y2 - y1, x2 - x1), bool))
+def crop_of(x1: int, y1: int, x2: int, y2: int) -> CroppedMask:
+    return CroppedMask(x1, y1, np.ones((y2 - y1, x2 - x1), bool))
 
 
 NOTHING = {"labels": np.zeros((10, 20), np.uint8), "stuff_area_limit": 0}
@@ -171,8 +171,8 @@ def test_a_dropped_instance_hides_nothing() -> None:
 
 
 def test_hidden_and_empty_instances_own_nothing() -> None:
-    empty = Crop(0, 0, np.zeros((0, 0), bool))
-    background = Crop(1, 1, np.zeros((3, 3), bool))
+    empty = CroppedMask(0, 0, np.zeros((0, 0), bool))
+    background = CroppedMask(1, 1, np.zeros((3, 3), bool))
     crops = [empty, crop_of(0, 0, 5, 5), background, crop_of(1, 1, 3, 3)]
     for overlap in (0.4, 1.0):
         assert np.unique(merge(crops, overlap_threshold=overlap, **NOTHING)).tolist() == [0, 2]

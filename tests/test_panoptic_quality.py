@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from panoptic_files import Segment, made_up, noisy, segment, write_panoptic
 
-from condinst_infer.crop import Crop
+from condinst_infer.crop import CroppedMask
 from condinst_infer.merge import merge
 from condinst_infer.panoptic_data import PanopticTruth, id_map, read_panoptic
 from condinst_infer.panoptic_quality import (
@@ -200,7 +200,7 @@ def merged(truth: PanopticTruth, stuff_area_limit: int) -> PanopticQuality:
             if s.category in stuff:
                 labels[ids == s.id] = stuff[s.category]
             else:
-                crops.append(Crop(0, 0, ids == s.id))
+                crops.append(CroppedMask(0, 0, ids == s.id))
         owners = merge(crops, labels, overlap_threshold=0.4, stuff_area_limit=stuff_area_limit)
         kinds = dict(enumerate((s.category for s in things), 1))
         kinds |= {len(things) + channel: id_ for id_, channel in stuff.items()}

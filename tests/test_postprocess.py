@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import interpolate, pad
 
 from condinst_infer.config import CondInstConfig, override
-from condinst_infer.crop import Crop
+from condinst_infer.crop import CroppedMask
 from condinst_infer.errors import ConfigError, SessionError
 from condinst_infer.postprocess import instances_from_outputs, paste
 
@@ -22,7 +22,7 @@ def reference(masks, stride, net_size, image_size):
     return interpolate(x, size=image_size, mode="bilinear", align_corners=False)[:, 0].numpy()
 
 
-def dense(crops: list[Crop], image_size):
+def dense(crops: list[CroppedMask], image_size):
     masks = np.zeros((len(crops), *image_size), dtype=bool)
     for mask, crop in zip(masks, crops, strict=True):
         height, width = crop.mask.shape

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from condinst_infer.crop import Crop, compressed_counts, rle_from_crop
+from condinst_infer.crop import CroppedMask, compressed_counts, rle_from_crop
 from condinst_infer.errors import InputError
 from condinst_infer.result import CROWD, Instances
 
 
-def tight(mask: np.ndarray) -> Crop:
+def tight(mask: np.ndarray) -> CroppedMask:
     """The crop of a dense mask."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
-        return Crop(0, 0, np.zeros((0, 0), dtype=bool))
+        return CroppedMask(0, 0, np.zeros((0, 0), dtype=bool))
     y, x = int(rows[0]), int(columns[0])
-    return Crop(x, y, mask[y : rows[-1] + 1, x : columns[-1] + 1])
+    return CroppedMask(x, y, mask[y : rows[-1] + 1, x : columns[-1] + 1])
 
 
 def instances(masks: np.ndarray, image: np.ndarray | None = None) -> Instances:
@@ -71,7 +71,7 @@ def test_rle_equals_pycocotools(kind, size):
 
 def test_rle_of_a_crop_with_margins_is_the_same():
     mask = masks_of("blob", np.random.default_rng(4), 60, 70)
-    whole = Crop(0, 0, mask)
+    whole = CroppedMask(0, 0, mask)
     assert rle_from_crop(whole, (60, 70)) == rle_from_crop(tight(mask), (60, 70))
 
 

@@ -17,7 +17,7 @@ from fake_session import FakeSession
 from serving import GOOD, Running, as_json, picture, png, serving
 
 import condinst_infer as ci
-from condinst_infer.crop import Crop, rle_from_crop
+from condinst_infer.crop import CroppedMask, rle_from_crop
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.serve.answers import Answers, Order
 
@@ -220,7 +220,7 @@ def test_panoptic_models_have_a_second_path(panoptic_onnx: Path) -> None:
         for got, segment in zip(reply["segments"], expected.segments, strict=True):
             assert got["name"] == segment.name and got["id"] == segment.id
             assert got["score"] == segment.score and got["box"] == list(segment.box)
-            crop = Crop(0, 0, expected.id_map == segment.id)
+            crop = CroppedMask(0, 0, expected.id_map == segment.id)
             assert got["mask"] == rle_from_crop(crop, (100, 140))
         overlay = door.post("/panoptic?output=overlay", content=png(image))
         assert overlay.headers["content-type"] == "image/png"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from coco_files import CATEGORIES, polygon_from_box, rle_from_mask, uncompressed, write_scenes
 
-from condinst_infer.crop import Crop
+from condinst_infer.crop import CroppedMask
 from condinst_infer.errors import InputError
 from condinst_infer.presets import preset
 from condinst_infer.train.augment import AugmentConfig, augmented
@@ -137,14 +137,14 @@ def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
         read_coco(file, tmp_path / "elsewhere")
 
 
-def scene() -> tuple[np.ndarray, list[Crop]]:
+def scene() -> tuple[np.ndarray, list[CroppedMask]]:
     """A black image of 40 x 60 with three white discs, and their masks."""
     image, crops = np.zeros((40, 60, 3), np.uint8), []
     for x, y, radius in ((12, 10, 6), (40, 25, 9), (58, 38, 5)):
         disc = cv2.circle(np.zeros((40, 60), np.uint8), (x, y), radius, 1, -1)
         image[disc > 0] = 255
         x, y, width, height = cv2.boundingRect(disc)
-        crops.append(Crop(x, y, disc[y : y + height, x : x + width].astype(bool)))
+        crops.append(CroppedMask(x, y, disc[y : y + height, x : x + width].astype(bool)))
     return image, crops
 
 

@@ -23,7 +23,7 @@ from condinst_infer.interrupts import stop_signals
 from condinst_infer.output import replacing
 from condinst_infer.panoptic import PanopticSegmentation
 from condinst_infer.result import Instances
-from condinst_infer.stream import Stream
+from condinst_infer.stream import FrameStream
 from condinst_infer.video import FALLBACK_FPS, Frame, Source, open_source
 
 
@@ -89,7 +89,7 @@ def _predicted(
     frames = count = 0
     write, failure = None, []
     with (
-        Stream(
+        FrameStream(
             source,
             partial(_done, work, draw=job.overlay is not None),
             workers=workers,
@@ -164,7 +164,7 @@ def _writing(job: VideoJob, source: Source, every: int) -> Iterator[Callable[[Fr
 
 
 def _until_lost(
-    stream: Stream[Done], failure: list[str]
+    stream: FrameStream[Done], failure: list[str]
 ) -> Generator[tuple[Frame, Done], None, None]:
     """What `stream` gives; where it fails on its source, the reason is added to `failure`."""
     try:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from condinst_infer.crop import Crop
+from condinst_infer.crop import CroppedMask
 from condinst_infer.errors import SessionError
 
 _WORD = 32  # pixels
@@ -19,7 +19,7 @@ def words_expected(k: int, image_size: tuple[int, int]) -> int:
     return min(k, _FULL_MASKS) * height * -(-width // _WORD)
 
 
-def crops_from_bits(crops: np.ndarray, bits: np.ndarray) -> list[Crop]:
+def crops_from_bits(crops: np.ndarray, bits: np.ndarray) -> list[CroppedMask]:
     """K masks, views of one array; they may have background around their foreground.
 
     Args:
@@ -41,5 +41,5 @@ def crops_from_bits(crops: np.ndarray, bits: np.ndarray) -> list[Crop]:
                 "is too large to paste on a GPU. Run it on the CPU: device='cpu'"
             )
         mask = flat[start : start + height * row].reshape(height, row)[:, :width]
-        found.append(Crop(x, y, mask))
+        found.append(CroppedMask(x, y, mask))
     return found

@@ -4,7 +4,7 @@ from math import prod
 
 import numpy as np
 
-from condinst_infer.crop import Crop
+from condinst_infer.crop import CroppedMask
 from condinst_infer.engines import kernels
 from condinst_infer.engines.arrays import DeviceArray
 from condinst_infer.engines.crops import crops_from_bits
@@ -58,7 +58,7 @@ class Report:
         self._stream.synchronize()
         return int(self._fetched["used"][0])
 
-    def contents(self, used: int, n: int) -> tuple[dict[str, np.ndarray], list[list[Crop]]]:
+    def contents(self, used: int, n: int) -> tuple[dict[str, np.ndarray], list[list[CroppedMask]]]:
         """Copies of the first `n` images' outputs, and their masks of `used` words."""
         bits = self._fetched["bits"][:used]
         if used > self._first:

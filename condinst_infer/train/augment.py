@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from condinst_infer.config import InputConfig
-from condinst_infer.crop import Crop
+from condinst_infer.crop import CroppedMask
 from condinst_infer.preprocess import network_size, resize
 
 
@@ -25,7 +25,10 @@ class AugmentConfig:
 
 
 def augmented(
-    image: np.ndarray, crops: Sequence[Crop], rng: np.random.Generator, settings: AugmentConfig
+    image: np.ndarray,
+    crops: Sequence[CroppedMask],
+    rng: np.random.Generator,
+    settings: AugmentConfig,
 ) -> tuple[np.ndarray, np.ndarray]:
     """A variation of an image and its masks at a drawn size.
 
@@ -97,7 +100,7 @@ def _corner(size: tuple[int, int], side: int, rng: np.random.Generator) -> tuple
     return (top, left) if side else (0, 0)
 
 
-def _paint(mask: np.ndarray, crop: Crop, place: np.ndarray) -> None:
+def _paint(mask: np.ndarray, crop: CroppedMask, place: np.ndarray) -> None:
     """Sets in `mask`, bool [h, w], the pixels where `crop`, moved by `place`, is above a half."""
     height, width = crop.mask.shape
     offset = np.array([[1, 0, crop.x], [0, 1, crop.y], [0, 0, 1]])

@@ -16,7 +16,7 @@ from condinst_infer.annotations import (
     rle_from_segmentation,
     unusable,
 )
-from condinst_infer.crop import Crop
+from condinst_infer.crop import CroppedMask
 from condinst_infer.errors import InputError
 from condinst_infer.panoptic_data import PanopticImage, check_png, id_map, read_panoptic, relabelled
 
@@ -162,7 +162,7 @@ def owners_from_record(record: ImageRecord, stuff_ids: Sequence[int]) -> np.ndar
     return relabelled(id_map(record.panoptic), owners)
 
 
-def crops_from_record(record: ImageRecord) -> list[Crop]:
+def crops_from_record(record: ImageRecord) -> list[CroppedMask]:
     """The mask of each object, cut to its box."""
     return [
         crop_from_rle(rle_from_segmentation(a.segmentation, record.size))
@@ -170,12 +170,12 @@ def crops_from_record(record: ImageRecord) -> list[Crop]:
     ]
 
 
-def crop_from_rle(rle: Rle) -> Crop:
+def crop_from_rle(rle: Rle) -> CroppedMask:
     """The mask in an RLE, cut to its box."""
     coco_mask = coco_library().mask
     x, y, width, height = map(int, coco_mask.toBbox(rle))
     mask = coco_mask.decode(rle)[y : y + height, x : x + width]
-    return Crop(x, y, np.ascontiguousarray(mask, bool))
+    return CroppedMask(x, y, np.ascontiguousarray(mask, bool))
 
 
 def _area(segmentation: Any, size: Size) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from condinst_infer.config import CondInstConfig
-from condinst_infer.crop import Crop
+from condinst_infer.crop import CroppedMask
 from condinst_infer.draw import overlay
 from condinst_infer.errors import InputError
 from condinst_infer.merge import SEMANTIC_STRIDE
@@ -33,7 +33,7 @@ class Sample(NamedTuple):
 
     def plot(self) -> np.ndarray:
         """The image with its objects drawn on it, BGR uint8 [h, w, 3]."""
-        return overlay(self.image, [Crop(0, 0, mask) for mask in self.masks])
+        return overlay(self.image, [CroppedMask(0, 0, mask) for mask in self.masks])
 
 
 class Batch(NamedTuple):
