@@ -11,7 +11,17 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from condinst_infer.config import CondInstConfig, override
+from condinst_infer.config import (
+    BackboneConfig,
+    CondInstConfig,
+    DetectConfig,
+    HeadsConfig,
+    InputConfig,
+    MaskConfig,
+    NeckConfig,
+    PanopticConfig,
+    override,
+)
 from condinst_infer.errors import (
     CheckpointError,
     CondInstError,
@@ -21,14 +31,19 @@ from condinst_infer.errors import (
     ModelFileError,
     ParityError,
     SessionError,
+    TrainingError,
 )
+from condinst_infer.metadata import Metadata
 from condinst_infer.presets import names as preset_names
 from condinst_infer.presets import preset
 
 if TYPE_CHECKING:
     from condinst_infer.crop import CroppedMask
+    from condinst_infer.panoptic import PanopticSegment, PanopticSegmentation
     from condinst_infer.pipeline import Pipeline, load
     from condinst_infer.result import Instances
+    from condinst_infer.stream import FrameStream
+    from condinst_infer.video import Frame
 
 __version__ = "0.1.0"
 
@@ -36,18 +51,31 @@ __version__ = "0.1.0"
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
+    "BackboneConfig",
     "CheckpointError",
     "CondInstConfig",
     "CondInstError",
     "ConfigError",
     "CroppedMask",
+    "DetectConfig",
+    "Frame",
+    "FrameStream",
+    "HeadsConfig",
+    "InputConfig",
     "InputError",
     "Instances",
+    "MaskConfig",
+    "Metadata",
     "MissingExtraError",
     "ModelFileError",
+    "NeckConfig",
+    "PanopticConfig",
+    "PanopticSegment",
+    "PanopticSegmentation",
     "ParityError",
     "Pipeline",
     "SessionError",
+    "TrainingError",
     "__version__",
     "load",
     "override",
@@ -58,16 +86,21 @@ __all__ = [
 # Loaded when first asked for: OpenCV and Pillow cost more than all the rest.
 _LAZY = {
     "CroppedMask": "condinst_infer.crop",
+    "Frame": "condinst_infer.video",
+    "FrameStream": "condinst_infer.stream",
     "Instances": "condinst_infer.result",
+    "PanopticSegment": "condinst_infer.panoptic",
+    "PanopticSegmentation": "condinst_infer.panoptic",
     "Pipeline": "condinst_infer.pipeline",
     "load": "condinst_infer.pipeline",
 }
 
+if not TYPE_CHECKING:  # to a type checker it would make every misspelt name an Any
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    def __getattr__(name: str) -> Any:
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(_LAZY[name]), name)
 
 
 def __dir__() -> list[str]:

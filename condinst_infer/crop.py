@@ -6,6 +6,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -14,7 +15,7 @@ class CroppedMask:
 
     x: int  # column of the left edge, original pixels
     y: int  # row of the top edge
-    mask: np.ndarray  # bool [h, w], True inside the object; (0, 0) for an empty mask
+    mask: NDArray[np.bool_]  # [h, w], True inside the object; (0, 0) for an empty mask
 
 
 def boxes_from_crops(crops: Iterable[CroppedMask], count: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from condinst_infer.config import CondInstConfig, PanopticConfig
 from condinst_infer.crop import CroppedMask, rle_from_crop
@@ -42,10 +43,10 @@ class PanopticSegment(NamedTuple):
 class PanopticSegmentation:
     """The segments of one image; they don't overlap, and what belongs to none is void."""
 
-    id_map: np.ndarray  # int32 [H, W], 0 where void
+    id_map: NDArray[np.int32]  # [H, W], 0 where void
     segments: tuple[PanopticSegment, ...]  # things, best score first, then stuff; ids are 1, 2, ...
     instances: Instances  # those at or above the threshold, the dropped ones too; masks overlap
-    image: np.ndarray | None = None  # the original, BGR uint8 [H, W, 3]; not a copy
+    image: NDArray[np.uint8] | None = None  # the original, BGR [H, W, 3]; not a copy
 
     @property
     def crops(self) -> list[CroppedMask]:
@@ -93,7 +94,7 @@ class PanopticSegmentation:
         *,
         labels: bool | None = None,
         opacity: float = 0.5,
-    ) -> np.ndarray:
+    ) -> NDArray[np.uint8]:
         """A picture of the segments on their image, BGR uint8 [H, W, 3].
 
         Args:

@@ -1,9 +1,9 @@
 """From any photograph to network input: reading, sizes, resizing, batching."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -12,7 +12,15 @@ from PIL import ExifTags, Image, ImageOps
 from condinst_infer.config import MAX_PIXELS, InputConfig
 from condinst_infer.errors import InputError
 
-ImageSource = str | os.PathLike[str] | np.ndarray | Image.Image
+
+class DeviceImage(Protocol):
+    """An image in the memory of a GPU, as PyTorch, CuPy and PyCUDA have it."""
+
+    @property
+    def __cuda_array_interface__(self) -> Mapping[str, Any]: ...
+
+
+ImageSource = str | os.PathLike[str] | np.ndarray | Image.Image | DeviceImage
 Size = tuple[int, int]  # (height, width)
 
 # What cameras and data sets write. Pillow reads more, some by running other programs (EPS).

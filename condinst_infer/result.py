@@ -3,12 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from condinst_infer.crop import CroppedMask, rle_from_crop
 from condinst_infer.errors import InputError, require
+
+if TYPE_CHECKING:
+    from supervision import Detections
 
 CROWD = 40  # more labels than these hide what they name
 
@@ -17,14 +21,14 @@ CROWD = 40  # more labels than these hide what they name
 class Instances:
     """The K instances of one image, best score first; K may be 0."""
 
-    boxes: np.ndarray  # float32 [K, 4], x1 y1 x2 y2 in original pixels, clipped to the image
-    scores: np.ndarray  # float32 [K], as the model reports them
-    labels: np.ndarray  # int32 [K], contiguous class index
+    boxes: NDArray[np.float32]  # [K, 4], x1 y1 x2 y2 in original pixels, clipped to the image
+    scores: NDArray[np.float32]  # [K], as the model reports them
+    labels: NDArray[np.int32]  # [K], contiguous class index
     names: tuple[str, ...]  # K class names
     crops: list[CroppedMask]  # K masks
     image_size: tuple[int, int]  # (height, width) of the original image
     category_ids: tuple[int, ...]  # of the data set, indexed by label
-    image: np.ndarray | None = None  # the original, BGR uint8 [H, W, 3]; not a copy
+    image: NDArray[np.uint8] | None = None  # the original, BGR [H, W, 3]; not a copy
     # On a GPU, before any filter of the call: boxes, scores, labels and masks of all slots as the
     # graph puts them out, in device memory. Other libraries take these arrays without a copy, by
     # `__cuda_array_interface__`. Valid until the pipeline's next call.
@@ -35,7 +39,7 @@ class Instances:
         return len(self.scores)
 
     @cached_property
-    def masks(self) -> np.ndarray:
+    def masks(self) -> NDArray[np.bool_]:
         """Dense masks, bool [K, H, W]; made at the first access and kept."""
         masks = np.zeros((len(self), *self.image_size), dtype=bool)
         for dense, crop in zip(masks, self.crops, strict=True):
@@ -63,7 +67,7 @@ class Instances:
             )
         ]
 
-    def to_supervision(self) -> Any:
+    def to_supervision(self) -> "Detections":
         """This as `supervision.Detections`, with dense masks and `data["class_name"]`.
 
         Raises:
@@ -85,7 +89,7 @@ class Instances:
         labels: bool | None = None,
         boxes: bool = False,
         opacity: float = 0.4,
-    ) -> np.ndarray:
+    ) -> NDArray[np.uint8]:
         """A picture of the instances on their image, BGR uint8 [H, W, 3].
 
         Args:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from condinst_infer.errors import InputError
 from condinst_infer.preprocess import IMAGE_SUFFIXES, check_size, read_image
@@ -43,7 +44,7 @@ class Frame:
     seconds: (
         float | None
     )  # place in a video; of a live source since its first frame; of images None
-    image: np.ndarray  # BGR uint8 [H, W, 3]
+    image: NDArray[np.uint8]  # BGR [H, W, 3]
     path: Path | None  # of the file, in a folder of images
 
 
@@ -136,7 +137,7 @@ class Capture:
         if not done:
             self.broken += 1
             return None
-        return Frame(self.index, self._seconds, image, None)
+        return Frame(self.index, self._seconds, np.asarray(image, np.uint8), None)
 
     def close(self) -> None:
         """Let the file or the device go."""
