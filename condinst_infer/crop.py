@@ -17,6 +17,14 @@ class CroppedMask:
     y: int  # row of the top edge
     mask: NDArray[np.bool_]  # [h, w], True inside the object; (0, 0) for an empty mask
 
+    def __repr__(self) -> str:
+        height, width = self.mask.shape
+        inside = np.count_nonzero(self.mask)
+        return (
+            f"<CroppedMask: {inside} foreground pixels in {width} x {height}, "
+            f"corner x={self.x}, y={self.y}>"
+        )
+
 
 def boxes_from_crops(crops: Iterable[CroppedMask], count: int) -> np.ndarray:
     """The tight boxes of the first `count` masks, float32 [count, 4] in original pixels, xyxy.

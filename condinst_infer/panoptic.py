@@ -48,6 +48,14 @@ class PanopticSegmentation:
     instances: Instances  # those at or above the threshold, the dropped ones too; masks overlap
     image: NDArray[np.uint8] | None = None  # the original, BGR [H, W, 3]; not a copy
 
+    def __repr__(self) -> str:
+        height, width = self.id_map.shape
+        things = sum(segment.is_thing for segment in self.segments)
+        return (
+            f"<PanopticSegmentation: {things} thing and {len(self.segments) - things} stuff "
+            f"segments in {width} x {height} pixels>"
+        )
+
     @property
     def crops(self) -> list[CroppedMask]:
         """The pixels of each segment, cut out."""

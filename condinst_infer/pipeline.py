@@ -87,8 +87,10 @@ class Pipeline:
         check_whole(max_pixels=max_pixels, max_batch=max_batch)
         runners = (HostRunner, DeviceRunner)
         self._runner = session if isinstance(session, runners) else HostRunner(session)
-        self._max_pixels = max_pixels
-        self._max_batch = max_batch
+        self._max_pixels, self._max_batch = max_pixels, max_batch
+
+    def __repr__(self) -> str:
+        return f"<Pipeline of {self._runner.session!r}>"
 
     @property
     def metadata(self) -> Metadata:
@@ -265,9 +267,9 @@ class Pipeline:
         self, source: Any, made: Finish[Result], panoptic: PanopticConfig | None = None
     ) -> Any:
         """The result of one image, or a list of those of many."""
-        if is_one(source):
-            return self._results([self._placed(source)], made, panoptic)[0]
-        return self._results(map(self._placed, source), made, panoptic)
+        one = is_one(source)
+        results = self._results(map(self._placed, [source] if one else source), made, panoptic)
+        return results[0] if one else results
 
     def _results(
         self,

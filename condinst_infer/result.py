@@ -1,5 +1,6 @@
 """What an image turned out to hold: boxes, scores, labels and masks in original pixels."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from supervision import Detections
 
 CROWD = 40  # more labels than these hide what they name
+_CLASSES_SHOWN = 3  # in the text of a result
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,16 @@ class Instances:
     def __len__(self) -> int:
         """K."""
         return len(self.scores)
+
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        classes = Counter(self.names).most_common()
+        parts = [f"{count} {name}" for name, count in classes[:_CLASSES_SHOWN]]
+        if rest := sum(count for _, count in classes[_CLASSES_SHOWN:]):
+            parts.append(f"{rest} of other classes")
+        text = f" ({', '.join(parts)})" if parts else ""
+        memory = "" if self.on_device is None else ", also in GPU memory"
+        return f"<Instances: {len(self)}{text} in {width} x {height} pixels{memory}>"
 
     @cached_property
     def masks(self) -> NDArray[np.bool_]:

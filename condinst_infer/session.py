@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -33,6 +34,25 @@ class Session(Protocol):
     def metadata(self) -> Metadata: ...
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]: ...
     def close(self) -> None: ...
+
+
+def session_repr(session: Session, runtime: str, *, path: Path | None = None) -> str:
+    """The one-line text of a session: class, file, network, tensor sizes and `runtime`."""
+    metadata = session.metadata
+    config = metadata.config
+    count = len(config.class_names)
+    parts = [config.name, "1 class" if count == 1 else f"{count} classes"]
+    if config.is_panoptic:
+        parts.append(f"{len(config.panoptic.stuff_names)} kinds of stuff")
+    parts.append(metadata.precision)
+    if metadata.graph != "full":
+        parts.append(f"{metadata.graph} graph")
+    batch = "any batch" if metadata.batch is None else f"batch {metadata.batch}"
+    size = "any size"
+    if metadata.size is not None:
+        size = f"{metadata.size[1]} x {metadata.size[0]} pixels"
+    file = "" if path is None else f" {path}"
+    return f"<{type(session).__name__}{file}: {', '.join([*parts, batch, size])}; {runtime}>"
 
 
 class NodeTime(NamedTuple):

@@ -52,6 +52,12 @@ class FrameStream(Generic[Result]):
         # knows nothing of this object, so that threads end when the last reference to it goes
         self._pairs = _pairs(source, work, workers, every, 1 if source.live else batch)
 
+    def __repr__(self) -> str:
+        source = self.source
+        count = "live" if source.live else f"{source.count or 'unknown number of'} frames"
+        rate = "" if source.fps is None else f" at {source.fps:g} frames/s"
+        return f"<FrameStream: {source.name}, {count}{rate}>"
+
     def __iter__(self) -> Iterator[tuple[Frame, Result]]:
         return self
 

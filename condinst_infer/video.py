@@ -47,6 +47,12 @@ class Frame:
     image: NDArray[np.uint8]  # BGR [H, W, 3]
     path: Path | None  # of the file, in a folder of images
 
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        origin = "" if self.path is None else f", {self.path}"
+        time = "" if self.seconds is None else f", at {self.seconds:.3f} s"
+        return f"<Frame {self.index}: {width} x {height} pixels{time}{origin}>"
+
 
 class Folder:
     """All images below a folder, sorted by path."""

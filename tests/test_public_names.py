@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args, get_origin, get_type_hints
 
+import numpy as np
 import pytest
 
 import condinst_infer
@@ -116,3 +117,15 @@ def test_every_error_is_public() -> None:
     known = {name for name, value in vars(errors).items() if isclass(value)}
     known = {name for name in known if issubclass(getattr(errors, name), Exception)}
     assert known == {name for name, value in CLASSES.items() if issubclass(value, Exception)}
+
+
+def test_what_holds_arrays_has_a_short_text() -> None:
+    holders = {
+        name
+        for name, owner in CLASSES.items()
+        if any(part is np.ndarray for hint in hints_of(owner).values() for part in parts(hint))
+    }
+    assert holders == {"CroppedMask", "Frame", "Instances", "PanopticSegmentation"}
+    for name in [*holders, "FrameStream", "Pipeline"]:
+        text = vars(CLASSES[name])["__repr__"]
+        assert not hasattr(text, "__wrapped__"), f"{name} has the text of a dataclass"

@@ -34,7 +34,7 @@ class DeviceRunner:
         self, session: DeviceSession, device: Device, stream: Stream | None = None
     ) -> None:
         self.metadata = session.metadata
-        self._session, self._device = session, device
+        self.session, self._device = session, device
         self._stream = stream
         self._lanes: list[_Lane] = []
         self._idle: list[_Lane] = []
@@ -82,7 +82,7 @@ class DeviceRunner:
             lane.close()
         if self._stream is not None:
             self._stream.close()
-        self._session.close()
+        self.session.close()
         self._device.close()
 
     def _taken(self) -> "_Lane":
@@ -91,7 +91,7 @@ class DeviceRunner:
                 self._changed.wait()
             if self._idle:
                 return self._idle.pop()
-            lane = _Lane(self._session, self._stream or self._device.stream())
+            lane = _Lane(self.session, self._stream or self._device.stream())
             self._lanes.append(lane)
             return lane
 

@@ -19,6 +19,7 @@ from condinst_infer.session import (
     check_contract,
     check_feeds,
     check_threads,
+    session_repr,
 )
 from condinst_infer.workers import check_workers
 
@@ -87,6 +88,10 @@ class OvSession:
         self._idle: LifoQueue[list[_Part]] | None = LifoQueue()
         for _ in range(workers):
             self._idle.put(self._parts(models))
+
+    def __repr__(self) -> str:
+        closed = ", closed" if self._idle is None else ""
+        return session_repr(self, f"OpenVINO on cpu{closed}", path=self.path)
 
     def _compiled(self, proto: Any, **settings: Any) -> list[Any]:
         """The convolutions and what follows them: the second takes what the first puts out.

@@ -20,6 +20,7 @@ from condinst_infer.session import (
     check_contract,
     check_feeds,
     check_threads,
+    session_repr,
 )
 from condinst_infer.timing import interleaved
 
@@ -84,6 +85,10 @@ class OrtSession:
         check_contract(self.inputs, self.outputs, self.metadata, self.path)
         self._session: Any = session
         self._device = device
+
+    def __repr__(self) -> str:
+        closed = ", closed" if self._session is None else ""
+        return session_repr(self, f"ONNX Runtime on {self._device}{closed}", path=self.path)
 
     def _loaded(self, profile: Path | None = None) -> Any:
         """A session of the file; `profile` is the start of the name of what it writes down."""

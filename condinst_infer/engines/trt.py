@@ -23,6 +23,7 @@ from condinst_infer.session import (
     contract_inputs,
     contract_outputs,
     output_shapes,
+    session_repr,
 )
 
 _IDLE = 4  # bound inputs kept for `run`; each holds a context with its memory, buffers and a graph
@@ -69,6 +70,11 @@ class TrtSession:
         self._lock = threading.Lock()
         self._contexts: list[TrtContext] = []
         self._bound: list[_Bound] = []
+
+    def __repr__(self) -> str:
+        closed = ", closed" if self._engine is None else ""
+        runtime = f"{self._trt.__name__} {self._trt.__version__} on GPU {self.device.index}"
+        return session_repr(self, runtime + closed, path=self.path)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """All outputs by name, as new arrays; `feeds` by name, as `inputs` describes them."""

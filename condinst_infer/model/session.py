@@ -22,6 +22,7 @@ from condinst_infer.session import (
     check_threads,
     contract_inputs,
     contract_outputs,
+    session_repr,
 )
 
 
@@ -48,6 +49,11 @@ class TorchSession:
         )
         self.inputs = contract_inputs(self.metadata)
         self.outputs = contract_outputs(self.metadata)
+
+    def __repr__(self) -> str:
+        if self.model is None:
+            return session_repr(self, "PyTorch, closed")
+        return session_repr(self, f"PyTorch on {next(self.model.parameters()).device}")
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """All outputs by name, as new arrays; `feeds` by name, as `inputs` describes them."""

@@ -15,7 +15,13 @@ from condinst_infer.panoptic import PanopticSegmentation
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.preprocess import image_from_file
 from condinst_infer.result import Instances
-from condinst_infer.session import TensorSpec, check_feeds, contract_inputs, contract_outputs
+from condinst_infer.session import (
+    TensorSpec,
+    check_feeds,
+    contract_inputs,
+    contract_outputs,
+    session_repr,
+)
 
 METADATA = "metadata.json"  # of the network, beside model.py
 NETWORK = "{}_network"  # what the network of a model is called
@@ -50,6 +56,9 @@ class TritonSession:
     def __init__(self, triton: Any, name: str, metadata: Metadata) -> None:
         self._triton, self._name, self.metadata = triton, name, metadata
         self.inputs, self.outputs = contract_inputs(metadata), contract_outputs(metadata)
+
+    def __repr__(self) -> str:
+        return session_repr(self, f"model {self._name} in Triton")
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """All outputs by name, as new arrays; Triton may run several calls together."""
