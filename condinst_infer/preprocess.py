@@ -1,7 +1,7 @@
 """From any photograph to network input: reading, sizes, resizing, batching."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
@@ -17,7 +17,7 @@ class DeviceImage(Protocol):
     """An image in the memory of a GPU, as PyTorch, CuPy and PyCUDA have it."""
 
     @property
-    def __cuda_array_interface__(self) -> Mapping[str, Any]: ...
+    def __cuda_array_interface__(self) -> Any: ...  # a dict; what torch's is, checkers can't tell
 
 
 ImageSource = str | os.PathLike[str] | np.ndarray | Image.Image | DeviceImage
