@@ -26,7 +26,8 @@ from benchmarks.gpu_times import (
     time_paste,
     time_preprocess,
 )
-from benchmarks.torch_detector import TorchDetector, busy
+from benchmarks.torch_detector import TorchDetector
+from benchmarks.trained_statistics import with_trained_statistics
 from condinst_infer.engines.cuda import Device
 from condinst_infer.engines.device import DeviceRunner
 from condinst_infer.machine import environment, write_result
@@ -45,7 +46,7 @@ def time_pipeline(
 ) -> dict[str, Any]:
     """A host frame in, native masks in host memory out; the detector alone beside it."""
     torch.manual_seed(0)
-    session = TorchDetector(busy(CondInst(preset(name, **changes))), "fp16")
+    session = TorchDetector(with_trained_statistics(CondInst(preset(name, **changes))), "fp16")
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (image_size[0] // 8, image_size[1] // 8, 3), np.uint8)
     frame = np.kron(coarse, np.ones((8, 8, 1), np.uint8))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.torch_detector import busy
+from benchmarks.trained_statistics import with_trained_statistics
 from condinst_infer import checkpoint
 from condinst_infer.agreement import feeds_of
 from condinst_infer.export import export_onnx
@@ -55,7 +55,7 @@ def checkpoint_file(name: str, into: Path, **changes: Any) -> Path:
     if not path.exists():
         torch.manual_seed(0)
         fields = {"max_detections": INSTANCES, **changes}
-        checkpoint.save(busy(CondInst(preset(name, **fields))), path)
+        checkpoint.save(with_trained_statistics(CondInst(preset(name, **fields))), path)
     return path
 
 

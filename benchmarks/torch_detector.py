@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from condinst_infer.engines.arrays import DeviceArray
 from condinst_infer.engines.cuda import Stream
@@ -81,19 +81,3 @@ def _recorded(work: Any) -> Any:
     with torch.cuda.graph(graph):
         work()
     return graph
-
-
-def busy(model: CondInst) -> CondInst:
-    """`model` with made-up weights under which any image is full of instances."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):  # the usual start is too near zero to tell images apart
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-    fcos = model.fcos
-    with torch.no_grad():  # scores from 0.4 to 0.9, no two so near that rounding swaps them
-        fcos.class_logits.weight *= 0.01
-        nn.init.constant_(fcos.class_logits.get_parameter("bias"), -1.5)
-        fcos.centreness.weight *= 0.01
-        fcos.box_regression.weight *= 0.05
-        nn.init.constant_(fcos.box_regression.get_parameter("bias"), 2)
-        fcos.controller.weight *= 0.05
-    return model.eval()

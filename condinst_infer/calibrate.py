@@ -112,6 +112,7 @@ def export_int8(
     truth: Truth | None = None,
     max_loss: float | None = None,
     checkpoint_sha256: str = "",
+    on_stage: Callable[[str], object] = lambda stage: None,
 ) -> Int8Report:
     """Write `model` to `path` in int8, and measure what that costs.
 
@@ -122,7 +123,7 @@ def export_int8(
     Args:
         images: what the model will see: files, BGR uint8 arrays or Pillow images.
         target: "cpu" (ONNX Runtime, OpenVINO) or "tensorrt".
-        graph, size, batch, checkpoint_sha256: as in `export_onnx`.
+        graph, size, batch, checkpoint_sha256, on_stage: as in `export_onnx`.
         limit: images that are used at most, spread over all.
         truth: annotated images; the loss is then that of mask AP.
         max_loss: points of mask AP with `truth` (default 0.5), else `Agreement.loss` in percent
@@ -138,10 +139,14 @@ def export_int8(
     feeds = feeds_of(spread(images, limit), model.config.input, size)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        work = _Work(model, folder, feeds, target, truth, size, checkpoint_sha256)
+        options = {"size": size, "checkpoint_sha256": checkpoint_sha256, "on_stage": on_stage}
+        work = _Work(model, folder, feeds, target, truth, options)
+        on_stage("choosing layers")
         layers = work.layers_within(bound)
         work.write(path, layers, graph, batch)
-        golden.store(model, Path(path))
+        on_stage("self-test")
+        session = stack.enter_context(closing(OrtSession(path)))
+        golden.store(Path(path), session, session)
         report = work.report(layers, Path(path))
     proto = onnx.load(str(path))
     for key, value in sealed(KEY, report).items():
@@ -160,11 +165,10 @@ class _Work:
         feeds: Sequence[Feeds],
         target: str,
         truth: Truth | None,
-        size: tuple[int, int] | None,
-        checkpoint_sha256: str,
+        options: dict[str, Any],
     ) -> None:
         self.model, self.feeds, self.truth, self.target = model, feeds, truth, target
-        self.options = {"size": size, "checkpoint_sha256": checkpoint_sha256}
+        self.options = options  # of `export_onnx`
         self.float32, self.int8 = folder / "float32.onnx", folder / "int8.onnx"
         self.quantizer = self._quantizer(self.float32, feeds, "full", None)
         self.reference = Reference(self.float32, feeds)
@@ -174,7 +178,9 @@ class _Work:
         self, path: Path, feeds: Sequence[Feeds], graph: str, batch: int | None
     ) -> Quantizer:
         export_onnx(self.model, path, graph=graph, batch=batch, **self.options)
+        self.options["on_stage"]("checking")
         verify_export(self.model, path)
+        self.options["on_stage"]("calibrating")
         bar = tqdm(feeds, desc="calibrating", unit="image", disable=None, delay=2)
         return Quantizer(path, bar, target=self.target)
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,7 +78,7 @@ class Report:
     """Everything `compare` found; `ok` if every stage is within its limit."""
 
     rows: tuple[Row, ...]
-    detections: tuple[int, int]  # of A and B over all images
+    detections: tuple[int, int] | None  # of A and B over all images; None where NMS is not in both
     mask_iou_histogram: dict[str, int]  # matched pairs per interval
     precision: str
 
@@ -87,7 +88,11 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """This as plain data for JSON."""
-        rows = [asdict(row) | {"ok": row.ok} for row in self.rows]
+        # a row without a limit has none in JSON either, which knows no infinity
+        rows = [
+            asdict(row) | {"limit": row.limit if isfinite(row.limit) else None, "ok": row.ok}
+            for row in self.rows
+        ]
         return asdict(self) | {"rows": rows, "ok": self.ok}
 
     def __str__(self) -> str:
@@ -97,6 +102,8 @@ class Report:
             lines.append(
                 f"{row.stage:<20}{row.difference:>12.3g}{row.limit:>10.3g}  {row.unit}{verdict}"
             )
+        if self.detections is None:
+            return "\n".join(lines)
         if not sum(self.detections):
             return "\n".join([*lines, "no detections were there to compare"])
         lines.append(f"detections: {self.detections[0]} and {self.detections[1]}")
@@ -178,18 +185,19 @@ def report_on(
     limits = limits or LIMITS[precision]
     worst: dict[str, float] = {}
     pairs: list[tuple[float, float, float]] = []  # box distance, score difference, mask IoU
-    counts, unmatched = [0, 0], 0
+    counts, unmatched, after_nms = [0, 0], 0, False
     for ours, theirs in runs:
         for stage in (*HEADS, "params_map", "mask_features", "semantic"):
             if stage in ours and stage in theirs:
                 scale = max(float(np.abs(ours[stage]).max()), 1e-6)
                 apart = np.abs(ours[stage].astype(np.float32) - theirs[stage].astype(np.float32))
                 most = float(np.quantile(apart, limits.share))
-                worst[stage] = max(worst.get(stage, 0.0), most / scale)
+                worst[stage] = _worse(worst.get(stage, 0.0), most / scale)
         if "candidate_scores" in ours and "candidate_scores" in theirs:
             share = _candidates_apart(ours, theirs, limits)
             worst["candidates"] = max(worst.get("candidates", 0.0), share)
         if "num_detections" in ours and "num_detections" in theirs:
+            after_nms = True
             for i in range(len(ours["num_detections"])):
                 found = _matched(ours, theirs, i)
                 na, nb = int(ours["num_detections"][i]), int(theirs["num_detections"][i])
@@ -212,10 +220,15 @@ def report_on(
     names = [f"{lo:g}-{hi:g}" for lo, hi in zip(HISTOGRAM_EDGES, HISTOGRAM_EDGES[1:], strict=False)]
     return Report(
         tuple(rows),
-        (counts[0], counts[1]),
+        (counts[0], counts[1]) if after_nms else None,
         dict(zip(names, map(int, histogram), strict=True)),
         precision,
     )
+
+
+def _worse(a: float, b: float) -> float:
+    """The larger difference; not a number where one of them is none."""
+    return float(np.maximum(a, b))
 
 
 def _detection_rows(

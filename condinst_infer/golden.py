@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from condinst_infer.compare import Limits, limits_of
-from condinst_infer.engines.ort import OrtSession
 from condinst_infer.engines.profile import Shape, usual_canvas
 from condinst_infer.errors import ModelFileError, ParityError, require
 from condinst_infer.metadata import Metadata, sealed, unbroken
@@ -81,19 +80,19 @@ def golden_from_props(props: Mapping[str, str], path: object) -> Golden | None:
         raise ModelFileError(f"the golden outputs in {path} can't be read: {error}.") from None
 
 
-def store(model: Any, path: Path) -> Golden:
-    """Add to the exported file `path` what its network `model` computes in PyTorch.
+def store(path: Path, network: Any, session: Any) -> Golden:
+    """Add to the exported file `path` what its network computes.
 
-    An int8 file is a network of its own: it keeps what it computes itself, in ONNX Runtime. Where
-    another file itself finds other detections in ONNX Runtime, though it was verified, the
-    network is full of ties, and the golden says so.
+    Where the file itself finds other detections, though it was verified, the network is full of
+    ties, and the golden says so.
+
+    Args:
+        network: its `run` gives the outputs: the stages of the network in PyTorch. An int8 file is
+            a network of its own: there it is `session`.
+        session: the file in ONNX Runtime.
     """
-    from condinst_infer.stages import TorchStages
-
     onnx = require("onnx", "export")
-    session = OrtSession(path)
-    own = session.metadata.precision == "int8"
-    golden = golden_of(session if own else TorchStages(model), session.metadata)
+    golden = golden_of(network, session.metadata)
     try:
         check(session, golden)
     except ParityError:

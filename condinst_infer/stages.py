@@ -6,14 +6,17 @@ before NMS, and whatever the graph puts out.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from condinst_infer.config import DetectConfig
+from condinst_infer.engines.ort import OrtSession
 from condinst_infer.engines.trt import TrtSession
 from condinst_infer.errors import ModelFileError, require
-from condinst_infer.metadata import Metadata
+from condinst_infer.metadata import Metadata, metadata_from_props
 
+Feeds = Mapping[str, np.ndarray]
 Stages = dict[str, np.ndarray]
 HEADS = ("class_logits", "box_regression", "centreness")
 # what goes into the nodes of a full graph
@@ -28,12 +31,19 @@ _STAGES = {
 }
 
 
+class Lift(NamedTuple):
+    """Numbers added to two kinds of logits, so that an input shows the network something."""
+
+    class_logits: float = 0.0
+    centreness: float = 0.0
+
+
 class StageSource(Protocol):
     """An artefact whose stages can be seen."""
 
     metadata: Metadata
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> Stages: ...
+    def run(self, feeds: Feeds) -> Stages: ...
     def close(self) -> None: ...
 
 
@@ -52,16 +62,56 @@ def stages_of(path: str | Path, *, threads: int | None = None) -> StageSource:
     raise ModelFileError(f"{path} can't be compared; it must be .onnx, .engine or .safetensors.")
 
 
+def has_candidates(stages: Stages) -> bool:
+    """Whether any (location, class) pair passed the score threshold."""
+    return bool((stages["candidate_scores"] > 0).any())
+
+
+def lift_for(stages: Stages, detect: DetectConfig) -> Lift:
+    """What has to be added to the logits in `stages` to fill the slots of each image.
+
+    A class score and a centreness above the root of the threshold have a product above it.
+    """
+    wanted = 0.5 + 0.5 * detect.score_threshold**0.5
+    logit = float(np.log(wanted / (1 - wanted)))
+    logits = stages["class_logits"].astype(np.float64)
+    logits = np.sort(logits.reshape(len(logits), -1), 1)[:, ::-1]  # [N, C*A], falling
+    enough = logits[:, min(4 * detect.max_detections, logits.shape[1]) - 1]  # half lack centreness
+    centreness = np.median(stages["centreness"].astype(np.float64))
+    return Lift(max(0.0, logit - float(enough.min())), max(0.0, logit - float(centreness)))
+
+
 class TorchStages:
     """The stages of a network in PyTorch."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self.metadata = Metadata(config=model.config)
+        self._seen: tuple[Feeds, Any, Stages] | None = None
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> Stages:
+    def run(self, feeds: Feeds) -> Stages:
+        return self.run_lifted(feeds, Lift())
+
+    def run_lifted(self, feeds: Feeds, lift: Lift) -> Stages:
+        """The stages of an input; of the one before, only what comes after the lift is new."""
         import torch
 
+        with torch.inference_mode():
+            raw, parts = self._heads(feeds)
+            raw = raw._replace(
+                class_logits=tuple(level + lift.class_logits for level in raw.class_logits),
+                centreness=tuple(level + lift.centreness for level in raw.centreness),
+            )
+            outputs = self.model.finish(raw, torch.from_numpy(feeds["image_sizes"]))
+        parts = {name: part + getattr(lift, name, 0.0) for name, part in parts.items()}
+        return parts | {name: tensor.numpy() for name, tensor in outputs.items()}
+
+    def _heads(self, feeds: Feeds) -> tuple[Any, Stages]:
+        """Raw outputs of the network, and of its predictors."""
+        import torch
+
+        if self._seen is not None and self._seen[0] is feeds:
+            return self._seen[1:]
         seen: dict[str, list[np.ndarray]] = {name: [] for name in HEADS}
         hooks = [
             getattr(self.model.fcos, name).register_forward_hook(
@@ -70,46 +120,59 @@ class TorchStages:
             for name in HEADS
         ]
         try:
-            with torch.inference_mode():
-                images, sizes = (torch.from_numpy(feeds[n]) for n in ("images", "image_sizes"))
-                raw = self.model.heads(images, sizes)  # one pass; `finish` equals `forward`
-                outputs = self.model.before_nms(raw, sizes) | self.model.finish(raw, sizes)
+            images, sizes = (torch.from_numpy(feeds[n]) for n in ("images", "image_sizes"))
+            raw = self.model.heads(images, sizes)
         finally:
             for hook in hooks:
                 hook.remove()
-        parts = {name: np.concatenate(maps, 2) for name, maps in seen.items()}
-        return parts | {name: tensor.numpy() for name, tensor in outputs.items()}
+        self._seen = feeds, raw, {name: np.concatenate(maps, 2) for name, maps in seen.items()}
+        return self._seen[1:]
 
     def close(self) -> None:
         """Nothing to do: the network is the caller's."""
 
 
 class OnnxStages:
-    """The stages of an exported file: intermediate tensors become outputs of a copy in memory."""
+    """The stages of an exported file, from one session of a copy in memory.
 
-    def __init__(self, path: Path, threads: int | None) -> None:
-        onnx, ort = require("onnx", "export"), require("onnxruntime", "cpu")
-        from condinst_infer.engines.ort import OrtSession
+    Intermediate tensors become outputs of the copy, and what is added to its logits inputs.
+    """
 
-        self.metadata = OrtSession(path, threads=threads).metadata  # with all its checks
-        proto = onnx.load(str(path))
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        onnx = require("onnx", "export")
+        try:
+            proto = onnx.load(str(path))
+        except Exception as error:  # of the file system or of protobuf
+            OrtSession(path, threads=threads)  # says the same in one sentence
+            raise ModelFileError(f"{path} can't be read: {error}.") from None
+        props = {prop.key: prop.value for prop in proto.metadata_props}
+        self.metadata = metadata_from_props(props, path)
         boxes = self.metadata.config.detect.nms == "box"
         heads = [name for name in HEADS if boxes or name != "box_regression"]
         self._heads = {name: _head_outputs(proto, name) for name in heads}
         self._inner = _inner_tensors(proto)
-        have = {output.name for output in proto.graph.output}
-        for name in [*sum(self._heads.values(), []), *self._inner.values()]:
-            if name not in have:
-                proto.graph.output.append(onnx.ValueInfoProto(name=name))
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        self._session = ort.InferenceSession(proto.SerializeToString(), options)
+        self._dtype = np.dtype(np.float16 if self.metadata.precision == "fp16" else np.float32)
+        for name in Lift._fields:
+            _add_lift(onnx, proto, self._heads[name], _lift_input(name), self._dtype)
+        contract = {output.name for output in proto.graph.output}
+        inner = {*self._inner.values(), *sum(self._heads.values(), [])} - contract
+        for name in sorted(inner):
+            proto.graph.output.append(onnx.ValueInfoProto(name=name))
+        self._outputs = [output.name for output in proto.graph.output]
+        self._session = OrtSession(
+            path,
+            threads=threads,
+            graph=proto.SerializeToString(),
+            extra=inner | {_lift_input(name) for name in Lift._fields},
+        )
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> Stages:
-        names = [output.name for output in self._session.get_outputs()]
-        found = dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+    def run(self, feeds: Feeds) -> Stages:
+        return self.run_lifted(feeds, Lift())
+
+    def run_lifted(self, feeds: Feeds, lift: Lift) -> Stages:
+        """The stages of an input whose logits are lifted."""
+        lifts = {_lift_input(k): np.array(v, self._dtype) for k, v in lift._asdict().items()}
+        found = self._session.evaluate(self._outputs, {**feeds, **lifts})
         stages = {
             head: np.concatenate([found[n].reshape(*found[n].shape[:2], -1) for n in levels], 2)
             for head, levels in self._heads.items()
@@ -119,16 +182,37 @@ class OnnxStages:
         return stages | {name: value for name, value in found.items() if name not in inner}
 
     def close(self) -> None:
-        """Nothing to do: the runtime frees its session with this object."""
+        self._session.close()
 
 
 def _head_outputs(proto: Any, head: str) -> list[str]:
-    """What a predictor puts out, finest level first."""
+    """Output names of the convolutions of a predictor, finest level first."""
     prefix = f"fcos/{head}/Conv"
     names = [name for n in proto.graph.node for name in n.output if name.startswith(prefix)]
     if not names:
         raise ModelFileError(f"the graph has no {prefix}; export it again with this version.")
     return names
+
+
+def _lift_input(head: str) -> str:
+    """Name of the input that is added to the logits of a predictor."""
+    return f"fcos/{head}/lift"
+
+
+def _add_lift(onnx: Any, proto: Any, tensors: list[str], name: str, dtype: np.dtype) -> None:
+    """Add an input `name`, 0 by default, to each of `tensors`, which keep their names."""
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros((), dtype), name))
+    kind = onnx.helper.np_dtype_to_tensor_dtype(dtype)
+    proto.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, ()))
+    nodes = []
+    for node in proto.graph.node:
+        nodes.append(node)
+        for i, output in enumerate(node.output):
+            if output in tensors:
+                node.output[i] = f"{output}/unlifted"
+                nodes.append(onnx.helper.make_node("Add", [node.output[i], name], [output]))
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
 
 
 def _inner_tensors(proto: Any) -> dict[str, str]:

@@ -1,14 +1,15 @@
 """Proof that an exported file computes what its network does."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from condinst_infer import ops
+from condinst_infer import golden, ops
 from condinst_infer.compare import (
     DETECTION_ROWS,
     LIMITS,
@@ -21,34 +22,101 @@ from condinst_infer.compare import (
 from condinst_infer.config import CondInstConfig
 from condinst_infer.errors import ParityError
 from condinst_infer.model import CondInst
-from condinst_infer.stages import OnnxStages, Stages, TorchStages
+from condinst_infer.stages import OnnxStages, Stages, TorchStages, has_candidates, lift_for
+
+_NOTHING_COMPARED = (
+    "NMS and mask heads could not be compared: the network finds nothing in the inputs of the "
+    "check, even with its scores raised. Look at its results in PyTorch first: "
+    "condinst predict MODEL.safetensors IMAGE"
+)
 
 
-def verify_export(model: CondInst, path: str | Path) -> Report:
-    """The report on the exported file `path` beside the network it came from.
+@dataclass(frozen=True)
+class ExportReport(Report):
+    """A report on an exported file beside the network it came from."""
 
-    Runs two inputs of different size and batch, where the file is not static.
+    lifted: bool = False  # no class reached the threshold, so scores were raised for NMS and masks
+    warnings: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [super().__str__()]
+        if self.lifted:
+            lines.append(
+                "the network finds nothing in the inputs of the check: NMS and mask heads were "
+                "compared with its scores raised"
+            )
+        return "\n".join(lines)
+
+
+def verify_export(model: CondInst, path: str | Path) -> ExportReport:
+    """Compare the exported file `path` with the network it came from; see `verify_stages`."""
+    return verify_stages(TorchStages(model), OnnxStages(Path(path)))
+
+
+def finish_export(
+    model: CondInst, path: str | Path, *, on_stage: Callable[[str], object] = lambda stage: None
+) -> ExportReport:
+    """Verify the exported file `path`, and store golden outputs of the network in it.
+
+    Args:
+        on_stage: called with the name of each stage of the work when it begins.
+
+    Raises:
+        ParityError: as `verify_stages`.
+    """
+    on_stage("checking")
+    ours, theirs = TorchStages(model), OnnxStages(Path(path))
+    report = verify_stages(ours, theirs)
+    on_stage("self-test")
+    golden.store(Path(path), ours, theirs)
+    return report
+
+
+def verify_stages(ours: TorchStages, theirs: OnnxStages) -> ExportReport:
+    """Compare the stages of an exported file with those of the network it came from.
+
+    Runs two inputs of different size and batch, where the file is not static. Where the network
+    finds nothing in either, both come again with raised scores, so that NMS and mask heads have
+    something to do.
 
     Raises:
         ParityError: a stage is past its limit; the text names it.
     """
-    a, b = TorchStages(model), OnnxStages(Path(path), None)
-    runs = [(a.run(feed), b.run(feed)) for feed in feeds_for(a.metadata, b.metadata, ())]
-    report = report_on(runs, precision_of(a, b))
+    config = ours.metadata.config
+    runs, lifted_runs = [], []
+    for feeds in feeds_for(ours.metadata, theirs.metadata, ()):
+        runs.append((ours.run(feeds), theirs.run(feeds)))
+        if not any(has_candidates(stages) for pair in runs for stages in pair):
+            lift = lift_for(runs[-1][0], config.detect)
+            lifted_runs.append((ours.run_lifted(feeds, lift), theirs.run_lifted(feeds, lift)))
+    lifted = len(lifted_runs) == len(runs)
+    if lifted:
+        runs += lifted_runs
+    report = report_on(runs, precision_of(ours, theirs))
     # an untrained network is full of ties, and a tie may go either way: instead of the detections,
     # NMS and mask heads are judged on the very inputs that the file gave them
     rows = [r if r.stage not in DETECTION_ROWS else replace(r, limit=inf) for r in report.rows]
-    if b.metadata.graph == "full":
-        rows += _own_rows(model, runs, report.precision)
-    report = replace(report, rows=tuple(rows))
-    if not report.ok:
-        worst = next(row for row in report.rows if not row.ok)
+    if theirs.metadata.graph == "full":
+        rows += _own_rows(ours.model, runs, report.precision)
+    warnings = () if _any_detections(runs) else (_NOTHING_COMPARED,)
+    fields = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
+    checked = ExportReport(**{**fields, "rows": tuple(rows)}, lifted=lifted, warnings=warnings)
+    if not checked.ok:
+        worst = next(row for row in checked.rows if not row.ok)
         raise ParityError(
             f"the exported graph does not compute what the network does: {worst.stage} differs by "
             f"{worst.difference:.3g} {worst.unit}, allowed are {worst.limit:.3g}. "
             "Nothing was written."
         )
-    return report
+    return checked
+
+
+def _any_detections(runs: Sequence[tuple[Stages, Stages]]) -> bool:
+    """Whether NMS and mask heads, or the candidates of a detector graph, had anything to do."""
+    return any(
+        bool(theirs["num_detections"].any()) if "num_detections" in theirs else has_candidates(ours)
+        for ours, theirs in runs
+    )
 
 
 def _own_rows(model: CondInst, runs: Sequence[tuple[Stages, Stages]], precision: str) -> list[Row]:
@@ -66,7 +134,7 @@ def _own_rows(model: CondInst, runs: Sequence[tuple[Stages, Stages]], precision:
             "params": _params_apart(model.config, ours, theirs),
             **_masks_apart(model.config, theirs),
         }
-        worst = {name: max(value, worst.get(name, 0.0)) for name, value in apart.items()}
+        worst = {n: float(np.maximum(value, worst.get(n, 0.0))) for n, value in apart.items()}
     rows = {
         "nms": (0.0, "of the slots differ"),
         "outputs": (1e-6, "pixels, score or label"),

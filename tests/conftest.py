@@ -122,14 +122,16 @@ def _made_up(path: Path, **changes: Any) -> Path:
     """A nano network of made-up weights, written to `path`."""
     import torch
 
-    from benchmarks.torch_detector import busy
+    from benchmarks.trained_statistics import with_trained_statistics
     from condinst_infer import checkpoint
     from condinst_infer.model import CondInst
     from condinst_infer.presets import preset
 
     torch.manual_seed(0)
     sizes = {"short_side": 128, "long_side": 192, "max_detections": 20}
-    checkpoint.save(busy(CondInst(preset("condinst_nano", **sizes, **changes))), path)
+    checkpoint.save(
+        with_trained_statistics(CondInst(preset("condinst_nano", **sizes, **changes))), path
+    )
     return path
 
 

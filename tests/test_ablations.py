@@ -10,7 +10,7 @@ import pytest
 import torch
 from function_bodies import mask_head_model, session
 
-from benchmarks.torch_detector import busy
+from benchmarks.trained_statistics import with_trained_statistics
 from condinst_infer import ops, presets
 from condinst_infer.ablations import ABLATIONS, ECCV, MODELS, Row, config_of, words_of
 from condinst_infer.config import CondInstConfig
@@ -60,7 +60,7 @@ def place(row: Row) -> str:
 def trained(config: CondInstConfig) -> CondInst:
     """A network full of instances, after one step on a made-up batch."""
     torch.manual_seed(0)
-    model = busy(CondInst(config)).train()
+    model = with_trained_statistics(CondInst(config)).train()
     with torch.no_grad():  # logits of hundreds would show rounding in place of mistakes
         model.fcos.controller.weight *= 0.3
     images = torch.randint(0, 256, (2, *CANVAS, 3), dtype=torch.uint8)

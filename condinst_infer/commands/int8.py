@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,10 @@ def check_int8(args: argparse.Namespace) -> None:
         raise ConfigError(f"--max-loss is {args.max_loss}; it must be at least 0.")
 
 
-def write_int8(args: argparse.Namespace, model: "CondInst", part: Path) -> None:
-    """Write `model` in int8 to `part`, and print what was measured."""
+def write_int8(
+    args: argparse.Namespace, model: "CondInst", part: Path, on_stage: Callable[[str], object]
+) -> dict[str, Any]:
+    """Write `model` in int8 to `part`, and return what was measured; without --json, print it."""
     from condinst_infer import calibrate
 
     limit = args.limit or calibrate.LIMIT
@@ -52,8 +55,11 @@ def write_int8(args: argparse.Namespace, model: "CondInst", part: Path) -> None:
         truth=truth,
         max_loss=args.max_loss,
         checkpoint_sha256=file_sha256(args.model),
+        on_stage=on_stage,
     )
-    print(report)
+    if not args.json:
+        print(report)
+    return {"int8": report.to_dict()}
 
 
 def int8_info(path: Path) -> dict[str, Any]:

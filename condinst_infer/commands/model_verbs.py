@@ -45,6 +45,7 @@ def _export(verbs: Verbs) -> None:
     )
     _detections(verb)
     _int8(verb)
+    add_json(verb)
     verb.set_defaults(command="condinst_infer.commands.models:export")
 
 

@@ -5,12 +5,14 @@ import dataclasses
 import json
 import math
 import struct
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from condinst_infer.commands.files import check_suffix
 from condinst_infer.commands.int8 import check_int8, int8_info, write_int8
+from condinst_infer.commands.stage_times import stage_times
 from condinst_infer.commands.triton import write_repository
 from condinst_infer.config import CondInstConfig, config_from_dict, override
 from condinst_infer.errors import CheckpointError, ConfigError, InputError, ModelFileError, require
@@ -25,43 +27,61 @@ def export(args: argparse.Namespace) -> int:
     """Write the file, or a model repository for Triton."""
     check_int8(args)
     if args.triton is not None:
-        write_repository(args, _write_onnx)
-        return 0
+        report = write_repository(args, _write_onnx)
+    else:
+        report = _write_file(args)
+    if args.json:
+        print(json.dumps({"output": str(args.triton or args.output), **report}))
+    return 0
+
+
+def _write_file(args: argparse.Namespace) -> dict[str, Any]:
+    """Write `args.output`, and return the figures of its check."""
     check_suffix(args.output, ".onnx")
     if args.model.suffix.lower() in (".onnx", ".engine"):
         raise ConfigError(
             f"{args.model} is exported already; give the .safetensors checkpoint it was made of."
         )
     with replacing(args.output) as part:
-        _write_onnx(args, part)
-    print(f"-> {args.output}")
-    return 0
+        report = _write_onnx(args, part)
+    if not args.json:
+        print(f"-> {args.output}")
+    return report
 
 
-def _write_onnx(args: argparse.Namespace, part: Path) -> None:
-    """Write the file, check it against torch, and keep what torch computes in it."""
+def _write_onnx(args: argparse.Namespace, part: Path) -> dict[str, Any]:
+    """Write the file, check it against torch, and keep what torch computes in it.
+
+    Returns:
+        The figures of the check as plain data; without --json they are printed too.
+    """
     for module in ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime"):
         require(module, "export")
-    from condinst_infer import checkpoint, golden
+    from condinst_infer import checkpoint
     from condinst_infer.export import export_onnx
-    from condinst_infer.verify import verify_export
+    from condinst_infer.verify import finish_export
 
-    model = checkpoint.load(args.model)
-    model.config = _narrowed(model.config, args)
-    if args.precision == "int8":
-        write_int8(args, model, part)
-        return
-    export_onnx(
-        model,
-        part,
-        graph=args.graph,
-        precision=args.precision,
-        size=args.size,
-        batch=args.batch,
-        checkpoint_sha256=checkpoint.file_sha256(args.model),
-    )
-    print(verify_export(model, part))
-    golden.store(model, part)
+    with stage_times("loading") as on_stage:
+        model = checkpoint.load(args.model)
+        model.config = _narrowed(model.config, args)
+        if args.precision == "int8":
+            return write_int8(args, model, part, on_stage)
+        export_onnx(
+            model,
+            part,
+            graph=args.graph,
+            precision=args.precision,
+            size=args.size,
+            batch=args.batch,
+            checkpoint_sha256=checkpoint.file_sha256(args.model),
+            on_stage=on_stage,
+        )
+        report = finish_export(model, part, on_stage=on_stage)
+    for warning in report.warnings:
+        print(f"condinst: warning: {warning}", file=sys.stderr)
+    if not args.json:
+        print(report)
+    return {"check": report.to_dict()}
 
 
 def _narrowed(config: CondInstConfig, args: argparse.Namespace) -> CondInstConfig:

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from condinst_infer.errors import ConfigError, ModelFileError
 from condinst_infer.output import new_folder
@@ -12,9 +13,13 @@ _OF_CHECKPOINTS = ("size", "batch", "max_detections", "score_threshold", "nms")
 
 
 def write_repository(
-    args: argparse.Namespace, write_onnx: Callable[[argparse.Namespace, Path], None]
-) -> None:
-    """Write the folder `args.triton`; `write_onnx` exports a checkpoint on the way."""
+    args: argparse.Namespace, write_onnx: Callable[[argparse.Namespace, Path], dict[str, Any]]
+) -> dict[str, Any]:
+    """Write the folder `args.triton`; `write_onnx` exports a checkpoint on the way.
+
+    Returns:
+        What `write_onnx` does, and the names of the models in the folder.
+    """
     suffix = args.model.suffix.lower()
     if suffix not in (".safetensors", ".onnx", ".engine"):
         raise ModelFileError(
@@ -24,17 +29,19 @@ def write_repository(
         raise ConfigError("Triton needs the whole model: --graph full.")
     if suffix != ".safetensors":
         _check_options(args)
-    name = repository.model_name(args.model)
+    name, report = repository.model_name(args.model), {}
     with new_folder(args.triton) as folder:
         model = args.model
         if suffix == ".safetensors":
             model = folder / "model.onnx"
-            write_onnx(args, model)
+            report = write_onnx(args, model)
         repository.write_repository(folder, name, model)
         if model != args.model:
             model.unlink()
     network = repository.NETWORK.format(name)
-    print(f"-> {args.triton}: {name} takes images, {network} is its network")
+    if not args.json:
+        print(f"-> {args.triton}: {name} takes images, {network} is its network")
+    return {"model": name, "network": network, **report}
 
 
 def _check_options(args: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -44,6 +44,9 @@ class OrtSession:
         device: "cpu" or "cuda".
         threads: CPU threads of one `run`, at least 1; None lets ONNX Runtime take all cores.
         stream: number of the CUDA stream that all work goes on; None lets ONNX Runtime make one.
+        graph: the serialized graph of the file with `extra` inputs and outputs, which is run in
+            place of the file: for those who look inside.
+        extra: names that are not part of the contract; extra inputs have a default.
 
     Raises:
         ModelFileError: missing, not ONNX, not ours, or changed after export.
@@ -59,6 +62,8 @@ class OrtSession:
         device: str = "cpu",
         threads: int | None = None,
         stream: int | None = None,
+        graph: bytes | None = None,
+        extra: Collection[str] = (),
     ) -> None:
         check_threads(threads)
         self.path = Path(path)
@@ -69,7 +74,7 @@ class OrtSession:
         settings = [{} for _ in providers]
         if stream is not None:
             settings[0]["user_compute_stream"] = str(stream)
-        self._threads = threads
+        self._threads, self._graph = threads, graph
         self._providers = {"providers": providers, "provider_options": settings}
         session = self._loaded()
         if session.get_providers()[0] != providers[0]:
@@ -80,8 +85,10 @@ class OrtSession:
             )
         props = session.get_modelmeta().custom_metadata_map
         self.metadata = metadata_from_props(props, self.path)
-        self.inputs = _specs(session.get_inputs())
-        self.outputs = _specs(session.get_outputs())
+        self.inputs, self.outputs = (
+            _specs([value for value in values if value.name not in extra])
+            for values in (session.get_inputs(), session.get_outputs())
+        )
         check_contract(self.inputs, self.outputs, self.metadata, self.path)
         self._session: Any = session
         self._device = device
@@ -101,7 +108,7 @@ class OrtSession:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
         try:
-            return ort.InferenceSession(self.path, options, **self._providers)
+            return ort.InferenceSession(self._graph or self.path, options, **self._providers)
         except Exception as error:  # its errors share no base class
             raise ModelFileError(
                 f"{self.path} is not a model ONNX Runtime can load: {_first_line(error)}"
@@ -109,11 +116,16 @@ class OrtSession:
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """All outputs by name, as new arrays; `feeds` by name, as `inputs` describes them."""
-        session = self._opened()
+        self._opened()
         check_feeds(self.inputs, feeds)
-        names = list(self.outputs)
+        return self.evaluate(list(self.outputs), feeds)
+
+    def evaluate(
+        self, names: Sequence[str], feeds: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """The outputs `names`, extra ones too; `feeds` may hold extra inputs and go unchecked."""
         try:
-            values = session.run(names, dict(feeds))
+            values = self._opened().run(list(names), dict(feeds))
         except Exception as error:  # its errors share no base class
             raise SessionError(
                 f"ONNX Runtime failed on {self.path}: {_first_line(error)}"

@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -46,6 +46,7 @@ def export_onnx(
     size: tuple[int, int] | None = None,
     batch: int | None = None,
     checkpoint_sha256: str = "",
+    on_stage: Callable[[str], object] = lambda stage: None,
 ) -> None:
     """Write `model` to `path` as ONNX with function bodies and metadata inside.
 
@@ -55,6 +56,7 @@ def export_onnx(
         size: (height, width) of a static canvas, multiples of 32; None is dynamic.
         batch: images per run; None is dynamic.
         checkpoint_sha256: of the file `model` came from, for the metadata.
+        on_stage: called with the name of each stage of the work when it begins.
 
     Raises:
         ConfigError: a size, batch, graph or precision that can't be.
@@ -71,7 +73,9 @@ def export_onnx(
         checkpoint_sha256=checkpoint_sha256,
         versions=_versions(),
     )
+    on_stage("tracing")
     proto = _traced_onnx(traced, metadata)
+    on_stage("writing")
     named_by_scope(proto)
     merge_predictors(proto)
     for key, value in metadata.to_props().items():

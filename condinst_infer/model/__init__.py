@@ -126,21 +126,23 @@ class CondInst(nn.Module):
         towers = self.fcos.towers(self._head_levels(pyramid))
         features = self.mask_branch(self._mask_levels(pyramid))
         detector = self.fcos.detector(towers, boxes=self.config.detect.nms == "box")
+        candidates = self._candidates(detector, image_sizes)
         finished = self._finished(
-            detector, features, image_sizes, lambda at: self.fcos.params_at(towers, at)
+            candidates, detector[0], features, lambda at: self.fcos.params_at(towers, at)
         )
         return finished | self._semantic(pyramid)
 
     def finish(self, raw: HeadOutputs, image_sizes: Tensor) -> dict[str, Tensor]:
-        """The outputs of `forward` from those of `heads`."""
+        """The outputs of `forward` and of `detector` from those of `heads`."""
+        candidates = self._candidates(raw[:3], image_sizes)
         params = torch.cat([p.flatten(2) for p in raw.params], 2)  # [N, P, A]
 
         def params_at(locations: Tensor) -> Tensor:
             rows = locations.long()[:, None].expand(-1, params.shape[1], -1)
             return params.gather(2, rows).transpose(1, 2)  # [N, K, P]
 
-        finished = self._finished(raw[:3], raw.mask_features, image_sizes, params_at)
-        return finished | _present(semantic=raw.semantic)
+        finished = self._finished(candidates, raw.class_logits, raw.mask_features, params_at)
+        return _detector_outputs(candidates, raw) | finished
 
     def detector(self, images: Tensor, image_sizes: Tensor) -> dict[str, Tensor]:
         """The outputs of the detector graph: candidates before NMS, and maps (export/README.md)."""
@@ -149,16 +151,7 @@ class CondInst(nn.Module):
 
     def before_nms(self, raw: HeadOutputs, image_sizes: Tensor) -> dict[str, Tensor]:
         """The outputs of `detector` from those of `heads`."""
-        candidates = self._candidates(raw[:3], image_sizes)
-        return {
-            **_present(candidate_boxes=candidates.boxes),
-            "candidate_scores": candidates.scores,
-            "candidate_labels": candidates.labels,
-            "candidate_locations": candidates.locations,
-            "params_map": torch.cat([p.flatten(2) for p in raw.params], 2),
-            "mask_features": raw.mask_features,
-            **_present(semantic=raw.semantic),
-        }
+        return _detector_outputs(self._candidates(raw[:3], image_sizes), raw)
 
     def _candidates(
         self, detector: Sequence[tuple[Tensor, ...]], image_sizes: Tensor
@@ -180,15 +173,14 @@ class CondInst(nn.Module):
 
     def _finished(
         self,
-        detector: Sequence[tuple[Tensor, ...]],
+        candidates: Candidates,
+        class_logits: Sequence[Tensor],
         features: Tensor,
-        image_sizes: Tensor,
         params_at: Callable[[Tensor], Tensor],
     ) -> dict[str, Tensor]:
         """Graph outputs; `params_at` maps locations [N, K] to mask head parameters [N, K, P]."""
         config, detect = self.config, self.config.detect
-        candidates = self._candidates(detector, image_sizes)
-        shapes = [tuple(logits.shape[-2:]) for logits in detector[0]]
+        shapes = [tuple(logits.shape[-2:]) for logits in class_logits]
 
         def heads_at(locations: Tensor) -> MaskHeads:
             places = places_from_locations(
@@ -245,6 +237,19 @@ def _neck(config: CondInstConfig, in_channels: Mapping[int, int]) -> FPN | BiFPN
         channels=neck.neck_channels,
         norm=neck.neck_norm,
     )
+
+
+def _detector_outputs(candidates: Candidates, raw: HeadOutputs) -> dict[str, Tensor]:
+    """The outputs of the detector graph."""
+    return {
+        **_present(candidate_boxes=candidates.boxes),
+        "candidate_scores": candidates.scores,
+        "candidate_labels": candidates.labels,
+        "candidate_locations": candidates.locations,
+        "params_map": torch.cat([p.flatten(2) for p in raw.params], 2),
+        "mask_features": raw.mask_features,
+        **_present(semantic=raw.semantic),
+    }
 
 
 def _present(**tensors: Tensor | None) -> dict[str, Tensor]:

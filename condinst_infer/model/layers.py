@@ -115,7 +115,8 @@ class DeformConvNorm(nn.Module):
             taps = (taps.reshape(masks.shape[0], -1, 9, rows, columns) * masks).reshape(taps.shape)
         taps = taps.flatten(1, 2)  # [N, C*9, h, w]
         weight = self.conv.weight.flatten(1)[..., None, None]  # [O, C*9, 1, 1]
-        x = functional.conv2d(taps, weight, groups=self.conv.groups)
+        # the bias is that of a folded norm
+        x = functional.conv2d(taps, weight, self.conv.bias, groups=self.conv.groups)
         if self.norm is not None:
             x = self.norm(x)
         return functional.relu(x)
