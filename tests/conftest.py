@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,12 +13,15 @@ import numpy as np
 import pytest
 from bright_model import write_bright_model
 from command_line import Run
+from shared_files import shared_file
 
 from condinst_infer import cli
 from condinst_infer.engines.cuda import Device, Stream
 from engines import shim
 from engines.shim import Shim
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what is in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:  # read when torch is imported; it would wait for cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -37,35 +41,39 @@ def bright_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_bright_model(tmp_path_factory.mktemp("bright") / "bright.onnx")
 
 
+Factory = pytest.TempPathFactory
+
+
 @pytest.fixture(scope="session")
-def nano_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def nano_checkpoint(tmp_path_factory: Factory) -> Path:
     """A nano network of made-up weights that finds up to 20 instances in any image."""
-    return _made_up(tmp_path_factory.mktemp("nano") / "nano.safetensors")
+    return _made_up(tmp_path_factory, "nano/nano.safetensors")
 
 
 @pytest.fixture(scope="session")
-def nano_onnx(nano_checkpoint: Path) -> Path:
+def nano_onnx(tmp_path_factory: Factory, nano_checkpoint: Path) -> Path:
     """`nano_checkpoint` exported with dynamic batch and size."""
-    return _exported(nano_checkpoint, "dynamic.onnx")
+    return _exported(tmp_path_factory, nano_checkpoint, "dynamic.onnx")
 
 
 @pytest.fixture(scope="session")
-def nano_static_onnx(nano_checkpoint: Path) -> Path:
+def nano_static_onnx(tmp_path_factory: Factory, nano_checkpoint: Path) -> Path:
     """`nano_checkpoint` exported for two images of 128x160."""
-    return _exported(nano_checkpoint, "static.onnx", size=(128, 160), batch=2)
+    return _exported(tmp_path_factory, nano_checkpoint, "static.onnx", size=(128, 160), batch=2)
 
 
 @pytest.fixture(scope="session")
-def detector_onnx(nano_checkpoint: Path) -> Path:
+def detector_onnx(tmp_path_factory: Factory, nano_checkpoint: Path) -> Path:
     """`nano_checkpoint` up to NMS, with dynamic batch and size."""
-    return _exported(nano_checkpoint, "detector.onnx", graph="detector")
+    return _exported(tmp_path_factory, nano_checkpoint, "detector.onnx", graph="detector")
 
 
 @pytest.fixture(scope="session")
-def panoptic_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def panoptic_checkpoint(tmp_path_factory: Factory) -> Path:
     """A nano panoptic network of made-up weights, with three kinds of stuff."""
     return _made_up(
-        tmp_path_factory.mktemp("panoptic") / "panoptic.safetensors",
+        tmp_path_factory,
+        "panoptic/panoptic.safetensors",
         neck_in_levels=(2, 3, 4, 5),
         stuff_names=("sky", "grass", "road"),
         stuff_ids=(201, 202, 203),
@@ -74,75 +82,85 @@ def panoptic_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def panoptic_onnx(panoptic_checkpoint: Path) -> Path:
+def panoptic_onnx(tmp_path_factory: Factory, panoptic_checkpoint: Path) -> Path:
     """`panoptic_checkpoint` exported with dynamic batch and size."""
-    return _exported(panoptic_checkpoint, "panoptic.onnx")
+    return _exported(tmp_path_factory, panoptic_checkpoint, "panoptic.onnx")
 
 
 @pytest.fixture(scope="session")
-def mask_nms_checkpoint(nano_checkpoint: Path) -> Path:
+def mask_nms_checkpoint(tmp_path_factory: Factory, nano_checkpoint: Path) -> Path:
     """`nano_checkpoint` without its box branch: NMS by the masks of the best 60 candidates."""
     from condinst_infer import checkpoint
     from condinst_infer.config import override
 
-    path = nano_checkpoint.with_name("mask_nms.safetensors")
-    model = checkpoint.load(nano_checkpoint)
-    model.config = override(model.config, nms="mask", mask_nms_candidates=60)
-    checkpoint.save(model, path)
-    return path
+    def write(path: Path) -> None:
+        model = checkpoint.load(nano_checkpoint)
+        model.config = override(model.config, nms="mask", mask_nms_candidates=60)
+        checkpoint.save(model, path)
+
+    return shared_file(tmp_path_factory, "nano/mask_nms.safetensors", write)
 
 
 @pytest.fixture(scope="session")
-def mask_nms_onnx(mask_nms_checkpoint: Path) -> Path:
+def mask_nms_onnx(tmp_path_factory: Factory, mask_nms_checkpoint: Path) -> Path:
     """`mask_nms_checkpoint` exported with dynamic batch and size."""
-    return _exported(mask_nms_checkpoint, "mask_nms.onnx")
+    return _exported(tmp_path_factory, mask_nms_checkpoint, "mask_nms.onnx")
 
 
 @pytest.fixture(scope="session")
-def mask_nms_detector_onnx(mask_nms_checkpoint: Path) -> Path:
+def mask_nms_detector_onnx(tmp_path_factory: Factory, mask_nms_checkpoint: Path) -> Path:
     """`mask_nms_checkpoint` up to NMS, with dynamic batch and size."""
-    return _exported(mask_nms_checkpoint, "mask_nms_detector.onnx", graph="detector")
+    return _exported(
+        tmp_path_factory, mask_nms_checkpoint, "mask_nms_detector.onnx", graph="detector"
+    )
 
 
 @pytest.fixture(scope="session")
-def nuclei_onnx(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def nuclei_onnx(tmp_path_factory: Factory, demo_folder: Path) -> Path:
     """The trained model that ships, made for smaller images and at most 60 nuclei."""
     from condinst_infer import checkpoint
     from condinst_infer.config import override
     from condinst_infer.export import export_onnx
 
-    path = tmp_path_factory.mktemp("nuclei") / "nuclei.onnx"
-    model = checkpoint.load(demo_folder / "nuclei.safetensors")
-    model.config = override(model.config, max_detections=60, short_side=256, long_side=352)
-    export_onnx(model, path)
-    return path
+    def write(path: Path) -> None:
+        model = checkpoint.load(demo_folder / "nuclei.safetensors")
+        limits = {"max_detections": 60, "short_side": 256, "long_side": 352}
+        model.config = override(model.config, **limits)
+        export_onnx(model, path)
+
+    return shared_file(tmp_path_factory, "nuclei/nuclei.onnx", write)
 
 
-def _made_up(path: Path, **changes: Any) -> Path:
-    """A nano network of made-up weights, written to `path`."""
-    import torch
+def _made_up(factory: Factory, name: str, **changes: Any) -> Path:
+    """A nano network of made-up weights."""
 
-    from benchmarks.trained_statistics import with_trained_statistics
-    from condinst_infer import checkpoint
-    from condinst_infer.model import CondInst
-    from condinst_infer.presets import preset
+    def write(path: Path) -> None:
+        import torch
 
-    torch.manual_seed(0)
-    sizes = {"short_side": 128, "long_side": 192, "max_detections": 20}
-    checkpoint.save(
-        with_trained_statistics(CondInst(preset("condinst_nano", **sizes, **changes))), path
-    )
-    return path
+        from benchmarks.trained_statistics import with_trained_statistics
+        from condinst_infer import checkpoint
+        from condinst_infer.model import CondInst
+        from condinst_infer.presets import preset
+
+        torch.manual_seed(0)
+        sizes = {"short_side": 128, "long_side": 192, "max_detections": 20}
+        config = preset("condinst_nano", **sizes, **changes)
+        checkpoint.save(with_trained_statistics(CondInst(config)), path)
+
+    return shared_file(factory, name, write)
 
 
-def _exported(source: Path, name: str, **options: Any) -> Path:
-    from condinst_infer import checkpoint
-    from condinst_infer.export import export_onnx
+def _exported(factory: Factory, source: Path, name: str, **options: Any) -> Path:
+    """The checkpoint `source` as ONNX, in the same folder."""
 
-    path = source.with_name(name)
-    digest = checkpoint.file_sha256(source)
-    export_onnx(checkpoint.load(source), path, checkpoint_sha256=digest, **options)
-    return path
+    def write(path: Path) -> None:
+        from condinst_infer import checkpoint
+        from condinst_infer.export import export_onnx
+
+        digest = checkpoint.file_sha256(source)
+        export_onnx(checkpoint.load(source), path, checkpoint_sha256=digest, **options)
+
+    return shared_file(factory, f"{source.parent.name}/{name}", write)
 
 
 @pytest.fixture

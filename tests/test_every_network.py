@@ -1,0 +1,127 @@
+"""Every preset and ablation, cut and precision, in every runtime, on trained statistics."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from reduced_networks import network_names, reduced_network
+
+from condinst_infer import golden
+from condinst_infer.compare import compare, precision_of, report_on
+from condinst_infer.engines import build
+from condinst_infer.engines.openvino import OvSession
+from condinst_infer.engines.ort import OrtSession
+from condinst_infer.errors import SessionError
+from condinst_infer.export import export_onnx
+from condinst_infer.export.quantize import Quantizer
+from condinst_infer.metadata import props_from_onnx
+from condinst_infer.model import CondInst
+from condinst_infer.verify import finish_export
+
+QUICK = ("condinst_nano",)
+SLOW = ("condinst_r101_dcn_bifpn_sem", "condinst_panoptic_r101_dcn")
+SHAPES = {"least": (1, 64, 64), "usual": (1, 96, 128), "most": (2, 192, 256)}
+Feeds = dict[str, np.ndarray]
+
+
+def marks(name: str, graph: str) -> list[pytest.MarkDecorator]:
+    if name in QUICK:
+        return [] if graph == "full" else [pytest.mark.slow]
+    return [pytest.mark.slow if name in SLOW else pytest.mark.long]
+
+
+GRID = [
+    pytest.param((name, graph), marks=marks(name, graph), id=f"{name}-{graph}")
+    for name in network_names()
+    for graph in ("full", "detector")
+]
+
+
+@pytest.fixture(scope="module", params=GRID)
+def network(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[CondInst, str, Path]]:
+    """A network, the cut, and the folder of its files."""
+    name, graph = request.param
+    yield reduced_network(name), graph, tmp_path_factory.mktemp("network")
+
+
+def exported(network: tuple[CondInst, str, Path], precision: str) -> Path:
+    """The file of a network in a float precision, verified; kept for the tests that follow."""
+    model, graph, folder = network
+    path = folder / f"{precision}.onnx"
+    if not path.exists():
+        export_onnx(model, path, graph=graph, precision=precision)
+        report = finish_export(model, path)
+        assert report.ok and not report.lifted and not report.warnings
+    return path
+
+
+def quantised(network: tuple[CondInst, str, Path], target: str) -> Path:
+    """The file of a network in int8, calibrated on the input of its self-test."""
+    source = exported(network, "fp32")
+    path = source.with_name(f"int8-{target}.onnx")
+    if not path.exists():
+        Quantizer(source, [feeds()], target=target).write(path)
+    return path
+
+
+def feeds() -> Feeds:
+    """Two images of unequal size."""
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 20, 3), np.uint8)
+    images = images.repeat(8, 1).repeat(8, 2)
+    return {"images": images, "image_sizes": np.array([[128, 160], [101, 90]], np.int32)}
+
+
+def stored(path: Path) -> golden.Golden:
+    found = golden.golden_from_props(props_from_onnx(path.read_bytes(), path), path)
+    assert found is not None and sum(found.counts) > 0
+    return found
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_float_files_compute_what_torch_does(
+    precision: str, network: tuple[CondInst, str, Path]
+) -> None:
+    path = exported(network, precision)
+    expected = stored(path)
+    assert not expected.tied
+    with closing(OrtSession(path)) as session:
+        golden.check(session, expected)
+
+
+def test_openvino_computes_what_torch_does(network: tuple[CondInst, str, Path]) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    path = exported(network, "fp32")
+    with closing(OvSession(path)) as session:
+        golden.check(session, stored(path))
+
+
+def test_int8_files_find_the_same_in_both_runtimes(network: tuple[CondInst, str, Path]) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    path = quantised(network, "cpu")
+    with closing(OrtSession(path)) as a, closing(OvSession(path)) as b:
+        ours, theirs = a.run(feeds()), b.run(feeds())
+        report = report_on([(ours, theirs)], precision_of(a, b))
+    assert report.ok, str(report)
+    beside = compare(exported(network, "fp32"), path)
+    assert beside.detections is None or min(beside.detections) > 0
+    assert beside.ok, str(beside)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_nvidias_parser_and_builder_take_it(
+    precision: str, network: tuple[CondInst, str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+
+    def no_gpu() -> None:  # the CUDA shim of other tests would be one
+        raise SessionError("there is no GPU.")
+
+    monkeypatch.setattr(build, "Device", no_gpu)
+    int8 = precision == "int8"
+    path = quantised(network, "tensorrt") if int8 else exported(network, precision)
+    built = build.engine_from_onnx(path, runtime="tensorrt_rtx", **SHAPES)  # pyright: ignore
+    assert len(built.engine) > 100_000 and built.sidecar.precision_built == precision
