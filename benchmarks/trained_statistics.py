@@ -38,7 +38,7 @@ _REDUCED: dict[str, Any] = {
     "stem_channels": 8,
     "res2_channels": 16,
     "width_per_group": 4,
-    "neck_channels": 16,
+    "neck_channels": 64,  # two or more in each group of a GroupNorm
     "mask_branch_channels": 16,
     "mask_branch_convs": 1,
     "bifpn_repeats": 2,

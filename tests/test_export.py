@@ -1,6 +1,7 @@
 """Exported files fulfil the contract and compute what the official implementations compute."""
 
 from pathlib import Path
+from shutil import copy
 from typing import Any
 
 import goldens
@@ -10,16 +11,20 @@ import onnxruntime as ort
 import pytest
 import torch
 from goldens import SETS
+from shared_files import shared_file
 
 from condinst_infer import checkpoint
+from condinst_infer.compare import feeds_for
+from condinst_infer.config import DetectConfig
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import ConfigError, ParityError
 from condinst_infer.export import export_onnx
 from condinst_infer.model import CondInst
 from condinst_infer.model.precision import in_precision
 from condinst_infer.preprocess import read_image
-from condinst_infer.presets import names, preset
-from condinst_infer.verify import verify_export
+from condinst_infer.presets import preset
+from condinst_infer.stages import Lift, lift_for
+from condinst_infer.verify import finish_export, verify_export
 
 Feeds = dict[str, np.ndarray]
 
@@ -145,48 +150,6 @@ def test_contract(graph: str, precision: str, nano_checkpoint: Path, tmp_path: P
     verify_export(model, path)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", names())
-def test_every_preset_computes_what_torch_does(name: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = CondInst(preset(name)).eval()
-    export_onnx(model, tmp_path / "model.onnx")
-    assert verify_export(model, tmp_path / "model.onnx").ok
-
-
-P2 = {"neck_in_levels": (2, 3, 4, 5), "mask_levels": (2, 3, 4, 5)}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"mask_head_depth": 1},
-        {"mask_head_depth": 4, "mask_head_width": 16},
-        {"mask_channels": 1, "mask_head_width": 2},
-        {"mask_channels": 16},
-        {"coordinates": "absolute"},
-        {"coordinates": "none"},
-        {"use_features": False},
-        {"mask_stride": 8},
-        {"mask_stride": 2},
-        {**P2, "mask_stride": 4},
-        {**P2, "mask_stride": 2},
-        {"share_convs": 0, "class_convs": 2, "box_convs": 2, "tower_norm": "gn"},
-        {"tower_norm": "none", "semantic_loss": True, "num_classes": 1},
-        {"backbone_type": "resnet50", "deform_stages": (False, True, True, True)},
-    ],
-    ids=str,
-)
-def test_every_ablation_computes_what_torch_does(changes: dict[str, Any], tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = CondInst(preset("condinst_nano", **changes)).eval()
-    torch.nn.init.constant_(model.fcos.class_logits.bias, 0.0)  # pyright: ignore
-    export_onnx(model, tmp_path / "model.onnx")
-    report = verify_export(model, tmp_path / "model.onnx")
-    assert report.ok and report.detections[0] > 0
-
-
 def test_nodes_are_named_after_modules(nano_onnx: Path) -> None:
     proto = onnx.load(nano_onnx)
     found = [node.name for node in proto.graph.node]
@@ -271,3 +234,107 @@ def test_a_wrong_gather_after_nms_is_noticed(
     onnx.save(proto, tmp_path / "wrong.onnx")
     with pytest.raises(ParityError, match="outputs"):
         verify_export(checkpoint.load(nano_checkpoint), tmp_path / "wrong.onnx")
+
+
+@pytest.fixture(scope="session")
+def blind_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A nano network as training begins: no score reaches the threshold."""
+
+    def write(path: Path) -> None:
+        torch.manual_seed(0)
+        sizes = {"short_side": 128, "long_side": 192, "max_detections": 20}
+        checkpoint.save(CondInst(preset("condinst_nano", **sizes)), path)
+
+    return shared_file(tmp_path_factory, "blind/blind.safetensors", write)
+
+
+@pytest.fixture(scope="session")
+def blind_onnx(blind_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def write(path: Path) -> None:
+        export_onnx(checkpoint.load(blind_checkpoint), path, size=(192, 256))
+
+    return shared_file(tmp_path_factory, "blind/blind.onnx", write)
+
+
+def test_a_network_that_finds_nothing_is_compared_with_raised_scores(
+    blind_checkpoint: Path, blind_onnx: Path
+) -> None:
+    model = checkpoint.load(blind_checkpoint)
+    session = OrtSession(blind_onnx)
+    (feeds, _) = feeds_for(session.metadata, session.metadata, ())
+    assert not session.run(feeds)["num_detections"].any()
+    report = verify_export(model, blind_onnx)
+    assert report.ok and report.lifted and not report.warnings
+    assert report.detections is not None and min(report.detections) >= 20
+    assert {"nms", "outputs", "params", "mask_heads"} <= {row.stage for row in report.rows}
+    assert "scores raised" in str(report)
+
+
+def test_raised_scores_show_a_fault_behind_the_threshold(
+    blind_checkpoint: Path, blind_onnx: Path, tmp_path: Path
+) -> None:
+    proto = onnx.load(blind_onnx)
+    taken = next(node for node in proto.graph.node if "labels" in node.output)
+    taken.input[1], taken.input[2] = taken.input[2], taken.input[1]  # Where: real and unused
+    onnx.save(proto, tmp_path / "wrong.onnx")
+    with pytest.raises(ParityError, match="outputs"):
+        verify_export(checkpoint.load(blind_checkpoint), tmp_path / "wrong.onnx")
+
+
+def test_where_nothing_can_be_compared_the_report_warns(
+    blind_checkpoint: Path, blind_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("condinst_infer.verify.lift_for", lambda stages, detect: Lift())
+    report = verify_export(checkpoint.load(blind_checkpoint), blind_onnx)
+    assert report.ok and report.detections == (0, 0)
+    (warning,) = report.warnings
+    assert warning.startswith("NMS and mask heads could not be compared")
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.8])
+@pytest.mark.parametrize("centreness", [2.0, -9.0])
+def test_lifted_logits_pass_any_threshold(threshold: float, centreness: float) -> None:
+    rng = np.random.default_rng(0)
+    stages = {
+        "class_logits": rng.normal(-20, 1, (2, 80, 300)),
+        "centreness": rng.normal(centreness, 0.5, (2, 1, 300)),
+    }
+    detect = DetectConfig(score_threshold=threshold)
+    lift = lift_for(stages, detect)
+    assert lift.class_logits > 10 and (lift.centreness > 5) == (centreness < 0)
+    scores = [1 / (1 + np.exp(-stages[name] - getattr(lift, name))) for name in Lift._fields]
+    passed = (scores[0] * scores[1] > threshold).sum((1, 2))
+    assert (passed >= detect.max_detections).all() and (passed < 2000).all()
+
+
+def test_weights_that_are_not_finite_are_noticed(nano_checkpoint: Path, nano_onnx: Path) -> None:
+    model = checkpoint.load(nano_checkpoint)
+    with torch.no_grad():
+        model.mask_branch.output.weight[0, 0] = torch.nan
+    with pytest.raises(ParityError, match="mask_features differs by nan"):
+        verify_export(model, nano_onnx)
+
+
+def test_the_check_runs_each_side_once_per_input(
+    nano_checkpoint: Path, nano_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(copy(nano_onnx, tmp_path / "model.onnx"))
+    calls = {"sessions": 0, "heads": 0, "runs": 0}
+
+    def counted(kind: str, owner: type, name: str) -> None:
+        function = getattr(owner, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            calls[kind] += 1
+            return function(*args, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+    counted("sessions", ort.InferenceSession, "__init__")
+    counted("runs", ort.InferenceSession, "run")
+    counted("heads", CondInst, "heads")
+    stages: list[str] = []
+    finish_export(checkpoint.load(nano_checkpoint), path, on_stage=stages.append)
+    # two inputs of the check and that of the self-test
+    assert calls == {"sessions": 1, "heads": 3, "runs": 3}
+    assert stages == ["checking", "self-test"]
