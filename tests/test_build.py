@@ -20,10 +20,12 @@ from fake_tensorrt.types import state
 from condinst_infer import checkpoint, cli, golden
 from condinst_infer.engines import build
 from condinst_infer.engines.inspection import Found, found_in_engine
+from condinst_infer.engines.ort import OrtSession
 from condinst_infer.engines.sidecar import read, sidecar_path
 from condinst_infer.engines.trt import TrtSession
 from condinst_infer.errors import SessionError
 from condinst_infer.metadata import file_sha256
+from condinst_infer.stages import TorchStages
 from engines.shim import Shim
 
 
@@ -169,7 +171,7 @@ def with_golden(
 ) -> Path:
     """The nano model with golden outputs inside."""
     path = Path(copy(nano_onnx, tmp_path_factory.mktemp("golden") / "model.onnx"))
-    golden.store(checkpoint.load(nano_checkpoint), path)
+    golden.store(path, TorchStages(checkpoint.load(nano_checkpoint)), OrtSession(path))
     return path
 
 

@@ -13,6 +13,7 @@ from condinst_infer import checkpoint, golden
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import ModelFileError, ParityError
 from condinst_infer.metadata import props_from_onnx
+from condinst_infer.stages import TorchStages
 
 Outputs = dict[str, np.ndarray]
 
@@ -24,7 +25,7 @@ def file(
     """An exported file with golden outputs."""
     source = request.getfixturevalue(request.param)
     path = Path(copy(source, tmp_path_factory.mktemp("golden") / f"{request.param}.onnx"))
-    golden.store(checkpoint.load(nano_checkpoint), path)
+    golden.store(path, TorchStages(checkpoint.load(nano_checkpoint)), OrtSession(path))
     return path
 
 
@@ -141,7 +142,7 @@ def test_one_tie_that_goes_the_other_way_is_no_defect(file: Path) -> None:
 
 
 def test_where_the_file_differs_at_ties_only_the_best_score_counts(
-    nano_checkpoint: Path, nano_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nano_checkpoint: Path, nano_onnx: Path, tmp_path: Path
 ) -> None:
     path = Path(copy(nano_onnx, tmp_path / "model.onnx"))
 
@@ -149,9 +150,7 @@ def test_where_the_file_differs_at_ties_only_the_best_score_counts(
         def __init__(self, path: Path) -> None:
             super().__init__(path, lambda outputs: outputs["boxes"].__iadd__(9))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(golden, "OrtSession", Tied)
-        golden.store(checkpoint.load(nano_checkpoint), path)
+    golden.store(path, TorchStages(checkpoint.load(nano_checkpoint)), Tied(path))
     expected = stored(path)
     assert expected.tied
     golden.check(OrtSession(path, threads=1), expected)

@@ -21,7 +21,8 @@ from condinst_infer.export import export_onnx
 from condinst_infer.model import CondInst
 from condinst_infer.model.session import TorchSession
 from condinst_infer.presets import preset
-from condinst_infer.verify import verify_export
+from condinst_infer.stages import TorchStages
+from condinst_infer.verify import finish_export, verify_export
 
 KINDS = CHOICES["mask_nms"]
 CANVAS = (128, 192)
@@ -204,11 +205,10 @@ def test_an_export_is_verified(
     model, path = checkpoint.load(mask_nms_checkpoint), tmp_path / "model.onnx"
     model.config = override(model.config, mask_nms=kind)
     export_onnx(model, path, precision=precision, graph=graph, size=CANVAS, batch=1)
-    stages = {row.stage for row in verify_export(model, path).rows}
+    stages = {row.stage for row in finish_export(model, path).rows}
     assert {"class_logits", "candidates"} <= stages and "box_regression" not in stages
     own = {"nms", "outputs", "params", "mask_heads", "candidate_masks"}
     assert own <= stages if graph == "full" else not own & stages
-    golden.store(model, path)
     props = {prop.key: prop.value for prop in onnx.load(path).metadata_props}
     expected = golden.golden_from_props(props, path)
     assert expected is not None and sum(expected.counts) > 3 and not expected.tied
@@ -277,7 +277,8 @@ def test_candidates_in_other_places_are_found_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = Path(copy(mask_nms_detector_onnx, tmp_path / "detector.onnx"))
-    expected = golden.store(checkpoint.load(mask_nms_checkpoint), path)
+    network = TorchStages(checkpoint.load(mask_nms_checkpoint))
+    expected = golden.store(path, network, OrtSession(path))
     run = OrtSession.run
 
     def moved(self: OrtSession, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -2,8 +2,10 @@
 
 import json
 import pickle
+import re
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -122,20 +124,19 @@ def test_presets_lists_what_others_have_published(condinst: Run) -> None:
 @pytest.fixture
 def fake_torch_side(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The modules that load torch replaced by recorders; `verdict` is what the check raises."""
-    seen: dict[str, Any] = {"verdict": None}
+    seen: dict[str, Any] = {"verdict": None, "warnings": ()}
 
     def export_onnx(model: Any, path: Path, **options: Any) -> None:
         path.write_text("graph")
         seen.update(options, config=model.config, part=path)
 
-    def verify_export(model: Any, path: Path) -> str:
+    def finish_export(model: Any, path: Path, *, on_stage: Callable[[str], object]) -> Any:
+        on_stage("checking")
         assert path.read_text() == "graph"
         if seen["verdict"] is not None:
             raise seen["verdict"]
-        return "boxes 1e-5 pixels"
-
-    def store(model: Any, path: Path) -> None:
         path.write_text(path.read_text() + " with golden outputs")
+        return Report(warnings=seen["warnings"])
 
     def model_of(*args: object) -> SimpleNamespace:
         seen["loaded"] = args
@@ -162,8 +163,7 @@ def fake_torch_side(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             load=model_of, save=save, import_weights=model_of, file_sha256=lambda path: "abc"
         ),
         "export": SimpleNamespace(export_onnx=export_onnx),
-        "verify": SimpleNamespace(verify_export=verify_export),
-        "golden": SimpleNamespace(store=store),
+        "verify": SimpleNamespace(finish_export=finish_export),
         "compare": SimpleNamespace(compare=compare),
     }
     for name, module in modules.items():
@@ -180,7 +180,8 @@ def test_export_checks_the_file_before_it_gets_its_name(
     status, text, err = condinst(
         "export", "a.safetensors", "-o", path, *options, "--score-threshold", "0.4"
     )
-    assert (status, err) == (0, "") and "boxes 1e-5 pixels" in text
+    assert status == 0 and "boxes 0.5 pixels" in text and text.endswith(f"-> {path}\n")
+    assert re.fullmatch(r"checking \.\.\. \d+\.\d s\n", err)
     assert [p.name for p in path.parent.iterdir()] == ["model.onnx"]
     assert path.read_text() == "graph with golden outputs"
     seen = fake_torch_side
@@ -192,6 +193,16 @@ def test_export_checks_the_file_before_it_gets_its_name(
     assert seen["part"].parent == path.parent and seen["part"] != path
 
 
+def test_an_export_says_in_json_what_was_compared(
+    condinst: Run, tmp_path: Path, fake_torch_side: dict[str, Any]
+) -> None:
+    fake_torch_side["warnings"] = ("nothing was found.",)
+    path = tmp_path / "model.onnx"
+    status, text, err = condinst("export", "a.safetensors", "-o", path, "--json")
+    assert status == 0 and json.loads(text) == {"output": str(path), "check": {"ok": True}}
+    assert err.endswith("condinst: warning: nothing was found.\n")
+
+
 def test_an_export_that_differs_leaves_no_file(
     condinst: Run, tmp_path: Path, fake_torch_side: dict[str, Any]
 ) -> None:
@@ -199,7 +210,8 @@ def test_an_export_that_differs_leaves_no_file(
     path.write_text("an older export")
     fake_torch_side["verdict"] = ParityError("boxes differ by 3 pixels.")
     status, out, err = condinst("export", "a.safetensors", "-o", path)
-    assert (status, out, err) == (1, "", "condinst: boxes differ by 3 pixels.\n")
+    assert (status, out) == (1, "")
+    assert err.splitlines()[-2:] == ["checking ...", "condinst: boxes differ by 3 pixels."]
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
     assert path.read_text() == "an older export"
 
@@ -253,9 +265,14 @@ def test_a_network_goes_from_checkpoint_to_results(
     condinst: Run, nano_checkpoint: Path, photos: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "small.onnx"
-    options = ("--size", "64x96", "--batch", "2", "--max-detections", "3")
+    options = ("--size", "64x96", "--batch", "2", "--max-detections", "3", "--json")
     status, text, err = condinst("export", nano_checkpoint, "-o", path, *options)
-    assert (status, err) == (0, "") and "mask_features" in text
+    assert status == 0
+    stages = [line.split(" ... ")[0] for line in err.splitlines()]
+    assert stages == ["tracing", "writing", "checking", "self-test"]
+    data = json.loads(text)
+    assert data["output"] == str(path) and data["check"]["ok"] and not data["check"]["lifted"]
+    assert {"mask_features", "nms"} <= {row["stage"] for row in data["check"]["rows"]}
     assert [p.name for p in tmp_path.iterdir() if p.suffix == ".onnx"] == ["small.onnx"]
 
     data = json.loads(condinst("info", path, "--json")[1])

@@ -62,6 +62,6 @@ def test_a_network_has_the_statistics_of_a_trained_one(name: str) -> None:
         if isinstance(module, DeformConvNorm):
             assert module.offset.bias is not None and module.offset.bias.std() > 0.5, path
             assert module.offset.weight.std() > 0, path
-    assert len({float(scale) for scale in model.fcos.scales or ()}) == len(model.config.strides)
+    assert len({scale.item() for scale in model.fcos.scales or ()}) == len(model.config.strides)
     logits = torch.cat([level.flatten(2) for level in raw_outputs(model).class_logits], 2)
     assert logits.std() > 0.5 and (logits > 0).any(2).any(1).all()  # in every image

@@ -61,9 +61,9 @@ def _write_onnx(args: argparse.Namespace, part: Path) -> dict[str, Any]:
     from condinst_infer.export import export_onnx
     from condinst_infer.verify import finish_export
 
-    with stage_times("loading") as on_stage:
-        model = checkpoint.load(args.model)
-        model.config = _narrowed(model.config, args)
+    model = checkpoint.load(args.model)
+    model.config = _narrowed(model.config, args)
+    with stage_times() as on_stage:
         if args.precision == "int8":
             return write_int8(args, model, part, on_stage)
         export_onnx(

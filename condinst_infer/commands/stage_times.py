@@ -7,29 +7,27 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def stage_times(first: str) -> Iterator[Callable[[str], None]]:
-    """Print `first` and the name of each stage that the yielded function is called with.
+def stage_times() -> Iterator[Callable[[str], None]]:
+    """Give a function that is called with the name of each stage when the stage begins.
 
-    A name is printed when the stage begins, its seconds when it ends: "tracing ... 12.3 s".
+    The name is printed at once, the seconds when the stage ends: "tracing ... 12.3 s".
     """
-    start = 0.0
+    start: float | None = None
+
+    def end() -> None:
+        if start is not None:
+            print(f" {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
 
     def begin(stage: str) -> None:
         nonlocal start
+        end()
         print(f"{stage} ...", end="", file=sys.stderr, flush=True)
         start = time.perf_counter()
 
-    def end() -> None:
-        print(f" {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
-
-    def next_stage(stage: str) -> None:
-        end()
-        begin(stage)
-
-    begin(first)
     try:
-        yield next_stage
+        yield begin
     except BaseException:
-        print(file=sys.stderr, flush=True)  # the error gets a line of its own
+        if start is not None:
+            print(file=sys.stderr, flush=True)  # the error gets a line of its own
         raise
     end()
