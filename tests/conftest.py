@@ -95,7 +95,9 @@ def mask_nms_checkpoint(tmp_path_factory: Factory, nano_checkpoint: Path) -> Pat
 
     def write(path: Path) -> None:
         model = checkpoint.load(nano_checkpoint)
-        model.config = override(model.config, nms="mask", mask_nms_candidates=60)
+        model.config = override(
+            model.config, nms="mask", mask_nms_candidates=60, score_threshold=0.2
+        )
         checkpoint.save(model, path)
 
     return shared_file(tmp_path_factory, "nano/mask_nms.safetensors", write)

@@ -202,7 +202,7 @@ def test_attributes_of_an_ablation_match_its_bodies(tmp_path: Path) -> None:
     assert_attributes_match(onnx.load(path), Metadata(config))
 
 
-@pytest.mark.slow
+@pytest.mark.long  # compares times, which needs an idle machine
 @pytest.mark.parametrize(("size", "least"), [((64, 88), 2.5), ((100, 168), 5.0)])
 def test_dynamic_mask_head_body_outruns_grouped_convolution(
     size: tuple[int, int], least: float

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+from small_training import losses_of, small_config, small_settings
+
 import condinst_infer
 from condinst_infer import checkpoint
 from condinst_infer.evaluate import evaluate
@@ -16,6 +19,15 @@ COCO8 = Path(__file__).parent / "data" / "coco8"
 SIX = Path(__file__).parent / "data" / "panoptic6"
 
 
+def test_the_loss_falls_in_a_few_iterations(tmp_path: Path) -> None:
+    data = DataPaths(COCO8 / "instances.json", COCO8 / "images")
+    settings = small_settings(iterations=12, images_per_batch=4, short_sides=[96])
+    train(small_config(), settings, data, tmp_path)
+    losses = [row["loss/total"] for row in losses_of(tmp_path)]
+    assert len(losses) == 12 and sum(losses[-4:]) < 0.9 * sum(losses[:4])
+
+
+@pytest.mark.slow
 def test_eight_photographs_are_learnt_by_heart(tmp_path: Path) -> None:
     config = preset(
         "condinst_nano",
@@ -46,6 +58,7 @@ def test_eight_photographs_are_learnt_by_heart(tmp_path: Path) -> None:
     assert found.mask["AP"] > 60  # measured 90.0
 
 
+@pytest.mark.slow
 def test_six_panoptic_photographs_are_learnt_by_heart(tmp_path: Path) -> None:
     config = preset(
         "condinst_nano",

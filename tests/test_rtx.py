@@ -4,11 +4,14 @@ TensorRT-RTX parses with the code of TensorRT 11. It knows no plugin, so it take
 bodies: what parses and builds is the whole graph in standard operations.
 """
 
+import itertools
 from pathlib import Path
 
 import pytest
 
-from condinst_infer.config import CondInstConfig
+from benchmarks.trained_statistics import with_trained_statistics
+from condinst_infer import checkpoint
+from condinst_infer.config import override
 from condinst_infer.config_rules import CHOICES
 from condinst_infer.engines import build
 from condinst_infer.errors import SessionError
@@ -18,55 +21,52 @@ from condinst_infer.presets import names, preset
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
-USUAL = ("condinst_nano", "condinst_rt_r50_shtw")
+SLOW = ("condinst_rt_r50_shtw", "full", "fp16")
 COMBINATIONS = [
-    pytest.param(
-        name,
-        graph,
-        precision,
-        marks=[] if name in USUAL else [pytest.mark.slow],
-    )
-    for name in names()
-    for graph in ("full", "detector")
-    for precision in ("fp32", "fp16")
+    pytest.param(*key, marks=pytest.mark.slow if key == SLOW else pytest.mark.long)
+    for key in itertools.product(names(), ("full", "detector"), ("fp32", "fp16"))
 ]
 
 
-@pytest.mark.parametrize(("name", "graph", "precision"), COMBINATIONS)
-def test_parses_and_builds(
-    name: str, graph: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert_builds(preset(name), graph, precision, tmp_path / "model.onnx", monkeypatch)
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(kind, marks=[] if kind == "greedy" else [pytest.mark.slow])
-        for kind in CHOICES["mask_nms"]
-    ],
-)
-def test_mask_nms_parses_and_builds(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = preset("condinst_nano", nms="mask", mask_nms=kind)
-    assert_builds(config, "full", "fp32", tmp_path / "model.onnx", monkeypatch)
-
-
-def assert_builds(
-    config: CondInstConfig,
-    graph: str,
-    precision: str,
-    path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def no_gpu() -> None:  # the CUDA shim of other tests would be one
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> None:  # the CUDA shim of other tests would be one
         raise SessionError("there is no GPU.")
 
-    monkeypatch.setattr(build, "Device", no_gpu)
-    export_onnx(CondInst(config), path, graph=graph, precision=precision)
+    monkeypatch.setattr(build, "Device", refused)
+
+
+def assert_builds(path: Path, precision: str) -> None:
     built = build.engine_from_onnx(
         path, runtime="tensorrt_rtx", least=(1, 64, 64), usual=(1, 96, 128), most=(2, 256, 256)
     )
-    path.unlink()
     assert len(built.engine) > 1_000_000 and built.sidecar.precision_built == precision
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("file", ["detector_onnx", "mask_nms_onnx"])
+def test_a_dynamic_file_builds(file: str, request: pytest.FixtureRequest) -> None:
+    assert_builds(request.getfixturevalue(file), "fp32")
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize(("name", "graph", "precision"), COMBINATIONS)
+def test_a_preset_of_real_size_builds(
+    name: str, graph: str, precision: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    model = with_trained_statistics(CondInst(preset(name)))
+    export_onnx(model, path, graph=graph, precision=precision)
+    assert_builds(path, precision)
+    path.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("kind", [kind for kind in CHOICES["mask_nms"] if kind != "greedy"])
+def test_other_mask_nms_builds(kind: str, mask_nms_checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    model = checkpoint.load(mask_nms_checkpoint)
+    model.config = override(model.config, mask_nms=kind)
+    export_onnx(model, path)
+    assert_builds(path, "fp32")

@@ -30,7 +30,7 @@ def test_summary() -> None:
     assert found["p90"] == pytest.approx(91) and found["count"] == 101
 
 
-@pytest.mark.slow
+@pytest.mark.long  # compares times, which needs an idle machine
 def test_paste_is_forty_times_faster_than_torch() -> None:
     ratios = []
     for _ in range(3):  # another process on the machine can spoil a run
