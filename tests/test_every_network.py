@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from reduced_networks import network_names, reduced_network
 
+from benchmarks.trained_statistics import with_trained_statistics
 from condinst_infer import golden
 from condinst_infer.compare import Report, compare, precision_of, report_on
 from condinst_infer.engines import build
@@ -18,6 +19,7 @@ from condinst_infer.export import export_onnx
 from condinst_infer.export.quantize import Quantizer
 from condinst_infer.metadata import props_from_onnx
 from condinst_infer.model import CondInst
+from condinst_infer.presets import preset
 from condinst_infer.verify import finish_export
 
 QUICK = ("condinst_nano",)
@@ -136,3 +138,18 @@ def test_nvidias_parser_and_builder_take_it(
     path = quantised(network, "tensorrt") if int8 else exported(network, precision)
     built = build.engine_from_onnx(path, runtime="tensorrt_rtx", **SHAPES)  # pyright: ignore
     assert len(built.engine) > 100_000 and built.sidecar.precision_built == precision
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_a_deformable_network_of_real_size_gives_torchs_instances(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    model = with_trained_statistics(CondInst(preset("condinst_r101_dcn_bifpn_sem")))
+    export_onnx(model, path)
+    report = finish_export(model, path)
+    assert report.ok and report.detections is not None and min(report.detections) > 0
+    expected = stored(path)
+    assert not expected.tied
+    for runtime in (OrtSession, OvSession):
+        with closing(runtime(path)) as session:
+            golden.check(session, expected)
