@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import jitter
 import numpy as np
 import pytest
 from bright_model import write_bright_model
@@ -24,6 +25,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what 
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:  # read when torch is imported; it would wait for cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--jitter and --ort-basic; worker processes get them too."""
+    jitter.add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    jitter.configure(config)
 
 
 @pytest.hookimpl(optionalhook=True)
