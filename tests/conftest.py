@@ -12,6 +12,7 @@ import cv2
 import jitter
 import numpy as np
 import pytest
+import time_limits
 from bright_model import write_bright_model
 from command_line import Run
 from shared_files import shared_file
@@ -33,7 +34,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Do what the options say, and see to it that no test hangs for ever."""
     jitter.configure(config)
+    config.pluginmanager.register(time_limits.TimeLimits())
 
 
 @pytest.hookimpl(optionalhook=True)
