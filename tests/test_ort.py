@@ -33,8 +33,8 @@ def test_tensors_and_metadata_are_those_of_the_file(bright_model: Path) -> None:
 def test_run_gives_all_outputs_by_name(bright_model: Path) -> None:
     outputs = OrtSession(bright_model).run(feeds(n=2))
     assert outputs["num_detections"].tolist() == [1, 1]
-    assert outputs["boxes"].tolist() == [[[0, 0, 90, 64]]] * 2
-    assert outputs["masks"].shape == (2, 1, 16, 24) and outputs["masks"].min() == 1
+    np.testing.assert_allclose(outputs["boxes"], [[[0, 0, 90, 64]]] * 2, rtol=0, atol=1e-3)
+    assert outputs["masks"].shape == (2, 1, 16, 24) and outputs["masks"].min() > 0.999
 
 
 @pytest.mark.parametrize("chosen", [None, "0"])
@@ -62,7 +62,7 @@ def test_runs_at_the_same_time_do_not_disturb_each_other(bright_model: Path) -> 
     with ThreadPoolExecutor(4) as pool:
         runs = pool.map(lambda level: session.run(feeds(level=level)), levels)
         scores = [float(outputs["scores"][0, 0]) for outputs in runs]
-    assert scores == [pytest.approx(level / 255) for level in levels]
+    assert scores == [pytest.approx(level / 255, abs=1e-5) for level in levels]  # 4e-3 apart
 
 
 def test_a_closed_session_says_so(bright_model: Path) -> None:

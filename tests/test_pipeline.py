@@ -219,7 +219,8 @@ def test_torch_and_onnx_runtime_find_the_same(nano_checkpoint: Path, nano_onnx: 
         image = photograph(size, seed)
         a, b = torch_pipeline(image), onnx_pipeline(image)
         assert a.names == b.names
-        # worst measured: 3e-4 pixels on 300x300, 6e-7, and no pixel of 3.7 million
-        np.testing.assert_allclose(a.boxes, b.boxes, rtol=0, atol=1e-3)
-        np.testing.assert_allclose(a.scores, b.scores, rtol=0, atol=3e-6)
+        # worst measured: 3e-4 pixels on 300x300, 6e-7, and no pixel of 3.7 million; a pixel of
+        # the network is up to 3.6 of the image
+        np.testing.assert_allclose(a.boxes, b.boxes, rtol=0, atol=3e-3)
+        np.testing.assert_allclose(a.scores, b.scores, rtol=0, atol=5e-6)
         assert (a.masks != b.masks).sum() <= 1e-5 * a.masks.size

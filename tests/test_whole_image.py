@@ -72,7 +72,7 @@ def test_the_usual_way_finds_what_our_pipeline_finds_in_torch(nano_checkpoint: P
         ours = pipeline(frame)
     assert len(ours) == FOUND and usual["masks"].shape == (FOUND, 90, 131)
     np.testing.assert_allclose(usual["boxes"], ours.boxes, atol=1e-3)  # 1e-5 measured
-    np.testing.assert_allclose(usual["scores"], ours.scores, atol=1e-6)
+    np.testing.assert_allclose(usual["scores"], ours.scores, atol=5e-6)  # 0 measured
     np.testing.assert_array_equal(usual["labels"], ours.labels)
     assert (usual["masks"] != ours.masks).mean() < 1e-4  # 0 measured
 
