@@ -78,9 +78,10 @@ class Report:
     """Everything `compare` found; `ok` if every stage is within its limit."""
 
     rows: tuple[Row, ...]
-    detections: tuple[int, int] | None  # of A and B over all images; None where NMS is not in both
+    detections: tuple[int, int]  # of A and B over all images
     mask_iou_histogram: dict[str, int]  # matched pairs per interval
     precision: str
+    after_nms: bool = True  # False where one of them is a detector graph, which has no detections
 
     @property
     def ok(self) -> bool:
@@ -102,7 +103,7 @@ class Report:
             lines.append(
                 f"{row.stage:<20}{row.difference:>12.3g}{row.limit:>10.3g}  {row.unit}{verdict}"
             )
-        if self.detections is None:
+        if not self.after_nms:
             return "\n".join(lines)
         if not sum(self.detections):
             return "\n".join([*lines, "no detections were there to compare"])
@@ -220,9 +221,10 @@ def report_on(
     names = [f"{lo:g}-{hi:g}" for lo, hi in zip(HISTOGRAM_EDGES, HISTOGRAM_EDGES[1:], strict=False)]
     return Report(
         tuple(rows),
-        (counts[0], counts[1]) if after_nms else None,
+        (counts[0], counts[1]),
         dict(zip(names, map(int, histogram), strict=True)),
         precision,
+        after_nms,
     )
 
 

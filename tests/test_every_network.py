@@ -120,7 +120,7 @@ def test_int8_files_find_the_same_in_both_runtimes(network: tuple[CondInst, str,
         ours, theirs = a.run(feeds()), b.run(feeds())
         assert_near(report_on([(ours, theirs)], precision_of(a, b)))
     beside = compare(exported(network, "fp32"), path)
-    assert beside.detections is None or min(beside.detections) > 0
+    assert min(beside.detections) > 0 or not beside.after_nms
     assert_near(beside)
 
 
@@ -147,7 +147,7 @@ def test_a_deformable_network_of_real_size_gives_torchs_instances(tmp_path: Path
     model = with_trained_statistics(CondInst(preset("condinst_r101_dcn_bifpn_sem")))
     export_onnx(model, path)
     report = finish_export(model, path)
-    assert report.ok and report.detections is not None and min(report.detections) > 0
+    assert report.ok and min(report.detections) > 0
     expected = stored(path)
     assert not expected.tied
     for runtime in (OrtSession, OvSession):

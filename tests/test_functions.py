@@ -13,6 +13,7 @@ from function_bodies import FLOAT, HALF, in_openvino, mask_head_model, run, sess
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from benchmarks.trained_statistics import with_trained_statistics
 from condinst_infer import ops
 from condinst_infer.config import CondInstConfig, override
 from condinst_infer.export import export_onnx
@@ -198,7 +199,7 @@ def test_attributes_of_an_ablation_match_its_bodies(tmp_path: Path) -> None:
     ablation |= {"coordinates": "absolute", "mask_stride": 2, "nms_iou": 0.45, "max_detections": 9}
     config = preset("condinst_nano", num_classes=2, **ablation)
     path = tmp_path / "ablation.onnx"
-    export_onnx(CondInst(config).eval(), path, size=(64, 96), batch=1)
+    export_onnx(with_trained_statistics(CondInst(config)), path, size=(64, 96), batch=1)
     assert_attributes_match(onnx.load(path), Metadata(config))
 
 

@@ -11,6 +11,7 @@ import torch
 from command_line import Run
 
 import condinst_infer as ci
+from benchmarks.trained_statistics import with_trained_statistics
 from condinst_infer import checkpoint, golden
 from condinst_infer.compare import compare
 from condinst_infer.config import override
@@ -260,8 +261,8 @@ def test_compare_and_info_know_the_model(
 def test_an_image_may_have_fewer_candidates_than_asked_for(tmp_path: Path) -> None:
     # 3 levels of 10: fewer than 300, and than the 60 that may be kept
     torch.manual_seed(0)
-    model = CondInst(preset("condinst_nano", nms="mask", pre_nms_topk=10, max_detections=60)).eval()
-    torch.nn.init.constant_(model.fcos.class_logits.get_parameter("bias"), 0)
+    config = preset("condinst_nano", nms="mask", pre_nms_topk=10, max_detections=60)
+    model = with_trained_statistics(CondInst(config))
     assert model.config.mask_candidates == 30
     path = tmp_path / "few.onnx"
     export_onnx(model, path, size=CANVAS, batch=3)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.trained_statistics import with_trained_statistics
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.export import export_onnx
 from condinst_infer.model import CondInst
@@ -25,7 +26,8 @@ def five_levels(tmp_path: Path) -> Path:
         pre_nms_topk=70,
         mask_channels=5,
     )
-    export_onnx(CondInst(config).eval(), tmp_path / "model.onnx", graph="detector")
+    model = with_trained_statistics(CondInst(config))
+    export_onnx(model, tmp_path / "model.onnx", graph="detector")
     return tmp_path / "model.onnx"
 
 
