@@ -61,7 +61,9 @@ def predict_videos(
     """A report of each video, and of those that could not be opened; an interrupt ends it."""
     # OpenCV and FFmpeg have their own words for what one of our sentences says
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    # OpenCV 4.13 moved the function from cv2 to cv2.utils.logging; level 0 is silence
+    owner: Any = getattr(cv2.utils, "logging", cv2)
+    owner.setLogLevel(0)
     reports, failed = [], []
     for job in jobs:
         try:
