@@ -237,3 +237,29 @@ def test_the_verbs_hand_it_on(
         assert_refused(condinst(*words), "an fp32 file, in int8")
         status, out, err = condinst(*words[:-1], "fp32")
         assert status == 0 and "1 images" in out, err
+
+
+FIRST_CALLS = """
+import sys, threading
+from condinst_infer.engines.openvino_core import core
+
+core()
+import openvino
+together = threading.Barrier(8)
+sys.setswitchinterval(1e-6)  # the threads take turns as often as they can
+
+def convert():
+    together.wait()
+    openvino.Type.f32.to_dtype()  # what each run calls for each input
+
+threads = [threading.Thread(target=convert, daemon=True) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_first_calls_of_several_workers_end() -> None:
+    for _ in range(4):  # without the call in `core`, five of six hang
+        subprocess.run([sys.executable, "-c", FIRST_CALLS], check=True, timeout=60)

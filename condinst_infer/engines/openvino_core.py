@@ -16,7 +16,11 @@ def core() -> Any:
     it ends. Of two that end in the wrong order the second leaves the thread with a stack that is
     gone, and the next signal that Python handles, such as Ctrl-C, kills the process.
     """
-    return require("openvino", "openvino").Core()
+    openvino = require("openvino", "openvino")
+    # The first call fills a table and may let another thread run meanwhile. If that one comes to
+    # the same call, each waits for the other forever. So it happens here, before any worker runs.
+    openvino.Type.f32.to_dtype()
+    return openvino.Core()
 
 
 def cpu_precisions() -> list[str]:
