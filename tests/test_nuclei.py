@@ -41,7 +41,7 @@ def test_it_finds_nuclei_in_both_runtimes(demo_folder: Path, micrographs: Path) 
         found.append(result.mask["AP"])
     assert min(found) > 50  # type: ignore[type-var]
     # measured 0; a mask at a threshold of IoU may go either way: 0.05 for each of 218 nuclei
-    assert found[0] == pytest.approx(found[1], abs=1)
+    assert found[0] == pytest.approx(found[1], abs=0.5)
 
 
 def test_it_finds_none_where_there_are_none(demo_folder: Path) -> None:
