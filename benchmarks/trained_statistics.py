@@ -33,6 +33,9 @@ _OUTPUTS = {
     "mask_branch.output": (0.0, 1.0),
 }
 
+_COORDINATE_GAIN = 10.0  # of the coordinates in the first layer of the mask heads
+_LAST_WEIGHT = -0.8  # what the mean weight of their last layer is, and its bias
+_LAST_BIAS = 2.0
 _PASSING_SHARE = 0.02  # of the (location, class) pairs of an image
 _PASSING_PAIRS = 60  # or so many, where that is more
 _PASSING_LOGIT = -2.2  # 0.1, which a centreness of 0.6 makes 0.06; the threshold is 0.05
@@ -92,8 +95,28 @@ def with_trained_statistics(model: CondInst, seed: int = 0) -> CondInst:
         for name, (mean, deviation) in _OUTPUTS.items():
             _rescale(model.get_submodule(name), outputs[name], mean, deviation)
         logits = torch.cat([level.flatten(1) for level in outputs["fcos.class_logits"]], 1)
+        _shape_masks(model)
         model.fcos.class_logits.bias += _class_shift(logits)  # pyright: ignore[reportOperatorIssue]
     return model
+
+
+def _shape_masks(model: CondInst) -> None:
+    """Make masks blobs around their locations: what is far in any direction is outside.
+
+    Mask heads of purely random weights cover half of the image each.
+    """
+    weight, bias = model.fcos.controller.weight, model.fcos.controller.get_parameter("bias")
+    layers = model.config.mask_layers
+    (first_out, first_in), (_, last_in) = layers[0], layers[-1]
+    weights = sum(outputs * inputs for outputs, inputs in layers)
+    if model.config.mask.coordinates != "none":  # the first two inputs
+        for unit in range(first_out):
+            coordinates = slice(unit * first_in, unit * first_in + 2)
+            weight[coordinates] *= _COORDINATE_GAIN
+            bias[coordinates] *= _COORDINATE_GAIN
+    if len(layers) > 1:  # one layer has no ReLU, and its masks are half planes
+        bias[weights - last_in : weights] += _LAST_WEIGHT
+    bias[-1] += _LAST_BIAS
 
 
 def _class_shift(logits: Tensor) -> float:

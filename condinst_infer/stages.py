@@ -102,7 +102,7 @@ class TorchStages:
                 class_logits=tuple(level + lift.class_logits for level in raw.class_logits),
                 centreness=tuple(level + lift.centreness for level in raw.centreness),
             )
-            outputs = self.model.finish(raw, torch.from_numpy(feeds["image_sizes"]))
+            outputs = self.model.stages(raw, torch.from_numpy(feeds["image_sizes"]))
         parts = {name: part + getattr(lift, name, 0.0) for name, part in parts.items()}
         return parts | {name: tensor.numpy() for name, tensor in outputs.items()}
 

@@ -85,7 +85,7 @@ def of_images(function: Callable[[list[np.ndarray]], Iterable[Result]]) -> Work[
     return lambda frames: list(function([frame.image for frame in frames]))
 
 
-def _pairs(
+def _pairs(  # noqa: C901 - threads that share four objects: as classes it would be longer
     source: Source, work: Work[Result], workers: int, every: int, batch: int
 ) -> Generator[tuple[Frame, Result], None, None]:
     # one batch with who asks; of a file, also one in work and one waiting for each worker

@@ -55,7 +55,7 @@ def torchvision_name(name: str) -> str:
     raise AssertionError(name)
 
 
-def adelaidet_name(name: str, config: CondInstConfig) -> str:
+def adelaidet_name(name: str, config: CondInstConfig) -> str:  # noqa: C901 - a table of names
     """AdelaiDet's name of our tensor `name`."""
     bifpn, dla = config.neck.neck_type == "bifpn", config.backbone.backbone_type == "dla34"
     bottom = "backbone.bottom_up." + "backbone." * bifpn

@@ -81,6 +81,7 @@ class Few(Quantizer):
         self.layers = tuple(layer for layer in self.layers if layer.startswith(parts))
 
 
+@pytest.mark.slow
 def test_layers_that_lose_too_much_stay_float(
     network: SimpleNamespace,
     uneven_onnx: Path,
@@ -119,6 +120,7 @@ def test_the_report_is_on_the_layers_that_were_chosen(
     assert agreement(Reference(network.full, feeds).compared(path)) == report.agreement
 
 
+@pytest.mark.slow
 def test_a_bound_that_cant_be_met_is_refused(
     network: SimpleNamespace, micrographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +153,7 @@ def test_what_was_measured_is_in_the_file(
     assert fp32.rows != expected.rows
 
 
+@pytest.mark.slow
 def test_golden_outputs_of_int8_say_whose_they_are(
     network: SimpleNamespace, nuclei_onnx: Path, micrographs: Path, tmp_path: Path
 ) -> None:
@@ -168,6 +171,7 @@ def test_golden_outputs_of_int8_say_whose_they_are(
         golden.check(Lower(path), expected)
 
 
+@pytest.mark.slow
 def test_mask_ap_is_the_judge_where_there_are_annotations(
     network: SimpleNamespace, micrographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +188,7 @@ def test_mask_ap_is_the_judge_where_there_are_annotations(
         made(network, tmp_path / "b.onnx", micrographs, truth=truth)
 
 
+@pytest.mark.slow
 def test_another_cut_and_batch_keep_the_same_layers_float(
     network: SimpleNamespace, nano_onnx: Path, detector_onnx: Path, tmp_path: Path
 ) -> None:
@@ -202,6 +207,7 @@ def test_another_cut_and_batch_keep_the_same_layers_float(
     assert len(quantised) > 30 and report.layers > 50
 
 
+@pytest.mark.slow
 def test_a_static_batch_is_calibrated_as_it_is(
     network: SimpleNamespace, nano_static_onnx: Path, nano_onnx: Path, tmp_path: Path
 ) -> None:

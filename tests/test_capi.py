@@ -134,6 +134,7 @@ def test_a_host_that_loads_plugins(compiled: Compile, prefix: Path, bright_model
     run(program, prefix / "lib" / "libcondinst.so.1", bright_model)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefix")  # skips where there is no compiler
 def test_memory_of_the_c_side(
     bright_model: Path, photos: Path, demo_folder: Path, tmp_path: Path

@@ -74,7 +74,7 @@ def resized_on(stream: Stream) -> Callable[[np.ndarray, tuple[int, int]], np.nda
     return resize
 
 
-@pytest.mark.parametrize("nms", ["box", "mask"])
+@pytest.mark.parametrize("nms", ["box", pytest.param("mask", marks=pytest.mark.slow)])
 def test_a_detector_and_our_kernels_give_what_the_whole_graph_gives(
     nms: str, device: Device, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

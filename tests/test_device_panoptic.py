@@ -114,6 +114,7 @@ def test_more_mask_bits_than_expected_are_merged_too(
             assert_same(pipeline.panoptic(image, **RULES), whole.panoptic(image, **RULES))
 
 
+@pytest.mark.slow
 def test_the_merge_takes_what_mask_nms_kept(
     device: Device, panoptic_checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -95,7 +95,7 @@ def stored(path: Path) -> golden.Golden:
     return found
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_float_files_compute_what_torch_does(
     precision: str, network: tuple[CondInst, str, Path]
 ) -> None:
@@ -124,7 +124,9 @@ def test_int8_files_find_the_same_in_both_runtimes(network: tuple[CondInst, str,
     assert_near(beside)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize(
+    "precision", ["fp32", "int8", pytest.param("fp16", marks=pytest.mark.slow)]
+)
 def test_nvidias_parser_and_builder_take_it(
     precision: str, network: tuple[CondInst, str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

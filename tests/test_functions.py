@@ -194,6 +194,7 @@ def test_attributes_of_an_export_match_its_bodies(nano_onnx: Path) -> None:
     assert_attributes_match(model, metadata_from_props(props, nano_onnx))
 
 
+@pytest.mark.slow
 def test_attributes_of_an_ablation_match_its_bodies(tmp_path: Path) -> None:
     ablation = {"mask_head_depth": 2, "mask_head_width": 4, "mask_channels": 5}
     ablation |= {"coordinates": "absolute", "mask_stride": 2, "nms_iou": 0.45, "max_detections": 9}

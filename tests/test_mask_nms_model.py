@@ -202,7 +202,11 @@ def test_a_mask_in_the_padding_is_no_instance(
 
 @pytest.mark.parametrize(
     ("kind", "precision", "graph"),
-    [("matrix", "fp16", "full"), ("fast", "fp32", "full"), ("greedy", "fp16", "detector")],
+    [
+        ("greedy", "fp16", "detector"),
+        pytest.param("matrix", "fp16", "full", marks=pytest.mark.slow),
+        pytest.param("fast", "fp32", "full", marks=pytest.mark.slow),
+    ],
 )
 def test_an_export_is_verified(
     kind: str, precision: str, graph: str, mask_nms_checkpoint: Path, tmp_path: Path
@@ -262,6 +266,7 @@ def test_compare_and_info_know_the_model(
     assert status == 0 and "greedy, by the masks of 60 candidates" in out
 
 
+@pytest.mark.slow
 def test_an_image_may_have_fewer_candidates_than_asked_for(tmp_path: Path) -> None:
     # 3 levels of 10: fewer than 300, and than the 60 that may be kept
     torch.manual_seed(0)

@@ -10,8 +10,6 @@ import pytest
 import condinst_infer
 
 ROOT = Path(condinst_infer.__file__).parent
-REPOSITORY = Path(__file__).parents[1]
-FOLDERS = ("condinst_infer", "engines", "benchmarks", "tests", "export")
 HEAVY = ("torch", "onnx", "onnxruntime", "tensorrt")
 
 # a module imports only modules of rows above its own (or of its own package)
@@ -98,26 +96,6 @@ def test_imports_only_what_stands_above(path: Path) -> None:
             assert other not in FORBIDDEN.get(own, ()), f"{own} imports {other}"
         else:
             assert parts[0] not in FORBIDDEN.get(own, ()), f"{own} imports {parts[0]}"
-
-
-def python_files() -> list[Path]:
-    """All of the repository, and none of an environment that lies in it."""
-    inner = (path for folder in FOLDERS for path in (REPOSITORY / folder).rglob("*.py"))
-    return sorted([*REPOSITORY.glob("*.py"), *inner])
-
-
-@pytest.mark.parametrize("path", python_files(), ids=lambda p: str(p.relative_to(REPOSITORY)))
-def test_files_are_short_enough_to_read(path: Path) -> None:
-    lines = path.read_text().splitlines()
-    assert len(lines) <= 300
-    assert max(map(len, lines), default=0) <= 100
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            documented = ast.get_docstring(node) is not None
-            first = node.body[1] if documented and len(node.body) > 1 else node.body[0]
-            assert node.body[-1].end_lineno is not None
-            length = node.body[-1].end_lineno - first.lineno + 1
-            assert length <= 50, f"{node.name} has {length} lines"
 
 
 def test_importing_loads_nothing_heavy() -> None:

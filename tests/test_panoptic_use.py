@@ -52,6 +52,7 @@ def test_the_branch_computes_what_the_paper_words() -> None:
     assert branch(pyramid).shape == (2, 5, 24, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"graph": "detector"}, {"precision": "fp16"}])
 def test_a_file_puts_out_the_semantic_logits(
     options: dict[str, Any], panoptic_checkpoint: Path, tmp_path: Path
@@ -234,6 +235,7 @@ def test_predict_gives_the_segments_of_every_frame(
         assert total.max() == 1  # segments don't overlap
 
 
+@pytest.mark.slow
 def test_info_names_the_stuff_and_export_takes_the_other_nms(
     condinst: Run, panoptic_checkpoint: Path, pictures: Path, tmp_path: Path
 ) -> None:

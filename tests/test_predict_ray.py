@@ -195,6 +195,7 @@ def test_a_killed_worker_loses_nothing_and_repeats_nothing(
     assert shards(out) == before
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_with_what_is_left(
     cluster: str, started: Start, bright_model: Path, manifest: Path, tmp_path: Path
 ) -> None:
@@ -227,6 +228,7 @@ def test_an_interrupted_run_goes_on_with_what_is_left(
     assert records(out)[-1] == report["failed"][0]
 
 
+@pytest.mark.slow
 def test_a_ray_of_its_own_and_parquet(bright_model: Path, photos: Path, tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
         run = subprocess.run(

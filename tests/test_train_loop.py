@@ -168,6 +168,7 @@ def test_ctrl_c_saves_and_the_command_goes_on(data: DataPaths, run: Path) -> Non
     assert refused.returncode == 2
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_with_the_doubled_batch(
     data: DataPaths, run: Path, tmp_path: Path
 ) -> None:

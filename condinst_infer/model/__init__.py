@@ -133,8 +133,16 @@ class CondInst(nn.Module):
         return finished | self._semantic(pyramid)
 
     def finish(self, raw: HeadOutputs, image_sizes: Tensor) -> dict[str, Tensor]:
-        """The outputs of `forward` and of `detector` from those of `heads`."""
+        """The outputs of `forward` from those of `heads`."""
+        return self._from_candidates(self._candidates(raw[:3], image_sizes), raw)
+
+    def stages(self, raw: HeadOutputs, image_sizes: Tensor) -> dict[str, Tensor]:
+        """The outputs of `detector` and of `forward` from those of `heads`."""
         candidates = self._candidates(raw[:3], image_sizes)
+        return _detector_outputs(candidates, raw) | self._from_candidates(candidates, raw)
+
+    def _from_candidates(self, candidates: Candidates, raw: HeadOutputs) -> dict[str, Tensor]:
+        """The outputs of `forward`."""
         params = torch.cat([p.flatten(2) for p in raw.params], 2)  # [N, P, A]
 
         def params_at(locations: Tensor) -> Tensor:
@@ -142,7 +150,7 @@ class CondInst(nn.Module):
             return params.gather(2, rows).transpose(1, 2)  # [N, K, P]
 
         finished = self._finished(candidates, raw.class_logits, raw.mask_features, params_at)
-        return _detector_outputs(candidates, raw) | finished
+        return finished | _present(semantic=raw.semantic)
 
     def detector(self, images: Tensor, image_sizes: Tensor) -> dict[str, Tensor]:
         """The outputs of the detector graph: candidates before NMS, and maps (export/README.md)."""
