@@ -232,7 +232,12 @@ def device(cuda_shim: Shim) -> Iterator[Device]:
     assert cuda_shim.failure() == "" and cuda_shim.allocations() == before
 
 
-@pytest.fixture(params=shim.SCHEDULES)
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[] if name == "descending" else [pytest.mark.slow])
+        for name in shim.SCHEDULES
+    ]
+)
 def stream(cuda_shim: Shim, request: pytest.FixtureRequest) -> Iterator[Stream]:
     """A stream of the shim, threads in each schedule; fails on what the kernels do wrong."""
     cuda_shim.schedule(request.param)

@@ -77,6 +77,7 @@ def test_objects_far_from_each_other_are_those_of_box_nms(kind: str, nuclei: Con
     assert (box["boxes"] - mask["boxes"]).abs().max() < 4
 
 
+@pytest.mark.slow
 def test_the_box_branch_is_not_in_the_graph(
     mask_nms_onnx: Path, mask_nms_detector_onnx: Path
 ) -> None:
@@ -255,6 +256,7 @@ def test_a_wrong_body_is_found_out(
         verify_export(checkpoint.load(mask_nms_checkpoint), path)
 
 
+@pytest.mark.slow
 def test_compare_and_info_know_the_model(
     condinst: Run, mask_nms_checkpoint: Path, mask_nms_onnx: Path, mask_nms_detector_onnx: Path
 ) -> None:
@@ -280,6 +282,7 @@ def test_an_image_may_have_fewer_candidates_than_asked_for(tmp_path: Path) -> No
     np.testing.assert_array_equal(found["num_detections"], wanted["num_detections"])
 
 
+@pytest.mark.slow
 def test_candidates_in_other_places_are_found_out(
     mask_nms_checkpoint: Path,
     mask_nms_detector_onnx: Path,

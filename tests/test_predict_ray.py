@@ -249,6 +249,7 @@ def test_a_ray_of_its_own_and_parquet(bright_model: Path, photos: Path, tmp_path
     assert [len(row["detections"]) for row in rows] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_what_is_wrong_in_a_worker_is_one_sentence(
     cluster: str, started: Start, bright_model: Path, photos: Path, tmp_path: Path
 ) -> None:

@@ -31,7 +31,7 @@ def five_levels(tmp_path: Path) -> Path:
     return tmp_path / "model.onnx"
 
 
-@pytest.mark.parametrize("file", ["five_levels", "nano_onnx"])
+@pytest.mark.parametrize("file", [pytest.param("five_levels", marks=pytest.mark.slow), "nano_onnx"])
 def test_output_shapes_are_those_a_runtime_returns(
     file: str, request: pytest.FixtureRequest
 ) -> None:
