@@ -30,7 +30,9 @@ def test_nothing_is_written_to_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 def test_a_full_queue_says_come_again() -> None:
     with serving(pipeline := Held(), queue=3) as door, ThreadPoolExecutor(3) as pool:
-        taken = [pool.submit(door.post, content=GOOD) for _ in range(3)]
+        taken = [pool.submit(door.post, content=GOOD)]
+        assert pipeline.called.wait(20)  # now the queue is empty, and only grows
+        taken += [pool.submit(door.post, content=GOOD) for _ in range(2)]
         eventually(lambda: len(door.door.batcher) == 2)
         assert door.metrics()["condinst_queue_images"] == 2
         full = door.post(content=GOOD)
