@@ -119,14 +119,14 @@ def test_the_merge_takes_what_mask_nms_kept(
     device: Device, panoptic_checkpoint: Path, tmp_path: Path
 ) -> None:
     model = checkpoint.load(panoptic_checkpoint)
-    model.config = override(model.config, nms="mask", mask_nms_candidates=60)
+    model.config = override(model.config, nms="mask", mask_nms_candidates=40)
     files = {graph: tmp_path / f"{graph}.onnx" for graph in ("full", "detector")}
     for graph, path in files.items():
         export_onnx(model, path, graph=graph)
-    images = [photograph((128, 192), i) for i in range(3)]  # its net size: no resizing that differs
+    images = [photograph((128, 192), i) for i in range(2)]  # its net size: no resizing that differs
     with (
         ci.load(files["full"]) as whole,
-        ci.Pipeline(DeviceRunner(Recorded(files["detector"]), device), max_batch=3) as pipeline,
+        ci.Pipeline(DeviceRunner(Recorded(files["detector"]), device), max_batch=2) as pipeline,
     ):
         expected = whole.panoptic(images, **RULES)
         for _ in range(3):  # the third time as a graph
