@@ -31,7 +31,7 @@ Feeds = dict[str, np.ndarray]
 def marks(name: str, graph: str) -> list[pytest.MarkDecorator]:
     if name in QUICK:
         return [] if graph == "full" else [pytest.mark.slow]
-    return [pytest.mark.slow if name in SLOW else pytest.mark.long]
+    return [pytest.mark.slow if name in SLOW and graph == "full" else pytest.mark.long]
 
 
 GRID = [

@@ -21,11 +21,7 @@ from condinst_infer.presets import names, preset
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
-SLOW = ("condinst_rt_r50_shtw", "full", "fp16")
-COMBINATIONS = [
-    pytest.param(*key, marks=pytest.mark.slow if key == SLOW else pytest.mark.long)
-    for key in itertools.product(names(), ("full", "detector"), ("fp32", "fp16"))
-]
+COMBINATIONS = list(itertools.product(names(), ("full", "detector"), ("fp32", "fp16")))
 
 
 @pytest.fixture
@@ -49,6 +45,7 @@ def test_a_dynamic_file_builds(file: str, request: pytest.FixtureRequest) -> Non
     assert_builds(request.getfixturevalue(file), "fp32")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize(("name", "graph", "precision"), COMBINATIONS)
 def test_a_preset_of_real_size_builds(
