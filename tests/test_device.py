@@ -82,7 +82,7 @@ def test_a_detector_and_our_kernels_give_what_the_whole_graph_gives(
     names = names if nms == "box" else ("mask_nms_detector_onnx", "mask_nms_onnx")
     detector_onnx, nano_onnx = map(request.getfixturevalue, names)
     # emulated, the overlaps of 60 masks take seconds an image
-    images = [photograph(size, i) for i, size in enumerate(SIZES if nms == "box" else SIZES[:2])]
+    images = [photograph(size, i) for i, size in enumerate(SIZES[: 4 if nms == "box" else 2])]
     stream = device.stream()
     # resized alike: what a grey level changes in an untrained network is another matter
     monkeypatch.setattr("condinst_infer.runners.resize", resized_on(stream))

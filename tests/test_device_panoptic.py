@@ -53,6 +53,7 @@ def test_images_of_a_batch_have_owners_of_their_own(device: Device, panoptic_onn
             assert_same(ours, theirs)
 
 
+@pytest.mark.slow
 def test_every_threshold_has_a_graph_of_its_own(device: Device, panoptic_onnx: Path) -> None:
     image, session = photograph((128, 192), 2), Recorded(panoptic_onnx)
     rules = [RULES, RULES | {"overlap_threshold": 0.0}, RULES | {"stuff_area_limit": 10**6}]

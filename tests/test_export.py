@@ -125,15 +125,9 @@ def test_nodes_and_tensors_are_named_after_modules(nano_onnx: Path) -> None:
     assert parts == {"backbone", "neck", "fcos", "mask_branch"}
 
 
-@pytest.mark.parametrize(
-    ("graph", "precision"),
-    [
-        ("full", "fp16"),
-        pytest.param("full", "fp32", marks=pytest.mark.slow),
-        pytest.param("detector", "fp16", marks=pytest.mark.slow),
-        pytest.param("detector", "fp32", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("graph", ["full", "detector"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_contract(graph: str, precision: str, nano_checkpoint: Path, tmp_path: Path) -> None:
     model, path = checkpoint.load(nano_checkpoint), tmp_path / "model.onnx"
     export_onnx(model, path, graph=graph, precision=precision, size=(64, 96), batch=1)
@@ -264,6 +258,7 @@ def blind_onnx(blind_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     return shared_file(tmp_path_factory, "blind/blind.onnx", write)
 
 
+@pytest.mark.slow
 def test_a_network_that_finds_nothing_is_compared_with_raised_scores(
     blind_checkpoint: Path, blind_onnx: Path
 ) -> None:
@@ -278,6 +273,7 @@ def test_a_network_that_finds_nothing_is_compared_with_raised_scores(
     assert "scores raised" in str(report)
 
 
+@pytest.mark.slow
 def test_raised_scores_show_a_fault_behind_the_threshold(
     blind_checkpoint: Path, blind_onnx: Path, tmp_path: Path
 ) -> None:
@@ -289,6 +285,7 @@ def test_raised_scores_show_a_fault_behind_the_threshold(
         verify_export(checkpoint.load(blind_checkpoint), tmp_path / "wrong.onnx")
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_compared_the_report_warns(
     blind_checkpoint: Path, blind_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
