@@ -10,7 +10,7 @@ from reduced_networks import network_names, reduced_network
 
 from benchmarks.trained_statistics import with_trained_statistics
 from condinst_infer import golden
-from condinst_infer.compare import Report, compare, precision_of, report_on
+from condinst_infer.compare import DETECTION_ROWS, Report, compare, precision_of, report_on
 from condinst_infer.engines import build
 from condinst_infer.engines.openvino import OvSession
 from condinst_infer.engines.ort import OrtSession
@@ -78,11 +78,10 @@ def feeds() -> Feeds:
 
 
 def assert_near(report: Report) -> None:
-    """Two int8 networks, or one and float32, are alike.
+    """One int8 file finds much the same in two runtimes.
 
-    The raw outputs have to be: measured up to 0.06 of the largest value, and a wrong scale or zero
-    point moves them by 1. Random masks have edges everywhere, and ten slots cut through hundreds of
-    candidates: what masks differ by (0.37) and what has no partner (0.15) says little here.
+    Random masks have edges everywhere, and ten slots cut through hundreds of candidates: masks
+    differ by up to 0.37, and 0.15 has no partner.
     """
     limits = {"detections": 0.35, "candidates": 0.35, "masks": 0.6, "boxes": 20.0, "scores": 0.1}
     for row in report.rows:
@@ -121,7 +120,9 @@ def test_int8_files_find_the_same_in_both_runtimes(network: tuple[CondInst, str,
         assert_near(report_on([(ours, theirs)], precision_of(a, b)))
     beside = compare(exported(network, "fp32"), path)
     assert min(beside.detections) > 0 or not beside.after_nms
-    assert_near(beside)
+    # what is found says little: rounding moves the offsets of random deformable convolutions
+    raw = [row for row in beside.rows if row.stage not in DETECTION_ROWS]
+    assert len(raw) > 3 and all(row.ok for row in raw), str(beside)
 
 
 @pytest.mark.parametrize(
