@@ -223,4 +223,4 @@ def test_torch_and_onnx_runtime_find_the_same(nano_checkpoint: Path, nano_onnx: 
         # the network is up to 3.6 of the image
         np.testing.assert_allclose(a.boxes, b.boxes, rtol=0, atol=3e-3)
         np.testing.assert_allclose(a.scores, b.scores, rtol=0, atol=5e-6)
-        assert (a.masks != b.masks).sum() <= 1e-5 * a.masks.size
+        assert (a.masks != b.masks).sum() <= 1e-4 * a.masks.size  # 3 of 109,800 with --jitter
