@@ -12,16 +12,21 @@ from condinst_infer.config import override
 from condinst_infer.engines.cuda import Device
 from condinst_infer.engines.device import DeviceRunner
 from condinst_infer.export import export_onnx
-from condinst_infer.panoptic import PanopticSegmentation
+from condinst_infer.panoptic import PanopticSegment, PanopticSegmentation
 from engines.shim import Shim
 
 SIZES = [(60, 90), (97, 131), (40, 61)]
 RULES = {"instance_threshold": 0.5, "stuff_area_limit": 40}
 
 
+def rounded(result: PanopticSegmentation) -> list[PanopticSegment]:
+    """The segments with scores to 1e-4; two graphs of one network sum in other orders."""
+    return [s._replace(score=round(s.score or 0.0, 4)) for s in result.segments]
+
+
 def assert_same(ours: PanopticSegmentation, theirs: PanopticSegmentation) -> None:
     assert np.array_equal(ours.id_map, theirs.id_map)
-    assert ours.segments == theirs.segments and len(theirs.segments) > 2
+    assert rounded(ours) == rounded(theirs) and len(theirs.segments) > 2
     assert len(ours.instances) == len(theirs.instances) > 1
 
 
@@ -67,7 +72,7 @@ def test_every_threshold_has_a_graph_of_its_own(device: Device, panoptic_onnx: P
         for _ in range(4):
             for rule, theirs in zip(rules, expected, strict=True):
                 ours = pipeline.panoptic(image, **rule)
-                assert ours.segments == theirs.segments
+                assert rounded(ours) == rounded(theirs)
                 assert np.array_equal(ours.id_map, theirs.id_map)
             assert np.array_equal(pipeline(image).masks, masks)
             enqueued.append(session.enqueued)

@@ -120,7 +120,9 @@ def test_segments_that_were_written_give_the_same_numbers(
         words = ("--images", pictures, "--detections", found, "--workers", workers)
         status, text, err = condinst("eval", panoptic_onnx, *options, *words)
         assert (status, err) == (0, "")
-        ran.append((text, found.read_text()))
+        # with other threads the last digits of a score may differ
+        kept = json.loads(found.read_text(), parse_float=lambda digits: round(float(digits), 4))
+        ran.append((text, kept))
     assert ran[0] == ran[1]
     data = json.loads(ran[0][0])
     assert 20 < data["all"]["PQ"] < 95 and data["images"] == 3
