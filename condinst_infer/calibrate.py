@@ -145,8 +145,8 @@ def export_int8(
         layers = work.layers_within(bound)
         work.write(path, layers, graph, batch)
         on_stage("self-test")
-        session = stack.enter_context(closing(OrtSession(path)))
-        golden.store(Path(path), session, session)
+        with closing(OrtSession(path)) as session:
+            golden.store(Path(path), session, session)
         report = work.report(layers, Path(path))
     proto = onnx.load(str(path))
     for key, value in sealed(KEY, report).items():

@@ -227,13 +227,18 @@ def test_impossible_options(
     assert not list(tmp_path.iterdir())
 
 
+def write_wrong_labels(source: Path, path: Path) -> None:
+    """Write a full graph whose used and unused slots have each other's labels."""
+    proto = onnx.load(source)
+    taken = next(node for node in proto.graph.node if "labels" in node.output)
+    taken.input[1], taken.input[2] = taken.input[2], taken.input[1]  # Where: real and unused
+    onnx.save(proto, path)
+
+
 def test_a_wrong_gather_after_nms_is_noticed(
     nano_checkpoint: Path, nano_onnx: Path, tmp_path: Path
 ) -> None:
-    proto = onnx.load(nano_onnx)
-    taken = next(node for node in proto.graph.node if "labels" in node.output)
-    taken.input[1], taken.input[2] = taken.input[2], taken.input[1]  # Where: real and unused
-    onnx.save(proto, tmp_path / "wrong.onnx")
+    write_wrong_labels(nano_onnx, tmp_path / "wrong.onnx")
     with pytest.raises(ParityError, match="outputs"):
         verify_export(checkpoint.load(nano_checkpoint), tmp_path / "wrong.onnx")
 
@@ -277,10 +282,7 @@ def test_a_network_that_finds_nothing_is_compared_with_raised_scores(
 def test_raised_scores_show_a_fault_behind_the_threshold(
     blind_checkpoint: Path, blind_onnx: Path, tmp_path: Path
 ) -> None:
-    proto = onnx.load(blind_onnx)
-    taken = next(node for node in proto.graph.node if "labels" in node.output)
-    taken.input[1], taken.input[2] = taken.input[2], taken.input[1]  # Where: real and unused
-    onnx.save(proto, tmp_path / "wrong.onnx")
+    write_wrong_labels(blind_onnx, tmp_path / "wrong.onnx")
     with pytest.raises(ParityError, match="outputs"):
         verify_export(checkpoint.load(blind_checkpoint), tmp_path / "wrong.onnx")
 
