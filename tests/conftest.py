@@ -19,6 +19,7 @@ from shared_files import shared_file
 
 from condinst_infer import cli
 from condinst_infer.engines.cuda import Device, Stream
+from condinst_infer.errors import SessionError
 from engines import shim
 from engines.shim import Shim
 
@@ -213,6 +214,16 @@ def demo_folder() -> Path:
     import condinst_infer
 
     return Path(condinst_infer.__file__).parent / "data"
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines are built as where there is no GPU; the shim of other tests would be one."""
+
+    def refused() -> None:
+        raise SessionError("there is no GPU.")
+
+    monkeypatch.setattr("condinst_infer.engines.build.Device", refused)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ from condinst_infer.compare import DETECTION_ROWS, Report, compare, precision_of
 from condinst_infer.engines import build
 from condinst_infer.engines.openvino import OvSession
 from condinst_infer.engines.ort import OrtSession
-from condinst_infer.errors import SessionError
 from condinst_infer.export import export_onnx
 from condinst_infer.export.quantize import Quantizer
 from condinst_infer.metadata import props_from_onnx
@@ -125,18 +124,14 @@ def test_int8_files_find_the_same_in_both_runtimes(network: tuple[CondInst, str,
     assert len(raw) > 3 and all(row.ok for row in raw), str(beside)
 
 
+@pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize(
     "precision", ["fp32", "int8", pytest.param("fp16", marks=pytest.mark.slow)]
 )
 def test_nvidias_parser_and_builder_take_it(
-    precision: str, network: tuple[CondInst, str, Path], monkeypatch: pytest.MonkeyPatch
+    precision: str, network: tuple[CondInst, str, Path]
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
-
-    def no_gpu() -> None:  # the CUDA shim of other tests would be one
-        raise SessionError("there is no GPU.")
-
-    monkeypatch.setattr(build, "Device", no_gpu)
     int8 = precision == "int8"
     path = quantised(network, "tensorrt") if int8 else exported(network, precision)
     built = build.engine_from_onnx(path, runtime="tensorrt_rtx", **SHAPES)  # pyright: ignore

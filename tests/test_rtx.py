@@ -14,7 +14,6 @@ from condinst_infer import checkpoint
 from condinst_infer.config import override
 from condinst_infer.config_rules import CHOICES
 from condinst_infer.engines import build
-from condinst_infer.errors import SessionError
 from condinst_infer.export import export_onnx
 from condinst_infer.model import CondInst
 from condinst_infer.presets import names, preset
@@ -22,14 +21,6 @@ from condinst_infer.presets import names, preset
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
 COMBINATIONS = list(itertools.product(names(), ("full", "detector"), ("fp32", "fp16")))
-
-
-@pytest.fixture
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused() -> None:  # the CUDA shim of other tests would be one
-        raise SessionError("there is no GPU.")
-
-    monkeypatch.setattr(build, "Device", refused)
 
 
 def assert_builds(path: Path, precision: str) -> None:
