@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import jitter
 import numpy as np
 import pytest
-import time_limits
-from bright_model import write_bright_model
-from command_line import Run
-from shared_files import shared_file
 
 from condinst_infer import cli
 from condinst_infer.engines.cuda import Device, Stream
 from condinst_infer.errors import SessionError
 from engines import shim
 from engines.shim import Shim
+from tests.support import jitter, time_limits
+from tests.support.bright_model import write_bright_model
+from tests.support.command_line import Run
+from tests.support.shared_files import shared_file
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what is in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -51,7 +50,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def bright_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of tests/bright_model.py, with dynamic batch and size."""
+    """The file of tests/support/bright_model.py, with dynamic batch and size."""
     return write_bright_model(tmp_path_factory.mktemp("bright") / "bright.onnx")
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from bright_model import write_bright_model
-from fake_session import SIZES, FakeSession, assert_same, photograph
 from PIL import Image
 
 import condinst_infer as ci
 from condinst_infer.errors import ConfigError, InputError, ModelFileError, SessionError
+from tests.support.bright_model import write_bright_model
+from tests.support.fake_session import SIZES, FakeSession, assert_same, photograph
 
 
 def test_boxes_and_masks_lie_on_the_objects_in_the_original() -> None:
