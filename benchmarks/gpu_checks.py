@@ -14,7 +14,7 @@ from benchmarks.gpu_panoptic_checks import panoptic_checks
 from benchmarks.paste import dense, scene
 from benchmarks.torch_detector import tensor_from
 from condinst_infer import ops, postprocess
-from condinst_infer.config import mask_layers
+from condinst_infer.config.model import mask_layers
 from condinst_infer.engines import kernels
 from condinst_infer.engines.crops import crops_from_bits
 from condinst_infer.engines.cuda import Stream

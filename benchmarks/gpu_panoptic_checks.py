@@ -9,7 +9,7 @@ import torch
 from benchmarks.check import Check
 from benchmarks.panoptic_merge import stuff
 from benchmarks.paste import scene
-from condinst_infer.config import PanopticConfig
+from condinst_infer.config.model import PanopticConfig
 from condinst_infer.engines import kernels
 from condinst_infer.engines.cuda import Stream
 from condinst_infer.engines.merging import Merging

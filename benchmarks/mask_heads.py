@@ -17,7 +17,7 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper
 
-from condinst_infer.config import CondInstConfig
+from condinst_infer.config.model import CondInstConfig
 from condinst_infer.export.functions import OPSET, functions
 from condinst_infer.machine import environment, write_result
 from condinst_infer.ops import aligned_bilinear, mask_logits_by_grouped_conv

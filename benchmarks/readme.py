@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import plots, tables
-from condinst_infer import presets
+from condinst_infer.config import presets
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from condinst_infer.config import CondInstConfig, override
+from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.model import CondInst, dla
 from condinst_infer.model.fpn import BiFPNLayer
 from condinst_infer.model.layers import ConvNorm, DeformConvNorm

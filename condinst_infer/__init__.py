@@ -11,7 +11,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from condinst_infer.config import (
+from condinst_infer.config.model import (
     BackboneConfig,
     CondInstConfig,
     DetectConfig,
@@ -22,6 +22,8 @@ from condinst_infer.config import (
     PanopticConfig,
     override,
 )
+from condinst_infer.config.presets import names as preset_names
+from condinst_infer.config.presets import preset
 from condinst_infer.errors import (
     CheckpointError,
     CondInstError,
@@ -34,8 +36,6 @@ from condinst_infer.errors import (
     TrainingError,
 )
 from condinst_infer.metadata import Metadata
-from condinst_infer.presets import names as preset_names
-from condinst_infer.presets import preset
 
 if TYPE_CHECKING:
     from condinst_infer.crop import CroppedMask

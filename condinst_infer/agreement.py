@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from condinst_infer.compare import matched_slots
-from condinst_infer.config import InputConfig
+from condinst_infer.config.model import InputConfig
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import InputError
 from condinst_infer.preprocess import ImageSource, network_image, read_image, stacked

@@ -12,7 +12,7 @@ import numpy as np
 
 from condinst_infer.annotations import coco_library
 from condinst_infer.clocks import CLOCKS, Scene
-from condinst_infer.config import DetectConfig
+from condinst_infer.config.model import DetectConfig
 from condinst_infer.engines import sidecar
 from condinst_infer.errors import ConfigError
 from condinst_infer.evaluate import Truth, detect, read_truth, score

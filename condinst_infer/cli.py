@@ -23,7 +23,7 @@ from condinst_infer.commands.options import (
     add_threads,
     add_verb,
 )
-from condinst_infer.config import MAX_PIXELS, DetectConfig
+from condinst_infer.config.model import MAX_PIXELS, DetectConfig
 from condinst_infer.errors import CondInstError, ParityError
 
 

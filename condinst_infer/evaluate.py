@@ -19,7 +19,7 @@ from condinst_infer.annotations import (
     rle_from_segmentation,
     unusable,
 )
-from condinst_infer.config import MAX_BATCH, CondInstConfig, DetectConfig
+from condinst_infer.config.model import MAX_BATCH, CondInstConfig, DetectConfig
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.result import Instances

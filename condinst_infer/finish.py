@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, TypedDict, TypeVar
 
-from condinst_infer.config import CondInstConfig, PanopticConfig, override
+from condinst_infer.config.model import CondInstConfig, PanopticConfig, override
 from condinst_infer.errors import ConfigError
 from condinst_infer.panoptic import PanopticSegmentation, panoptic_from_outputs
 from condinst_infer.postprocess import (

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from condinst_infer.config import CondInstConfig, config_from_dict
+from condinst_infer.config.model import CondInstConfig, config_from_dict
 from condinst_infer.errors import ConfigError, ModelFileError
 
 CONTRACT_VERSION = 1  # of tensor names, shapes and meanings; export/README.md

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from condinst_infer.config import CondInstConfig, PanopticConfig
+from condinst_infer.config.model import CondInstConfig, PanopticConfig
 from condinst_infer.crop import CroppedMask, rle_from_crop
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.merge import add_stuff, owners_of_things, semantic_labels

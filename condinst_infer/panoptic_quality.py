@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from condinst_infer.annotations import check_images
-from condinst_infer.config import MAX_BATCH, CondInstConfig
+from condinst_infer.config.model import MAX_BATCH, CondInstConfig
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.evaluate import Numbers, same_categories
 from condinst_infer.output import replacing

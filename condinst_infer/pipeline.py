@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any, Unpack, overload
 
 from condinst_infer import finish
-from condinst_infer.config import MAX_BATCH, MAX_PIXELS, RECONNECT, CondInstConfig, PanopticConfig
+from condinst_infer.config.model import (
+    MAX_BATCH,
+    MAX_PIXELS,
+    RECONNECT,
+    CondInstConfig,
+    PanopticConfig,
+)
+from condinst_infer.config.validation import check_threads, check_whole, check_workers
 from condinst_infer.engines.device import DeviceRunner
 from condinst_infer.errors import InputError
 from condinst_infer.finish import Finish, Result, Thresholds, call_options, panoptic_settings
@@ -20,10 +27,10 @@ from condinst_infer.postprocess import Classes
 from condinst_infer.preprocess import ImageSource, Placed, placement
 from condinst_infer.result import Instances
 from condinst_infer.runners import HostRunner, runner_from_file
-from condinst_infer.session import Session, check_threads
+from condinst_infer.session import Session
 from condinst_infer.stream import FrameStream, of_images
 from condinst_infer.video import StreamSource, open_source
-from condinst_infer.workers import check_whole, check_workers, flat, groups, in_order
+from condinst_infer.workers import flat, groups, in_order
 
 
 def load(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from condinst_infer.config import CondInstConfig
+from condinst_infer.config.model import CondInstConfig
 from condinst_infer.crop import CroppedMask, boxes_from_crops
 from condinst_infer.errors import ConfigError, SessionError
 from condinst_infer.result import Instances

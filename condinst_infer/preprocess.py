@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from condinst_infer.config import MAX_PIXELS, InputConfig
+from condinst_infer.config.model import MAX_PIXELS, InputConfig
 from condinst_infer.errors import InputError
 
 

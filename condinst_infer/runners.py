@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from condinst_infer.config import PanopticConfig
+from condinst_infer.config.model import PanopticConfig
 from condinst_infer.engines.cuda import Device
 from condinst_infer.engines.device import DeviceRunner
 from condinst_infer.engines.openvino import OvSession

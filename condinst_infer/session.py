@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from condinst_infer.errors import ConfigError, ModelFileError, SessionError
+from condinst_infer.errors import ModelFileError, SessionError
 from condinst_infer.metadata import Metadata
 
 
@@ -185,12 +185,6 @@ def check_feeds(inputs: Mapping[str, TensorSpec], feeds: Mapping[str, np.ndarray
                     f"input {name!r} is {got}, the model needs {spec} with {letter} = "
                     f"{sizes[letter]} as in the other input."
                 )
-
-
-def check_threads(threads: int | None) -> None:
-    """ConfigError if `threads` is not None or a whole number from 1."""
-    if threads is not None and (not isinstance(threads, int) or threads < 1):
-        raise ConfigError(f"threads is {threads!r}; it must be a whole number >= 1.")
 
 
 def _like(got: TensorSpec, needed: TensorSpec) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from condinst_infer.config import DetectConfig
+from condinst_infer.config.model import DetectConfig
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.engines.trt import TrtSession
 from condinst_infer.errors import ModelFileError, require

@@ -19,7 +19,7 @@ from condinst_infer.compare import (
     precision_of,
     report_on,
 )
-from condinst_infer.config import CondInstConfig
+from condinst_infer.config.model import CondInstConfig
 from condinst_infer.errors import ParityError
 from condinst_infer.model import CondInst
 from condinst_infer.stages import OnnxStages, Stages, TorchStages, has_candidates, lift_for

@@ -7,8 +7,6 @@ from contextlib import closing
 from itertools import islice
 from typing import TypeVar
 
-from condinst_infer.errors import ConfigError
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -61,15 +59,3 @@ def groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     rest = iter(items)
     while group := list(islice(rest, size)):
         yield group
-
-
-def check_workers(workers: int) -> None:
-    """ConfigError if `workers` is not a whole number from 1."""
-    check_whole(workers=workers)
-
-
-def check_whole(least: int = 1, **values: int) -> None:
-    """ConfigError if one of `values` is not a whole number from `least`."""
-    for name, value in values.items():
-        if not isinstance(value, int) or value < least:
-            raise ConfigError(f"{name} is {value!r}; it must be a whole number >= {least}.")

@@ -6,7 +6,7 @@ are float32 multiplications and additions, two for a multiply-add; comparisons o
 
 from typing import NamedTuple
 
-from condinst_infer.config import mask_layers
+from condinst_infer.config.model import mask_layers
 
 PAPER_HEAD = {
     "depth": 3,

@@ -104,7 +104,7 @@ def panoptic_onnx(tmp_path_factory: Factory, panoptic_checkpoint: Path) -> Path:
 def mask_nms_checkpoint(tmp_path_factory: Factory, nano_checkpoint: Path) -> Path:
     """`nano_checkpoint` without its box branch: NMS by the masks of the best 60 candidates."""
     from condinst_infer import checkpoint
-    from condinst_infer.config import override
+    from condinst_infer.config.model import override
 
     def write(path: Path) -> None:
         model = checkpoint.load(nano_checkpoint)
@@ -134,7 +134,7 @@ def mask_nms_detector_onnx(tmp_path_factory: Factory, mask_nms_checkpoint: Path)
 def nuclei_onnx(tmp_path_factory: Factory, demo_folder: Path) -> Path:
     """The trained model that ships, made for smaller images and at most 60 nuclei."""
     from condinst_infer import checkpoint
-    from condinst_infer.config import override
+    from condinst_infer.config.model import override
     from condinst_infer.export import export_onnx
 
     def write(path: Path) -> None:
@@ -154,8 +154,8 @@ def _made_up(factory: Factory, name: str, **changes: Any) -> Path:
 
         from benchmarks.trained_statistics import with_trained_statistics
         from condinst_infer import checkpoint
+        from condinst_infer.config.presets import preset
         from condinst_infer.model import CondInst
-        from condinst_infer.presets import preset
 
         torch.manual_seed(0)
         sizes = {"short_side": 128, "long_side": 192, "max_detections": 20}

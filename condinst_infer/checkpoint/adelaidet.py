@@ -14,7 +14,7 @@ from condinst_infer.checkpoint.names import (
     prefixed,
     renamer,
 )
-from condinst_infer.config import CondInstConfig
+from condinst_infer.config.model import CondInstConfig
 from condinst_infer.errors import CheckpointError
 from condinst_infer.model import CondInst
 from condinst_infer.model.fpn import BiFPNLayer

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from condinst_infer.coco import classes_of
-from condinst_infer.config import (
+from condinst_infer.config.class_names import classes_of
+from condinst_infer.config.model import (
     BackboneConfig,
     CondInstConfig,
     DetectConfig,

@@ -12,7 +12,7 @@ from condinst_infer.checkpoint.names import (
     renamer,
     weights_from_renamed,
 )
-from condinst_infer.config import CondInstConfig, override
+from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.errors import CheckpointError
 from condinst_infer.model import CondInst
 

@@ -13,8 +13,8 @@ from condinst_infer.checkpoint.names import (
     prefixed,
     renamer,
 )
-from condinst_infer.coco import classes_of
-from condinst_infer.config import (
+from condinst_infer.config.class_names import classes_of
+from condinst_infer.config.model import (
     BackboneConfig,
     CondInstConfig,
     DetectConfig,

@@ -8,7 +8,7 @@ from typing import Any
 
 from condinst_infer.annotations import read_json
 from condinst_infer.commands import options
-from condinst_infer.config import DetectConfig
+from condinst_infer.config.model import DetectConfig
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.evaluate import Evaluation, Numbers, Truth, detect, read_truth, score
 from condinst_infer.output import replacing

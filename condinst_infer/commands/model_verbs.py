@@ -5,8 +5,8 @@ from pathlib import Path
 from condinst_infer.commands import options
 from condinst_infer.commands.options import Parser, Verbs, add_json, add_output, add_verb
 from condinst_infer.commands.serve_options import add_serve
-from condinst_infer.config import DetectConfig
-from condinst_infer.config_rules import CHOICES
+from condinst_infer.config.model import DetectConfig
+from condinst_infer.config.validation import CHOICES
 
 
 def _export(verbs: Verbs) -> None:

@@ -14,11 +14,11 @@ from condinst_infer.commands.files import check_suffix
 from condinst_infer.commands.int8 import check_int8, int8_info, write_int8
 from condinst_infer.commands.stage_times import stage_times
 from condinst_infer.commands.triton import write_repository
-from condinst_infer.config import CondInstConfig, config_from_dict, override
+from condinst_infer.config.model import CondInstConfig, config_from_dict, override
+from condinst_infer.config.model_zoo import published
 from condinst_infer.errors import CheckpointError, ConfigError, InputError, ModelFileError, require
 from condinst_infer.metadata import file_sha256
 from condinst_infer.output import replacing
-from condinst_infer.published import published
 
 _HEADER_LIMIT = 100_000_000  # bytes; the safetensors format allows no longer header
 

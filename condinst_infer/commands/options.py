@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
-from condinst_infer.config import MAX_BATCH, RECONNECT
+from condinst_infer.config.model import MAX_BATCH, RECONNECT
 from condinst_infer.machine import usable_cores
 
 MAX_WORKERS = 8  # by default: each holds an image and the model's buffers

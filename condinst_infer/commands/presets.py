@@ -4,10 +4,10 @@ import argparse
 import json
 from typing import Any
 
-from condinst_infer import presets as models
-from condinst_infer.ablations import ABLATIONS, MODELS, Row, measured, words_of
 from condinst_infer.commands.files import print_table
-from condinst_infer.published import LICENCES, PUBLISHED, Published
+from condinst_infer.config import presets as models
+from condinst_infer.config.model_zoo import LICENCES, PUBLISHED, Published
+from condinst_infer.config.paper_tables import ABLATIONS, MODELS, Row, measured, words_of
 
 _PRESETS_NOTE = (
     "The figures are the papers', not measured here; input is short x long side in pixels."

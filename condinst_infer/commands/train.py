@@ -4,8 +4,8 @@ import argparse
 import json
 from typing import Any
 
-from condinst_infer import presets
-from condinst_infer.config import SECTION_OF, override
+from condinst_infer.config import presets
+from condinst_infer.config.model import SECTION_OF, override
 from condinst_infer.errors import ConfigError, require
 
 

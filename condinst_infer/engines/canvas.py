@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from condinst_infer.config import PanopticConfig
+from condinst_infer.config.model import PanopticConfig
 from condinst_infer.engines import kernels
 from condinst_infer.engines.arrays import DeviceArray, device_array, is_device_array
 from condinst_infer.engines.crops import words_expected

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-from condinst_infer.config import PanopticConfig
+from condinst_infer.config.model import PanopticConfig
 from condinst_infer.engines.arrays import device_array, is_device_array
 from condinst_infer.engines.canvas import Canvas, DeviceSession
 from condinst_infer.engines.cuda import Device, Stream

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from condinst_infer.config import mask_layers
-from condinst_infer.config_rules import CHOICES
+from condinst_infer.config.model import mask_layers
+from condinst_infer.config.validation import CHOICES
 from condinst_infer.errors import ConfigError
 from condinst_infer.merge import MILLION
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from condinst_infer.config import PanopticConfig
+from condinst_infer.config.model import PanopticConfig
 from condinst_infer.engines import kernels
 from condinst_infer.engines.arrays import DeviceArray
 from condinst_infer.engines.cuda import Stream

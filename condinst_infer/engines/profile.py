@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from condinst_infer.config import InputConfig
+from condinst_infer.config.model import InputConfig
 from condinst_infer.errors import ConfigError, SessionError
 from condinst_infer.metadata import Metadata
 from condinst_infer.preprocess import canvas_size, network_size

@@ -12,7 +12,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from condinst_infer.config import CondInstConfig
+from condinst_infer.config.model import CondInstConfig
 from condinst_infer.errors import ConfigError, require
 from condinst_infer.export.functions import OPSET, functions
 from condinst_infer.export.graph import merge_predictors, named_by_scope, with_contract_shapes

@@ -4,7 +4,7 @@ A `Loop` goes through the slots of every image in small groups, so that what lie
 stays in the cache; an `If` leaves out the groups that no instance of their image uses.
 """
 
-from condinst_infer.config import CondInstConfig, override
+from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.export import aligned_bilinear
 from condinst_infer.ops.dynamic_mask_head import ABSOLUTE_SCALE, CANDIDATE_MASK_HEAD
 

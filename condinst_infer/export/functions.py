@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import onnx
 
-from condinst_infer.config import CondInstConfig
+from condinst_infer.config.model import CondInstConfig
 from condinst_infer.export.dynamic_mask_head import candidate_mask_head, dynamic_mask_head
 from condinst_infer.export.mask_nms import mask_nms
 from condinst_infer.ops.custom import DOMAIN

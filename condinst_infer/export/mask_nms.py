@@ -4,7 +4,7 @@ Every runtime takes it, TensorRT too: the kernels of engines/src/mask_nms.cu are
 and a plugin is one.
 """
 
-from condinst_infer.config import CondInstConfig
+from condinst_infer.config.model import CondInstConfig
 
 _OVERLAPS = """
 MaskNMS <kind, iou_threshold, score_threshold, max_detections>

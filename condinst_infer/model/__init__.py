@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from condinst_infer.config import CondInstConfig
+from condinst_infer.config.model import CondInstConfig
 from condinst_infer.model.dla import DLA34
 from condinst_infer.model.fpn import FPN, BiFPN
 from condinst_infer.model.heads import HeadOutputs, Heads

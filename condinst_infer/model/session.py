@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.hooks import RemovableHandle
 
+from condinst_infer.config.validation import check_threads
 from condinst_infer.errors import SessionError
 from condinst_infer.metadata import Metadata
 from condinst_infer.model import CondInst
@@ -19,7 +20,6 @@ from condinst_infer.ops import class_nms, dynamic_mask_head, mask_nms
 from condinst_infer.session import (
     NodeTime,
     check_feeds,
-    check_threads,
     contract_inputs,
     contract_outputs,
     session_repr,

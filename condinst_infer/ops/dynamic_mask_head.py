@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from condinst_infer.config import mask_layers
-from condinst_infer.config_rules import CHOICES
+from condinst_infer.config.model import mask_layers
+from condinst_infer.config.validation import CHOICES
 from condinst_infer.ops.aligned_bilinear import aligned_bilinear
 from condinst_infer.ops.custom import custom_node, exporting
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from condinst_infer.config_rules import CHOICES
+from condinst_infer.config.validation import CHOICES
 from condinst_infer.ops.custom import custom_node, exporting
 
 KINDS = CHOICES["mask_nms"]  # the node's attribute is the index

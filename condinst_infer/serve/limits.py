@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from condinst_infer.config import MAX_BATCH, MAX_PIXELS
+from condinst_infer.config.model import MAX_BATCH, MAX_PIXELS
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from condinst_infer.config import InputConfig
+from condinst_infer.config.model import InputConfig
 from condinst_infer.crop import CroppedMask
 from condinst_infer.preprocess import network_size, resize
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, distributed
 from torch.nn import functional
 
-from condinst_infer.config import CondInstConfig
+from condinst_infer.config.model import CondInstConfig
 from condinst_infer.model import HeadOutputs
 from condinst_infer.ops import aligned_bilinear, mask_logits, places_from_locations
 from condinst_infer.train.targets import (

@@ -10,7 +10,7 @@ import torch
 
 from condinst_infer import __version__
 from condinst_infer.annotations import check_images
-from condinst_infer.config import CondInstConfig, override
+from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.evaluate import category_of_model, detect, read_truth, score
 from condinst_infer.model import CondInst

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from condinst_infer.config import CondInstConfig
+from condinst_infer.config.model import CondInstConfig
 from condinst_infer.errors import ConfigError, did_you_mean
 from condinst_infer.train.augment import AugmentConfig
 from condinst_infer.train.losses import LossConfig

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from condinst_infer import checkpoint
-from condinst_infer.config import CondInstConfig, override
+from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.errors import CheckpointError
 from condinst_infer.model import CondInst
 

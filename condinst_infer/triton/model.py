@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from condinst_infer.config import MAX_PIXELS
+from condinst_infer.config.model import MAX_PIXELS
 from condinst_infer.errors import CondInstError, InputError, SessionError
 from condinst_infer.metadata import Metadata, metadata_from_props
 from condinst_infer.panoptic import PanopticSegmentation

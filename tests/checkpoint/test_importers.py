@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from condinst_infer import checkpoint
-from condinst_infer.config import CondInstConfig, override
+from condinst_infer.config.model import CondInstConfig, override
+from condinst_infer.config.presets import preset
 from condinst_infer.errors import CheckpointError
 from condinst_infer.model import CondInst, HeadOutputs
-from condinst_infer.presets import preset
 from tests.support.foreign_names import (
     adelaidet_name,
     dla_name,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from faster_coco_eval.core import mask as coco_mask
 
-from condinst_infer.coco import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
+from condinst_infer.config.class_names import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 from condinst_infer.errors import InputError
 from condinst_infer.evaluate import detect, evaluate, evaluate_detections, read_truth
 from condinst_infer.pipeline import Pipeline, load

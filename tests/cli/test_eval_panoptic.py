@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from condinst_infer import load
-from condinst_infer.config import CondInstConfig
+from condinst_infer.config.model import CondInstConfig
 from condinst_infer.errors import InputError
 from condinst_infer.panoptic_data import read_panoptic
 from condinst_infer.panoptic_quality import evaluate_panoptic

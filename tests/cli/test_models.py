@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 import condinst_infer as ci
-from condinst_infer import presets
-from condinst_infer.ablations import ABLATIONS, MODELS
-from condinst_infer.config import CondInstConfig
+from condinst_infer.config import presets
+from condinst_infer.config.model import CondInstConfig
+from condinst_infer.config.model_zoo import PUBLISHED
+from condinst_infer.config.paper_tables import ABLATIONS, MODELS
 from condinst_infer.errors import ParityError
-from condinst_infer.published import PUBLISHED
 from tests.support.bright_model import bright_config, write_bright_model
 from tests.support.command_line import Run, assert_refused
 
@@ -101,7 +101,9 @@ def test_presets_lists_the_rows_of_the_papers(
     }
     for row in rows:
         assert row["condinst train"] in text and f"{row['reported']:.1f}" in text
-    monkeypatch.setattr("condinst_infer.ablations.MEASURED", {("journal", "1a", "depth 2"): 35.61})
+    monkeypatch.setattr(
+        "condinst_infer.config.paper_tables.MEASURED", {("journal", "1a", "depth 2"): 35.61}
+    )
     (line,) = [
         i
         for i in condinst("presets", "--table")[1].splitlines()

@@ -11,13 +11,13 @@ import onnx
 import pytest
 
 from condinst_infer import load
-from condinst_infer.coco import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
+from condinst_infer.config.class_names import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
+from condinst_infer.config.presets import preset
 from condinst_infer.engines import openvino as engine
 from condinst_infer.engines.openvino import OvSession
 from condinst_infer.engines.openvino_core import cpu_precisions
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import ConfigError, MissingExtraError, ModelFileError, SessionError
-from condinst_infer.presets import preset
 from tests.support.bright_model import bright_config, changed, write_bright_model
 from tests.support.command_line import Run, assert_refused
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from condinst_infer import presets
-from condinst_infer.config import SECTION_OF, CondInstConfig, config_from_dict, override
+from condinst_infer.config import presets
+from condinst_infer.config.model import SECTION_OF, CondInstConfig, config_from_dict, override
+from condinst_infer.config.presets import preset
 from condinst_infer.errors import ConfigError
-from condinst_infer.presets import preset
 
 DEFAULT = CondInstConfig()
 

@@ -8,11 +8,18 @@ import torch
 import yaml
 
 from condinst_infer import checkpoint
-from condinst_infer.config import CondInstConfig, override
+from condinst_infer.config.model import CondInstConfig, override
+from condinst_infer.config.model_zoo import (
+    ADELAIDET,
+    LICENCES,
+    MMDET,
+    PUBLISHED,
+    Published,
+    published,
+)
+from condinst_infer.config.presets import preset
 from condinst_infer.errors import CheckpointError, ConfigError
 from condinst_infer.model import CondInst
-from condinst_infer.presets import preset
-from condinst_infer.published import ADELAIDET, LICENCES, MMDET, PUBLISHED, Published, published
 from tests.checkpoint.test_importers import TINY_CFG, assert_same, tiny_model
 from tests.support import goldens
 from tests.support.command_line import Run, assert_refused

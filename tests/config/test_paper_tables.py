@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from benchmarks.trained_statistics import with_trained_statistics
-from condinst_infer import ops, presets
-from condinst_infer.ablations import ABLATIONS, ECCV, MODELS, Row, config_of, words_of
-from condinst_infer.config import CondInstConfig
+from condinst_infer import ops
+from condinst_infer.config import presets
+from condinst_infer.config.model import CondInstConfig
+from condinst_infer.config.paper_tables import ABLATIONS, ECCV, MODELS, Row, config_of, words_of
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.export import export_onnx
 from condinst_infer.model import CondInst

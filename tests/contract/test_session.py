@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from benchmarks.trained_statistics import with_trained_statistics
+from condinst_infer.config.presets import preset
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.export import export_onnx
 from condinst_infer.model import CondInst
-from condinst_infer.presets import preset
 from condinst_infer.session import output_shapes
 
 

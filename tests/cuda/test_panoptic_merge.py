@@ -7,7 +7,7 @@ import pytest
 
 import condinst_infer as ci
 from condinst_infer import checkpoint
-from condinst_infer.config import override
+from condinst_infer.config.model import override
 from condinst_infer.engines.cuda import Device
 from condinst_infer.engines.device import DeviceRunner
 from condinst_infer.export import export_onnx

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from condinst_infer import ops
-from condinst_infer.config import mask_layers
+from condinst_infer.config.model import mask_layers
 from condinst_infer.engines import kernels
 from condinst_infer.engines.cuda import Stream
 

@@ -14,13 +14,13 @@ from onnx.reference import ReferenceEvaluator
 
 from benchmarks.trained_statistics import with_trained_statistics
 from condinst_infer import ops
-from condinst_infer.config import CondInstConfig, override
+from condinst_infer.config.model import CondInstConfig, override
+from condinst_infer.config.presets import preset
 from condinst_infer.export import export_onnx
 from condinst_infer.metadata import Metadata, metadata_from_props
 from condinst_infer.model import CondInst
 from condinst_infer.ops.custom import DOMAIN
 from condinst_infer.ops.dynamic_mask_head import COORDINATES
-from condinst_infer.presets import preset
 from tests.support.function_bodies import FLOAT, HALF, in_openvino, mask_head_model, run, session
 
 HEADS = [  # every value of every ablation field at least once

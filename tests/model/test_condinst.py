@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from condinst_infer import presets
-from condinst_infer.config import CondInstConfig, override
+from condinst_infer.config import presets
+from condinst_infer.config.model import CondInstConfig, override
+from condinst_infer.config.presets import preset
 from condinst_infer.model import CondInst
-from condinst_infer.presets import preset
 
 FLAT = 100  # a grey level that normalises to zero in `lively`
 ABLATIONS: dict[str, dict[str, Any]] = {

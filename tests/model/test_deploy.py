@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from condinst_infer import presets
+from condinst_infer.config import presets
 from condinst_infer.model import CondInst, HeadOutputs
 from condinst_infer.model.layers import ConvNorm, DeformConvNorm
 from condinst_infer.model.precision import in_precision

@@ -13,14 +13,14 @@ import condinst_infer as ci
 from benchmarks.trained_statistics import with_trained_statistics
 from condinst_infer import checkpoint, golden
 from condinst_infer.compare import compare
-from condinst_infer.config import override
-from condinst_infer.config_rules import CHOICES
+from condinst_infer.config.model import override
+from condinst_infer.config.presets import preset
+from condinst_infer.config.validation import CHOICES
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import ParityError
 from condinst_infer.export import export_onnx
 from condinst_infer.model import CondInst
 from condinst_infer.model.session import TorchSession
-from condinst_infer.presets import preset
 from condinst_infer.stages import TorchStages
 from condinst_infer.verify import finish_export, verify_export
 from tests.support.command_line import Run

@@ -9,8 +9,8 @@ import torch
 from onnx.reference import ReferenceEvaluator
 
 from condinst_infer import ops
-from condinst_infer.config import CondInstConfig, override
-from condinst_infer.config_rules import CHOICES
+from condinst_infer.config.model import CondInstConfig, override
+from condinst_infer.config.validation import CHOICES
 from condinst_infer.ops import Candidates
 from tests.support.function_bodies import (
     FLOAT,

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from condinst_infer import ops
-from condinst_infer.config import mask_layers
+from condinst_infer.config.model import mask_layers
 from condinst_infer.model.layers import DeformConvNorm
 from tests.support.nms_reference import greedy_nms, random_scene
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate, pad
 
-from condinst_infer.config import CondInstConfig, override
+from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.crop import CroppedMask
 from condinst_infer.errors import ConfigError, SessionError
 from condinst_infer.postprocess import instances_from_outputs, paste

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from condinst_infer.config import InputConfig
+from condinst_infer.config.model import InputConfig
 from condinst_infer.errors import InputError
 from condinst_infer.preprocess import network_size, read_image, resize
 

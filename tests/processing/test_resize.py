@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from condinst_infer.config import InputConfig
+from condinst_infer.config.model import InputConfig
 from condinst_infer.preprocess import canvas_size, fitted_size, network_size, resize, stacked
 
 SHORT_FIRST = [  # h, w, short side, long side, network h, w; detectron2's shortest-edge rule

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from condinst_infer.config import override
+from condinst_infer.config.model import override
+from condinst_infer.config.presets import preset
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.panoptic import PanopticSegmentation, panoptic_from_outputs
 from condinst_infer.postprocess import kept_slots
-from condinst_infer.presets import preset
 
 CONFIG = override(
     preset("condinst_nano"),

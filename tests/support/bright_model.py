@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from condinst_infer.config import CondInstConfig
+from condinst_infer.config.model import CondInstConfig
+from condinst_infer.config.presets import preset
 from condinst_infer.metadata import Metadata
-from condinst_infer.presets import preset
 
 
 def bright_config(**overrides: Any) -> CondInstConfig:

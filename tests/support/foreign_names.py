@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from condinst_infer.config import CondInstConfig
+from condinst_infer.config.model import CondInstConfig
 
 # AdelaiDet's names of the eight nodes of a BiFPN layer, in order
 BIFPN_NODES = ("3_3_4", "2_2_5", "1_1_6", "0_0_7", "1_1_7_8", "2_2_6_9", "3_3_5_10", "4_4_11")

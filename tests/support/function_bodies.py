@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from condinst_infer.config import CondInstConfig, override
+from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.engines.openvino_core import core
 from condinst_infer.export.functions import OPSET, functions
 from condinst_infer.ops.custom import DOMAIN

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from condinst_infer.checkpoint import model_from_adelaidet, model_from_mmdet
-from condinst_infer.config import CondInstConfig
+from condinst_infer.config.model import CondInstConfig
 from condinst_infer.model import CondInst
 from condinst_infer.train.targets import GroundTruth, ground_truth
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from condinst_infer.config import CondInstConfig
-from condinst_infer.presets import preset
+from condinst_infer.config.model import CondInstConfig
+from condinst_infer.config.presets import preset
 from condinst_infer.train.run import DataPaths
 from condinst_infer.train.settings import TrainConfig, replaced
 from tests.support.coco_files import write_scenes

@@ -9,8 +9,9 @@ from contextlib import closing
 
 import pytest
 
+from condinst_infer.config.validation import check_workers
 from condinst_infer.errors import ConfigError
-from condinst_infer.workers import check_workers, groups, in_order
+from condinst_infer.workers import groups, in_order
 
 WAIT = 20  # seconds after which a test that hangs fails
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from condinst_infer.config import CondInstConfig
+from condinst_infer.config.model import CondInstConfig
 from condinst_infer.model import CondInst, HeadOutputs
 from condinst_infer.ops import places_from_locations
 from condinst_infer.train import losses as of

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from condinst_infer import checkpoint, presets
+from condinst_infer import checkpoint
+from condinst_infer.config import presets
 from condinst_infer.errors import CheckpointError, ConfigError
 from condinst_infer.model import CondInst
 from condinst_infer.train.settings import TrainConfig, field_names, replaced, settings_for
@@ -99,7 +100,7 @@ def test_every_preset_has_the_schedule_of_its_paper(name: str) -> None:
 
 
 def test_no_training_field_is_also_a_model_field() -> None:
-    from condinst_infer.config import SECTION_OF
+    from condinst_infer.config.model import SECTION_OF
 
     assert not set(field_names()) & set(SECTION_OF)
     assert len(set(field_names())) == len(field_names())

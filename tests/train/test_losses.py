@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, distributed
 from torch.multiprocessing.spawn import spawn
 
+from condinst_infer.config.presets import preset
 from condinst_infer.model import HeadOutputs
-from condinst_infer.presets import preset
 from condinst_infer.train import losses as of
 from condinst_infer.train.losses import LossConfig, Positives, condinst_losses
 from condinst_infer.train.targets import (

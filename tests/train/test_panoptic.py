@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from condinst_infer import checkpoint
+from condinst_infer.config.presets import preset
 from condinst_infer.errors import InputError
-from condinst_infer.presets import preset
 from condinst_infer.train.augment import AugmentConfig, augmented, augmented_map
 from condinst_infer.train.data import owners_from_record, read_coco_panoptic
 from condinst_infer.train.loader import Collate, Sample, TrainingImages

@@ -11,12 +11,12 @@ import pytest
 
 from benchmarks.trained_statistics import with_trained_statistics
 from condinst_infer import checkpoint
-from condinst_infer.config import override
-from condinst_infer.config_rules import CHOICES
+from condinst_infer.config.model import override
+from condinst_infer.config.presets import names, preset
+from condinst_infer.config.validation import CHOICES
 from condinst_infer.engines import build
 from condinst_infer.export import export_onnx
 from condinst_infer.model import CondInst
-from condinst_infer.presets import names, preset
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 

@@ -8,7 +8,7 @@ import torch
 
 from condinst_infer import checkpoint
 from condinst_infer.compare import compare
-from condinst_infer.config import override
+from condinst_infer.config.model import override
 from condinst_infer.errors import ConfigError, ModelFileError
 from condinst_infer.model import CondInst
 

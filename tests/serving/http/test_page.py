@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from condinst_infer.config import override
+from condinst_infer.config.model import override
 from condinst_infer.pipeline import Pipeline
 from tests.support.fake_session import FakeSession
 from tests.support.http_server import Running, serving

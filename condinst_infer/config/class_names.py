@@ -1,4 +1,4 @@
-"""The 80 things and 53 kinds of stuff of COCO, and their category ids, which have gaps."""
+"""Class names and category ids of COCO and Cityscapes."""
 
 from typing import Any
 
@@ -59,3 +59,30 @@ def classes_of(count: int) -> dict[str, Any]:
         "class_names": tuple(f"class {i}" for i in numbers),
         "category_ids": tuple(i + 1 for i in numbers),
     }
+
+
+CITYSCAPES_CLASS_NAMES = (
+    "person",
+    "rider",
+    "car",
+    "truck",
+    "bus",
+    "train",
+    "motorcycle",
+    "bicycle",
+)
+
+
+CITYSCAPES_STUFF_NAMES = (
+    "road",
+    "sidewalk",
+    "building",
+    "wall",
+    "fence",
+    "pole",
+    "traffic light",
+    "traffic sign",
+    "vegetation",
+    "terrain",
+    "sky",
+)

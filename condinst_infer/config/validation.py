@@ -140,3 +140,21 @@ _MAY_BE_ZERO = {
     "mask_branch_convs",
     "stuff_area_limit",
 }
+
+
+def check_workers(workers: int) -> None:
+    """ConfigError if `workers` is not a whole number from 1."""
+    check_whole(workers=workers)
+
+
+def check_whole(least: int = 1, **values: int) -> None:
+    """ConfigError if one of `values` is not a whole number from `least`."""
+    for name, value in values.items():
+        if not isinstance(value, int) or value < least:
+            raise ConfigError(f"{name} is {value!r}; it must be a whole number >= {least}.")
+
+
+def check_threads(threads: int | None) -> None:
+    """ConfigError if `threads` is not None or a whole number from 1."""
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise ConfigError(f"threads is {threads!r}; it must be a whole number >= 1.")

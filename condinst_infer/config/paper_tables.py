@@ -9,8 +9,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from condinst_infer.config import CondInstConfig
-from condinst_infer.presets import preset
+from condinst_infer.config.model import CondInstConfig
+from condinst_infer.config.presets import preset
 
 JOURNAL, ECCV = "journal", "ECCV"
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from condinst_infer.coco import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
-from condinst_infer.config_rules import check
+from condinst_infer.config.class_names import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
+from condinst_infer.config.validation import check
 from condinst_infer.errors import ConfigError, did_you_mean
 
 MAX_PIXELS = 100_000_000  # 300 MB decoded; a hostile file of a few kilobytes can claim more

@@ -5,33 +5,14 @@ Papers: ECCV 2020 (arXiv:2003.05664) and the journal version (arXiv:2102.03026).
 
 from typing import Any, NamedTuple
 
-from condinst_infer.coco import COCO_STUFF_IDS, COCO_STUFF_NAMES
-from condinst_infer.config import CondInstConfig, override
+from condinst_infer.config.class_names import (
+    CITYSCAPES_CLASS_NAMES,
+    CITYSCAPES_STUFF_NAMES,
+    COCO_STUFF_IDS,
+    COCO_STUFF_NAMES,
+)
+from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.errors import ConfigError, did_you_mean
-
-CITYSCAPES_CLASS_NAMES = (
-    "person",
-    "rider",
-    "car",
-    "truck",
-    "bus",
-    "train",
-    "motorcycle",
-    "bicycle",
-)
-CITYSCAPES_STUFF_NAMES = (
-    "road",
-    "sidewalk",
-    "building",
-    "wall",
-    "fence",
-    "pole",
-    "traffic light",
-    "traffic sign",
-    "vegetation",
-    "terrain",
-    "sky",
-)
 
 
 class Preset(NamedTuple):
