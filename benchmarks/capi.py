@@ -25,7 +25,7 @@ from condinst_infer.commands.capi import build
 from condinst_infer.machine import environment, write_result
 from condinst_infer.pipeline import Pipeline, load
 from condinst_infer.preprocess import read_image
-from condinst_infer.timing import interleaved, summary
+from condinst_infer.system.timing import interleaved, summary
 
 DATA = Path(condinst_infer.__file__).parent / "data"
 RESULT = Path(__file__).parent / "results" / "whole_image" / "capi.json"

@@ -36,7 +36,7 @@ from condinst_infer.model import CondInst
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.preprocess import placement
 from condinst_infer.session import contract_outputs, output_shapes
-from condinst_infer.timing import summary
+from condinst_infer.system.timing import summary
 
 RESULTS = Path(__file__).parent / "results" / "gpu"
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from benchmarks import made_up, turns
 from benchmarks.ours import Ours
-from condinst_infer import timing
 from condinst_infer.machine import environment, write_result
+from condinst_infer.system import timing
 
 COUNTS = (0, 1, 10, 50, 100, 500)
 SIZES = ((480, 640), (1080, 1920), (2160, 3840))

@@ -20,7 +20,7 @@ from condinst_infer.config.presets import preset
 from condinst_infer.export import export_onnx
 from condinst_infer.export.quantize import Quantizer
 from condinst_infer.model import CondInst
-from condinst_infer.output import replacing
+from condinst_infer.system.files import replacing
 
 FRAME = (480, 640)  # (height, width), a common size of COCO
 MODELS = ("condinst_rt_r50_shtw", "condinst_r50")  # run on 512x704 and 800x1088 for such a frame

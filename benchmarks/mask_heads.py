@@ -22,7 +22,7 @@ from condinst_infer.export.functions import OPSET, functions
 from condinst_infer.machine import environment, write_result
 from condinst_infer.ops import aligned_bilinear, mask_logits_by_grouped_conv
 from condinst_infer.ops.custom import DOMAIN
-from condinst_infer.timing import interleaved, summary
+from condinst_infer.system.timing import interleaved, summary
 
 SIZES = ((64, 88), (100, 168))  # feature cells: inputs of 512x704 and 800x1344
 RESULT = Path(__file__).parent / "results" / "mask_heads.json"

@@ -27,7 +27,7 @@ from condinst_infer.draw import overlay
 from condinst_infer.evaluate import Truth, detect, read_truth, score
 from condinst_infer.export import export_onnx
 from condinst_infer.machine import environment, write_result
-from condinst_infer.output import replacing
+from condinst_infer.system.files import replacing
 from condinst_infer.train.data import crop_from_rle
 
 DATA = Path(condinst_infer.__file__).parent / "data"

@@ -20,7 +20,7 @@ from benchmarks.paste import CELLS, IMAGE_SIZE, NET_SIZE, STRIDE, scene, torch_p
 from condinst_infer.machine import environment, write_result
 from condinst_infer.merge import add_stuff, owners_of_things, semantic_labels
 from condinst_infer.postprocess import paste
-from condinst_infer.timing import interleaved, summary
+from condinst_infer.system.timing import interleaved, summary
 
 CLASSES, REGIONS = 54, (6, 8)
 OVERLAP, AREA_LIMIT = 0.4, 4096

@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate, pad
 from condinst_infer.crop import CroppedMask
 from condinst_infer.machine import environment, write_result
 from condinst_infer.postprocess import paste
-from condinst_infer.timing import interleaved, summary
+from condinst_infer.system.timing import interleaved, summary
 
 NET_SIZE, IMAGE_SIZE, STRIDE, CELLS = (800, 1088), (480, 640), 4, (200, 272)
 AREAS = (40, 100_000)  # original pixels, log-uniform: from a distant bottle to a bus

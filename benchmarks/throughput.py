@@ -16,9 +16,11 @@ import cv2
 
 import condinst_infer
 from benchmarks import made_up
-from condinst_infer import Pipeline, load, timing
-from condinst_infer.machine import environment, usable_cores, write_result
-from condinst_infer.workers import groups, in_order
+from condinst_infer import Pipeline, load
+from condinst_infer.machine import environment, write_result
+from condinst_infer.system import timing
+from condinst_infer.system.hardware import usable_cores
+from condinst_infer.system.ordered_map import groups, in_order
 
 RESULT = Path(__file__).parent / "results" / "whole_image" / "throughput.json"
 DATA = Path(condinst_infer.__file__).parent / "data"

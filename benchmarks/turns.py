@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.made_up import MODELS
-from condinst_infer import timing
+from condinst_infer.system import timing
 
 RESULTS = Path(__file__).parent / "results" / "whole_image"
 Functions = Mapping[str, Callable[[], object]]

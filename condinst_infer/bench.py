@@ -21,7 +21,7 @@ from condinst_infer.metadata import Metadata, file_sha256
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.preprocess import read_image, resize
 from condinst_infer.runners import runner_from_file
-from condinst_infer.timing import REPEATS, SIZES, WARMUP
+from condinst_infer.system.timing import REPEATS, SIZES, WARMUP
 
 Size = tuple[int, int]  # (height, width)
 

@@ -30,7 +30,7 @@ from condinst_infer.metadata import sealed
 from condinst_infer.model import CondInst
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.preprocess import ImageSource
-from condinst_infer.timing import interleaved
+from condinst_infer.system.timing import interleaved
 from condinst_infer.verify import verify_export
 
 KEY = "condinst_int8"  # the report among the metadata of an int8 file

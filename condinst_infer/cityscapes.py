@@ -18,7 +18,8 @@ from condinst_infer.annotations import Size, read_json, unusable
 from condinst_infer.config.presets import preset
 from condinst_infer.crop import CroppedMask, rle_from_crop
 from condinst_infer.errors import InputError
-from condinst_infer.output import replacing, write_id_png
+from condinst_infer.results.panoptic_png import write_id_png
+from condinst_infer.system.files import replacing
 
 IMAGE_SUFFIX = "_leftImg8bit.png"
 LABELS = (  # by id; "license plate" has -1: its polygons are not drawn

@@ -13,7 +13,7 @@ from condinst_infer.postprocess import Found, instances_from_outputs
 from condinst_infer.preprocess import Placed, placement
 from condinst_infer.runners import HostRunner
 from condinst_infer.session import NodeTime, Profiled
-from condinst_infer.timing import interleaved, summary
+from condinst_infer.system.timing import interleaved, summary
 
 Runner = HostRunner | DeviceRunner
 Functions = dict[str, Callable[[], object]]

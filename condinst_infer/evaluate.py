@@ -23,7 +23,7 @@ from condinst_infer.config.model import MAX_BATCH, CondInstConfig, DetectConfig
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.result import Instances
-from condinst_infer.workers import groups, in_order
+from condinst_infer.system.ordered_map import groups, in_order
 
 Numbers = dict[str, float | None]
 _log = logging.getLogger(__name__)

@@ -13,9 +13,9 @@ from condinst_infer.config.model import CondInstConfig, PanopticConfig
 from condinst_infer.crop import CroppedMask, rle_from_crop
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.merge import add_stuff, owners_of_things, semantic_labels
-from condinst_infer.output import write_id_png
 from condinst_infer.postprocess import instances_from_outputs, kept_slots
 from condinst_infer.result import CROWD, Instances
+from condinst_infer.results.panoptic_png import write_id_png
 
 Size = tuple[int, int]  # (height, width)
 

@@ -20,7 +20,6 @@ from condinst_infer.engines.device import DeviceRunner
 from condinst_infer.errors import InputError
 from condinst_infer.finish import Finish, Result, Thresholds, call_options, panoptic_settings
 from condinst_infer.images import by_canvas, is_one, until_failure
-from condinst_infer.machine import usable_cores
 from condinst_infer.metadata import Metadata
 from condinst_infer.panoptic import PanopticSegmentation
 from condinst_infer.postprocess import Classes
@@ -29,8 +28,9 @@ from condinst_infer.result import Instances
 from condinst_infer.runners import HostRunner, runner_from_file
 from condinst_infer.session import Session
 from condinst_infer.stream import FrameStream, of_images
+from condinst_infer.system.hardware import usable_cores
+from condinst_infer.system.ordered_map import flat, groups, in_order
 from condinst_infer.video import StreamSource, open_source
-from condinst_infer.workers import flat, groups, in_order
 
 
 def load(

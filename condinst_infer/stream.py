@@ -9,8 +9,8 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from condinst_infer.config.validation import check_whole
+from condinst_infer.system.ordered_map import groups
 from condinst_infer.video import Frame, Source
-from condinst_infer.workers import groups
 
 Result = TypeVar("Result")
 Work = Callable[[list[Frame]], Sequence[Result]]

@@ -26,7 +26,7 @@ from condinst_infer.config.model_zoo import ADELAIDET, MMDET, Published
 from condinst_infer.errors import CheckpointError, ConfigError, InputError, require
 from condinst_infer.metadata import KEY, file_sha256
 from condinst_infer.model import CondInst
-from condinst_infer.output import replacing
+from condinst_infer.system.files import replacing
 
 __all__ = [
     "ImageNetBackbone",

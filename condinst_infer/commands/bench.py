@@ -11,7 +11,7 @@ from tqdm import tqdm
 from condinst_infer.bench import Labelled, Settings, benchmark
 from condinst_infer.commands import options
 from condinst_infer.errors import ConfigError
-from condinst_infer.output import replacing
+from condinst_infer.system.files import replacing
 
 _COLUMNS = 4  # side by side
 _LABEL = 26  # characters

@@ -11,7 +11,7 @@ from condinst_infer.commands.options import (
     add_threads,
     add_verb,
 )
-from condinst_infer.timing import REPEATS, SIZES, WARMUP
+from condinst_infer.system.timing import REPEATS, SIZES, WARMUP
 
 
 def add_bench(verbs: Verbs) -> None:

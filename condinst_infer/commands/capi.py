@@ -12,8 +12,7 @@ from pathlib import Path
 
 import condinst_infer
 from condinst_infer.errors import ConfigError
-from condinst_infer.output import replacing
-from condinst_infer.shipped import shipped
+from condinst_infer.system.files import replacing, shipped
 
 HEADERS = ("condinst.h", "condinst.hpp")
 TEMPLATES = {  # of engines/capi -> where it belongs

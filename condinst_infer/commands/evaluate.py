@@ -11,7 +11,6 @@ from condinst_infer.commands import options
 from condinst_infer.config.model import DetectConfig
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.evaluate import Evaluation, Numbers, Truth, detect, read_truth, score
-from condinst_infer.output import replacing
 from condinst_infer.panoptic_data import read_panoptic
 from condinst_infer.panoptic_quality import (
     PanopticQuality,
@@ -19,6 +18,7 @@ from condinst_infer.panoptic_quality import (
     evaluate_panoptic_file,
 )
 from condinst_infer.pipeline import Pipeline, load
+from condinst_infer.system.files import replacing
 
 FOUND = "panoptic.json"  # in a folder that `condinst predict --panoptic` wrote
 

@@ -18,7 +18,7 @@ from condinst_infer.config.model import CondInstConfig, config_from_dict, overri
 from condinst_infer.config.model_zoo import published
 from condinst_infer.errors import CheckpointError, ConfigError, InputError, ModelFileError, require
 from condinst_infer.metadata import file_sha256
-from condinst_infer.output import replacing
+from condinst_infer.system.files import replacing
 
 _HEADER_LIMIT = 100_000_000  # bytes; the safetensors format allows no longer header
 

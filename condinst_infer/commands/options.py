@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from condinst_infer.config.model import MAX_BATCH, RECONNECT
-from condinst_infer.machine import usable_cores
+from condinst_infer.system.hardware import usable_cores
 
 MAX_WORKERS = 8  # by default: each holds an image and the model's buffers
 Verbs = Any  # what add_subparsers returns has no public name

@@ -35,11 +35,11 @@ from condinst_infer.errors import (
     SessionError,
     require,
 )
-from condinst_infer.interrupts import stop_signals
 from condinst_infer.metadata import file_sha256
 from condinst_infer.pipeline import load
 from condinst_infer.result import Instances
-from condinst_infer.workers import groups, in_order
+from condinst_infer.system.ordered_map import groups, in_order
+from condinst_infer.system.signals import stop_signals
 
 # what the results depend on, besides the model's bytes and the images
 _SETTINGS = (

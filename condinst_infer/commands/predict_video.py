@@ -19,11 +19,11 @@ from condinst_infer.commands.files import VideoSource
 from condinst_infer.commands.predict_work import Work, found_in, result_paths
 from condinst_infer.commands.recorder import recording
 from condinst_infer.errors import InputError
-from condinst_infer.interrupts import stop_signals
-from condinst_infer.output import replacing
 from condinst_infer.panoptic import PanopticSegmentation
 from condinst_infer.result import Instances
 from condinst_infer.stream import FrameStream
+from condinst_infer.system.files import replacing
+from condinst_infer.system.signals import stop_signals
 from condinst_infer.video import FALLBACK_FPS, Frame, Source, open_source
 
 

@@ -11,11 +11,11 @@ import numpy as np
 
 from condinst_infer.commands.files import ImageFile, VideoSource
 from condinst_infer.errors import ConfigError, InputError
-from condinst_infer.output import replacing
 from condinst_infer.panoptic import PanopticSegmentation
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.preprocess import read_image
 from condinst_infer.result import Instances
+from condinst_infer.system.files import replacing
 
 FILTERS = ("score_threshold", "max_detections", "classes")
 THRESHOLDS = ("instance_threshold", "overlap_threshold", "stuff_area_limit")

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from condinst_infer.errors import InputError
-from condinst_infer.output import replacing
+from condinst_infer.system.files import replacing
 
 CODEC = "mp4v"  # MPEG-4 part 2: what every build of OpenCV can write
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from condinst_infer.commands.predict_work import image_ids
 from condinst_infer.errors import ConfigError, InputError
-from condinst_infer.output import replacing
-from condinst_infer.workers import groups
+from condinst_infer.system.files import replacing
+from condinst_infer.system.ordered_map import groups
 
 RUN = "run.json"  # {"settings": {...}, "shards": [[path, ...], ...]}
 

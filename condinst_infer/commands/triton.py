@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from condinst_infer.errors import ConfigError, ModelFileError
-from condinst_infer.output import new_folder
+from condinst_infer.system.files import new_folder
 from condinst_infer.triton import repository
 
 _OF_CHECKPOINTS = ("size", "batch", "max_detections", "score_threshold", "nms")

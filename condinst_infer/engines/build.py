@@ -24,8 +24,8 @@ from condinst_infer.errors import (
     SessionError,
 )
 from condinst_infer.metadata import Metadata, metadata_from_props, props_from_onnx
-from condinst_infer.output import replacing
 from condinst_infer.session import check_contract
+from condinst_infer.system.files import replacing
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from condinst_infer.engines.node_times import node_times, runs_from_profile
 from condinst_infer.errors import ConfigError, ModelFileError, SessionError, require
 from condinst_infer.metadata import metadata_from_props
 from condinst_infer.session import NodeTime, TensorSpec, check_contract, check_feeds, session_repr
-from condinst_infer.timing import interleaved
+from condinst_infer.system.timing import interleaved
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES = {

@@ -16,7 +16,7 @@ from typing import Any
 from condinst_infer.engines.profile import Profile
 from condinst_infer.errors import InputError, ModelFileError
 from condinst_infer.metadata import Metadata, metadata_from_props
-from condinst_infer.output import replacing
+from condinst_infer.system.files import replacing
 
 FORMAT = 1  # of this file
 _DIGEST = "sidecar_sha256"

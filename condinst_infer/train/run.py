@@ -15,11 +15,11 @@ from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.evaluate import category_of_model, detect, read_truth, score
 from condinst_infer.model import CondInst
 from condinst_infer.model.session import TorchSession
-from condinst_infer.output import replacing
 from condinst_infer.panoptic_data import check_png, read_panoptic
 from condinst_infer.panoptic_quality import category_of_model as category_of_panoptic
 from condinst_infer.panoptic_quality import evaluate_panoptic
 from condinst_infer.pipeline import Pipeline
+from condinst_infer.system.files import replacing
 from condinst_infer.train.data import CocoData, read_coco, read_coco_panoptic
 from condinst_infer.train.distributed import processes
 from condinst_infer.train.loop import PICTURES, Evaluate, Trainer

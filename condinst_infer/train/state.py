@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from condinst_infer.errors import CheckpointError
-from condinst_infer.output import replacing
+from condinst_infer.system.files import replacing
 
 FOLDER = "state"  # of the run
 

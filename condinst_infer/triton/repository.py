@@ -15,7 +15,7 @@ from condinst_infer.errors import ModelFileError
 from condinst_infer.metadata import Metadata
 from condinst_infer.runners import check_whole_graph
 from condinst_infer.session import TensorSpec, contract_inputs, contract_outputs, output_shapes
-from condinst_infer.shipped import shipped
+from condinst_infer.system.files import shipped
 from condinst_infer.triton.model import INPUTS, INSTANCES, METADATA, NETWORK, PANOPTIC
 
 MAX_BATCH = 4  # images of an ONNX file of dynamic batch; what Triton itself takes where none is set

@@ -21,8 +21,9 @@ from benchmarks import (
     turns,
     whole_image,
 )
-from condinst_infer import checkpoint, load, timing
+from condinst_infer import checkpoint, load
 from condinst_infer.machine import environment
+from condinst_infer.system import timing
 
 NAME, FOUND = "condinst_nano", 20
 CHANGES = {"short_side": 128, "long_side": 192, "max_detections": FOUND}  # of `nano_checkpoint`

@@ -9,7 +9,7 @@ import pytest
 import condinst_infer as ci
 from condinst_infer.commands.files import image_files, print_table
 from condinst_infer.errors import InputError
-from condinst_infer.output import new_folder, replacing
+from condinst_infer.system.files import new_folder, replacing
 from tests.support.command_line import Run, assert_refused
 
 

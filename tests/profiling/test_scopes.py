@@ -32,7 +32,7 @@ def delay(monkeypatch: pytest.MonkeyPatch) -> Iterator[Delay]:
     """Makes a function take so many milliseconds; all else takes none."""
     now = [0.0]
     monkeypatch.setattr(
-        "condinst_infer.timing.time", SimpleNamespace(perf_counter=lambda: now[0] / 1000)
+        "condinst_infer.system.timing.time", SimpleNamespace(perf_counter=lambda: now[0] / 1000)
     )
 
     def delayed(function: Any, ms: float) -> Any:

@@ -14,10 +14,10 @@ HEAVY = ("torch", "onnx", "onnxruntime", "tensorrt")
 
 # a module imports only modules of rows above its own (or of its own package)
 ROWS = [
-    ["crop", "errors", "interrupts", "timing", "workers"],
-    ["annotations", "config", "draw", "merge", "output", "shipped"],
-    ["cityscapes", "machine", "metadata", "ops", "panoptic_data", "preprocess", "result"],
-    ["postprocess", "session", "video"],
+    ["crop", "errors"],
+    ["annotations", "config", "draw", "merge", "system"],
+    ["machine", "metadata", "ops", "panoptic_data", "preprocess", "result", "results"],
+    ["cityscapes", "postprocess", "session", "video"],
     ["breakdown", "engines", "model", "panoptic", "stream"],
     ["checkpoint", "doctor", "export", "finish", "images"],
     ["runners", "stages"],

@@ -15,8 +15,9 @@ import pytest
 
 import condinst_infer as ci
 from benchmarks import capi as timed
-from condinst_infer import capi, errors, shipped
+from condinst_infer import capi, errors
 from condinst_infer.commands import capi as command
+from condinst_infer.system import files
 from tests.support.command_line import Run, assert_refused
 
 ROOT = Path(__file__).parents[2]
@@ -258,7 +259,7 @@ def test_the_command_says_what_is_missing(
     monkeypatch.undo()
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     assert_refused(condinst(*build), "Python.h is missing")
-    monkeypatch.setattr(shipped, "PACKAGE", tmp_path)
+    monkeypatch.setattr(files, "PACKAGE", tmp_path)
     assert_refused(condinst(*build), "without its capi sources")
     assert not (tmp_path / "new").exists() or not list((tmp_path / "new").rglob("*.so*"))
 

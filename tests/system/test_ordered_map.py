@@ -11,7 +11,7 @@ import pytest
 
 from condinst_infer.config.validation import check_workers
 from condinst_infer.errors import ConfigError
-from condinst_infer.workers import groups, in_order
+from condinst_infer.system.ordered_map import groups, in_order
 
 WAIT = 20  # seconds after which a test that hangs fails
 

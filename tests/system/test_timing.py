@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import paste as paste_benchmark
 from benchmarks import turns
-from condinst_infer.timing import interleaved, summary
+from condinst_infer.system.timing import interleaved, summary
 
 
 def test_runs_are_interleaved_and_warm_up_is_not_counted() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from condinst_infer.machine import gpus
+from condinst_infer.system.hardware import gpus
 
 ROOT = Path(__file__).parents[3]
 pytestmark = [

@@ -5,9 +5,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from condinst_infer.errors import InputError
+from condinst_infer.errors import ConfigError, InputError
 
 
 @contextmanager
@@ -53,15 +52,14 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise InputError(f"{path} can't be written: {error.strerror or error}.") from None
 
 
-def write_id_png(path: Path, ids: Any) -> None:
-    """Write segment ids, int [H, W], as COCO's panoptic PNG does: id = R + 256 G + 65536 B.
+PACKAGE = Path(__file__).parents[1]
 
-    Raises:
-        InputError: the file can't be written.
-    """
-    import cv2
-    import numpy as np
 
-    colours = np.stack([ids >> shift & 255 for shift in (16, 8, 0)], -1)  # B, G, R
-    with replacing(path) as part:
-        part.write_bytes(cv2.imencode(".png", colours.astype(np.uint8))[1].tobytes())
+def shipped(name: str) -> Path:
+    """The folder engines/`name`: inside an installed package, else in the clone."""
+    for folder in (PACKAGE / "data" / name, PACKAGE.parent / "engines" / name):
+        if folder.is_dir():
+            return folder
+    raise ConfigError(
+        f"{PACKAGE} came without its {name} sources. Install it again: pip install condinst-infer"
+    )
