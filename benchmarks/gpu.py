@@ -29,13 +29,13 @@ from benchmarks.gpu_times import (
 from benchmarks.torch_detector import TorchDetector
 from benchmarks.trained_statistics import with_trained_statistics
 from condinst_infer.config.presets import preset
+from condinst_infer.contract.tensors import contract_outputs, output_shapes
 from condinst_infer.engines.cuda import Device
 from condinst_infer.engines.device import DeviceRunner
 from condinst_infer.machine import environment, write_result
 from condinst_infer.model import CondInst
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.preprocess import placement
-from condinst_infer.session import contract_outputs, output_shapes
 from condinst_infer.system.timing import summary
 
 RESULTS = Path(__file__).parent / "results" / "gpu"

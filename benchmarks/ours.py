@@ -6,9 +6,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.engines.openvino import OvSession
 from condinst_infer.engines.ort import OrtSession
-from condinst_infer.metadata import file_sha256
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.preprocess import Placed, placement
 from condinst_infer.result import Instances

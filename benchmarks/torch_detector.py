@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from condinst_infer.contract.metadata import Metadata
 from condinst_infer.engines.arrays import DeviceArray
 from condinst_infer.engines.cuda import Stream
-from condinst_infer.metadata import Metadata
 from condinst_infer.model import CondInst
 from condinst_infer.model.precision import in_precision
 from engines.shim import host

@@ -24,6 +24,7 @@ from condinst_infer.config.model import (
 )
 from condinst_infer.config.presets import names as preset_names
 from condinst_infer.config.presets import preset
+from condinst_infer.contract.metadata import Metadata
 from condinst_infer.errors import (
     CheckpointError,
     CondInstError,
@@ -35,7 +36,6 @@ from condinst_infer.errors import (
     SessionError,
     TrainingError,
 )
-from condinst_infer.metadata import Metadata
 
 if TYPE_CHECKING:
     from condinst_infer.crop import CroppedMask

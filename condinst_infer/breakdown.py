@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from condinst_infer.session import NodeTime
+from condinst_infer.contract.session import NodeTime
 
 _BEFORE, _BETWEEN, _LAYOUT = "input normalisation", "candidate selection", "changes of layout"
 _SEMANTIC = "semantic branch"

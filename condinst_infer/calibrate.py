@@ -21,12 +21,12 @@ from condinst_infer.agreement import (
     loss_of,
     spread,
 )
+from condinst_infer.contract.metadata import sealed
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import InputError, ParityError
 from condinst_infer.evaluate import evaluate
 from condinst_infer.export import export_onnx
 from condinst_infer.export.quantize import Quantizer
-from condinst_infer.metadata import sealed
 from condinst_infer.model import CondInst
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.preprocess import ImageSource

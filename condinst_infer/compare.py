@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from condinst_infer.config.model import CondInstConfig
+from condinst_infer.contract.metadata import Metadata
 from condinst_infer.errors import ConfigError
-from condinst_infer.metadata import Metadata
 from condinst_infer.preprocess import ImageSource, network_image, read_image, resize, stacked
 from condinst_infer.stages import HEADS, Stages, StageSource, stages_of
 

@@ -16,17 +16,17 @@ from condinst_infer.config.model import (
     PanopticConfig,
 )
 from condinst_infer.config.validation import check_threads, check_whole, check_workers
+from condinst_infer.contract.metadata import Metadata
+from condinst_infer.contract.session import Session
 from condinst_infer.engines.device import DeviceRunner
 from condinst_infer.errors import InputError
 from condinst_infer.finish import Finish, Result, Thresholds, call_options, panoptic_settings
 from condinst_infer.images import by_canvas, is_one, until_failure
-from condinst_infer.metadata import Metadata
 from condinst_infer.panoptic import PanopticSegmentation
 from condinst_infer.postprocess import Classes
 from condinst_infer.preprocess import ImageSource, Placed, placement
 from condinst_infer.result import Instances
 from condinst_infer.runners import HostRunner, runner_from_file
-from condinst_infer.session import Session
 from condinst_infer.stream import FrameStream, of_images
 from condinst_infer.system.hardware import usable_cores
 from condinst_infer.system.ordered_map import flat, groups, in_order

@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 
 from condinst_infer.config.model import PanopticConfig
+from condinst_infer.contract.metadata import Metadata
+from condinst_infer.contract.session import Session
 from condinst_infer.engines.cuda import Device
 from condinst_infer.engines.device import DeviceRunner
 from condinst_infer.engines.openvino import OvSession
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.engines.trt import TrtSession
 from condinst_infer.errors import ConfigError, ModelFileError, SessionError, require
-from condinst_infer.metadata import Metadata
 from condinst_infer.postprocess import Found
 from condinst_infer.preprocess import ImageSource, Placed, read_image, resize, stacked
-from condinst_infer.session import Session
 
 RUNTIMES = ("onnxruntime", "openvino")  # of an .onnx file on the CPU
 

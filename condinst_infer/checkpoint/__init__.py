@@ -23,8 +23,8 @@ from condinst_infer.checkpoint.mmdet import (
 from condinst_infer.checkpoint.names import model_from_renamed
 from condinst_infer.config.model import CondInstConfig
 from condinst_infer.config.model_zoo import ADELAIDET, MMDET, Published
+from condinst_infer.contract.metadata import KEY, file_sha256
 from condinst_infer.errors import CheckpointError, ConfigError, InputError, require
-from condinst_infer.metadata import KEY, file_sha256
 from condinst_infer.model import CondInst
 from condinst_infer.system.files import replacing
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from condinst_infer.commands.files import image_files
+from condinst_infer.contract.metadata import file_sha256, props_from_onnx
 from condinst_infer.errors import ConfigError
-from condinst_infer.metadata import file_sha256, props_from_onnx
 
 if TYPE_CHECKING:
     from condinst_infer.model import CondInst

@@ -16,8 +16,8 @@ from condinst_infer.commands.stage_times import stage_times
 from condinst_infer.commands.triton import write_repository
 from condinst_infer.config.model import CondInstConfig, config_from_dict, override
 from condinst_infer.config.model_zoo import published
+from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.errors import CheckpointError, ConfigError, InputError, ModelFileError, require
-from condinst_infer.metadata import file_sha256
 from condinst_infer.system.files import replacing
 
 _HEADER_LIMIT = 100_000_000  # bytes; the safetensors format allows no longer header

@@ -27,6 +27,7 @@ from condinst_infer.commands.predict_work import (
     found_in,
 )
 from condinst_infer.commands.shards import Shard, planned, write_shard
+from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.errors import (
     CondInstError,
     ConfigError,
@@ -35,7 +36,6 @@ from condinst_infer.errors import (
     SessionError,
     require,
 )
-from condinst_infer.metadata import file_sha256
 from condinst_infer.pipeline import load
 from condinst_infer.result import Instances
 from condinst_infer.system.ordered_map import groups, in_order

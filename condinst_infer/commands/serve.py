@@ -3,8 +3,8 @@
 import argparse
 
 from condinst_infer.commands import options
+from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.errors import require
-from condinst_infer.metadata import file_sha256
 from condinst_infer.pipeline import load
 from condinst_infer.serve.limits import Limits
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from condinst_infer.contract.metadata import Metadata, metadata_from_props, props_from_onnx
+from condinst_infer.contract.tensors import check_contract
 from condinst_infer.engines import plugin as plugins
 from condinst_infer.engines.cuda import Device
 from condinst_infer.engines.flavour import complaints, flavour, specs, started
@@ -23,8 +25,6 @@ from condinst_infer.errors import (
     ModelFileError,
     SessionError,
 )
-from condinst_infer.metadata import Metadata, metadata_from_props, props_from_onnx
-from condinst_infer.session import check_contract
 from condinst_infer.system.files import replacing
 
 

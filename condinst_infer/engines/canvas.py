@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from condinst_infer.config.model import PanopticConfig
+from condinst_infer.contract.metadata import Metadata
+from condinst_infer.contract.tensors import contract_outputs, output_shapes
 from condinst_infer.engines import kernels
 from condinst_infer.engines.arrays import DeviceArray, device_array, is_device_array
 from condinst_infer.engines.crops import words_expected
@@ -14,10 +16,8 @@ from condinst_infer.engines.cuda import Graph, Stream
 from condinst_infer.engines.heads import Heads
 from condinst_infer.engines.merging import Merging
 from condinst_infer.engines.report import REPORTED, Report
-from condinst_infer.metadata import Metadata
 from condinst_infer.postprocess import Found
 from condinst_infer.preprocess import Placed
-from condinst_infer.session import contract_outputs, output_shapes
 
 Size = tuple[int, int]  # (height, width)
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from condinst_infer.contract.tensors import TensorSpec
 from condinst_infer.errors import ConfigError, MissingExtraError, SessionError
-from condinst_infer.session import TensorSpec
 
 FLAVOURS = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}  # module: our extra
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from condinst_infer.contract.metadata import Metadata
 from condinst_infer.engines import kernels
 from condinst_infer.engines.arrays import DeviceArray
 from condinst_infer.engines.cuda import Stream
 from condinst_infer.engines.report import Report
-from condinst_infer.metadata import Metadata
 
 _WORD = 32  # cells
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from condinst_infer.session import NodeTime
+from condinst_infer.contract.session import NodeTime
 
 _KERNEL = "_kernel_time"  # what follows a node's name
 

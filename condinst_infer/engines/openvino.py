@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from condinst_infer.config.validation import check_threads, check_workers
+from condinst_infer.contract.metadata import Metadata, metadata_from_props
+from condinst_infer.contract.session import NodeTime, session_repr
+from condinst_infer.contract.tensors import TensorSpec, check_contract, check_feeds
 from condinst_infer.engines.openvino_core import PRECISIONS, core, cpu_precisions
 from condinst_infer.errors import ConfigError, ModelFileError, SessionError, require
-from condinst_infer.metadata import Metadata, metadata_from_props
-from condinst_infer.session import NodeTime, TensorSpec, check_contract, check_feeds, session_repr
 
 _RUNS_IN = {"fp32": ("fp32", "bf16"), "int8": ("int8",)}  # by the precision of the file
 _CONVOLUTIONS = ("Convolution", "GroupConvolution", "DeformableConvolution")

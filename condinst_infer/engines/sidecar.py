@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from condinst_infer.contract.metadata import Metadata, metadata_from_props
 from condinst_infer.engines.profile import Profile
 from condinst_infer.errors import InputError, ModelFileError
-from condinst_infer.metadata import Metadata, metadata_from_props
 from condinst_infer.system.files import replacing
 
 FORMAT = 1  # of this file

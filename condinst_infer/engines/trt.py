@@ -9,22 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from condinst_infer.engines import sidecar
-from condinst_infer.engines.arrays import DeviceArray
-from condinst_infer.engines.cuda import Device, Graph, Stream
-from condinst_infer.engines.flavour import Complaints, complaints, flavour, specs, started
-from condinst_infer.engines.profile import Profile, Shape
-from condinst_infer.errors import SessionError
-from condinst_infer.metadata import Metadata
-from condinst_infer.session import (
+from condinst_infer.contract.metadata import Metadata
+from condinst_infer.contract.session import session_repr
+from condinst_infer.contract.tensors import (
     TensorSpec,
     check_contract,
     check_feeds,
     contract_inputs,
     contract_outputs,
     output_shapes,
-    session_repr,
 )
+from condinst_infer.engines import sidecar
+from condinst_infer.engines.arrays import DeviceArray
+from condinst_infer.engines.cuda import Device, Graph, Stream
+from condinst_infer.engines.flavour import Complaints, complaints, flavour, specs, started
+from condinst_infer.engines.profile import Profile, Shape
+from condinst_infer.errors import SessionError
 
 _IDLE = 4  # bound inputs kept for `run`; each holds a context with its memory, buffers and a graph
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from condinst_infer.metadata import Metadata
+from condinst_infer.contract.metadata import Metadata
 
 _BOX, _CENTRE = "fcos/box_regression/Conv", "fcos/centreness/Conv"
 _BOTH = "fcos/box_regression+centreness"

@@ -22,8 +22,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from condinst_infer.contract.metadata import metadata_from_props
 from condinst_infer.errors import ConfigError, require
-from condinst_infer.metadata import metadata_from_props
 
 TARGETS = ("cpu", "tensorrt")
 _PARTS = ("backbone", "neck", "fcos", "mask_branch")

@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 
 from condinst_infer.config.model import MAX_PIXELS
-from condinst_infer.errors import CondInstError, InputError, SessionError
-from condinst_infer.metadata import Metadata, metadata_from_props
-from condinst_infer.panoptic import PanopticSegmentation
-from condinst_infer.pipeline import Pipeline
-from condinst_infer.preprocess import image_from_file
-from condinst_infer.result import Instances
-from condinst_infer.session import (
+from condinst_infer.contract.metadata import Metadata, metadata_from_props
+from condinst_infer.contract.session import session_repr
+from condinst_infer.contract.tensors import (
     TensorSpec,
     check_feeds,
     contract_inputs,
     contract_outputs,
-    session_repr,
 )
+from condinst_infer.errors import CondInstError, InputError, SessionError
+from condinst_infer.panoptic import PanopticSegmentation
+from condinst_infer.pipeline import Pipeline
+from condinst_infer.preprocess import image_from_file
+from condinst_infer.result import Instances
 
 METADATA = "metadata.json"  # of the network, beside model.py
 NETWORK = "{}_network"  # what the network of a model is called

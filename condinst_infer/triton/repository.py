@@ -9,12 +9,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from condinst_infer.contract.metadata import Metadata
+from condinst_infer.contract.tensors import (
+    TensorSpec,
+    contract_inputs,
+    contract_outputs,
+    output_shapes,
+)
 from condinst_infer.engines import sidecar
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import ModelFileError
-from condinst_infer.metadata import Metadata
 from condinst_infer.runners import check_whole_graph
-from condinst_infer.session import TensorSpec, contract_inputs, contract_outputs, output_shapes
 from condinst_infer.system.files import shipped
 from condinst_infer.triton.model import INPUTS, INSTANCES, METADATA, NETWORK, PANOPTIC
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from condinst_infer import checkpoint
 from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.config.presets import preset
+from condinst_infer.contract.metadata import KEY
 from condinst_infer.errors import CheckpointError, ConfigError, InputError
-from condinst_infer.metadata import KEY
 from condinst_infer.model import CondInst
 from tests.support.foreign_names import adelaidet_name, mmdet_name, randomised, renamed
 

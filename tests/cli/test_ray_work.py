@@ -12,8 +12,8 @@ from pyarrow import parquet
 
 from condinst_infer import cli
 from condinst_infer.commands import predict_ray
+from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.errors import SessionError
-from condinst_infer.metadata import file_sha256
 from tests.support.command_line import Run, assert_refused
 
 

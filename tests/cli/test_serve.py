@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from condinst_infer.metadata import file_sha256
+from condinst_infer.contract.metadata import file_sha256
 from tests.support.command_line import Run, assert_refused
 from tests.support.http_server import Held, picture, png, serving
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import onnx
 import pytest
 
+from condinst_infer.contract.metadata import metadata_from_props, props_from_onnx
 from condinst_infer.errors import ModelFileError
-from condinst_infer.metadata import metadata_from_props, props_from_onnx
 
 
 def test_props_are_those_the_onnx_package_reads(bright_model: Path, demo_folder: Path) -> None:

@@ -16,8 +16,8 @@ from benchmarks.trained_statistics import with_trained_statistics
 from condinst_infer import ops
 from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.config.presets import preset
+from condinst_infer.contract.metadata import Metadata, metadata_from_props
 from condinst_infer.export import export_onnx
-from condinst_infer.metadata import Metadata, metadata_from_props
 from condinst_infer.model import CondInst
 from condinst_infer.ops.custom import DOMAIN
 from condinst_infer.ops.dynamic_mask_head import COORDINATES

@@ -11,8 +11,8 @@ import pytest
 from condinst_infer import clocks
 from condinst_infer.bench import Settings, benchmark
 from condinst_infer.commands.bench import text
+from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.engines.ort import OrtSession
-from condinst_infer.metadata import file_sha256
 from condinst_infer.runners import HostRunner
 from engines.shim import Shim
 from tests.cli.test_eval import annotated

@@ -3,7 +3,7 @@
 import pytest
 
 from condinst_infer.breakdown import PARTS, convolution_share, part_times
-from condinst_infer.session import NodeTime
+from condinst_infer.contract.session import NodeTime
 
 NODES = [  # as ONNX Runtime and PyTorch name them
     NodeTime("Cast_7", "Cast", 1),

@@ -11,6 +11,7 @@ import pytest
 
 from condinst_infer import postprocess, preprocess, result
 from condinst_infer.clocks import Scene
+from condinst_infer.contract.session import NodeTime
 from condinst_infer.engines import kernels
 from condinst_infer.engines.cuda import Device, Graph
 from condinst_infer.engines.device import DeviceRunner
@@ -18,7 +19,6 @@ from condinst_infer.engines.ort import OrtSession
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.preprocess import Placed
 from condinst_infer.runners import HostRunner
-from condinst_infer.session import NodeTime
 from engines.shim import Shim
 from tests.cuda.test_runner import Recorded, photograph
 

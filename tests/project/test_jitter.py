@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from condinst_infer import checkpoint
+from condinst_infer.contract.session import Session
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.model.session import TorchSession
-from condinst_infer.session import Session
 from condinst_infer.stages import OnnxStages, StageSource, TorchStages
 from tests.support import jitter
 

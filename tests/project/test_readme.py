@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from benchmarks import readme
-from condinst_infer.metadata import file_sha256
+from condinst_infer.contract.metadata import file_sha256
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text()

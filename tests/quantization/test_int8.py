@@ -13,10 +13,10 @@ from onnx import numpy_helper
 
 from condinst_infer import calibrate, checkpoint, golden
 from condinst_infer.agreement import Reference, agreement, feeds_of
+from condinst_infer.contract.metadata import props_from_onnx
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import InputError, ParityError
 from condinst_infer.export.quantize import Quantizer
-from condinst_infer.metadata import props_from_onnx
 from tests.support.command_line import Run, assert_refused
 
 DATA = Path(__file__).parents[1] / "data" / "nuclei"

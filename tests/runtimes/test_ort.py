@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import pytest
 
+from condinst_infer.contract.tensors import TensorSpec, check_feeds
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import ConfigError, MissingExtraError, ModelFileError, SessionError
-from condinst_infer.session import TensorSpec, check_feeds
 from tests.support.bright_model import bright_config, changed, write_bright_model
 
 

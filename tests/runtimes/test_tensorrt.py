@@ -16,12 +16,12 @@ import pytest
 
 import condinst_infer as ci
 from condinst_infer.compare import compare
+from condinst_infer.contract.tensors import output_shapes
 from condinst_infer.engines.cuda import Device, Stream
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.engines.sidecar import read, sidecar_path
 from condinst_infer.engines.trt import TrtSession
 from condinst_infer.errors import CondInstError, MissingExtraError, ModelFileError, SessionError
-from condinst_infer.session import output_shapes
 from engines.shim import Shim
 from tests.support.fake_tensorrt import fake_tensorrt
 from tests.support.fake_tensorrt.device import Replayed, built, install

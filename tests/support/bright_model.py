@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from condinst_infer.config.model import CondInstConfig
 from condinst_infer.config.presets import preset
-from condinst_infer.metadata import Metadata
+from condinst_infer.contract.metadata import Metadata
 
 
 def bright_config(**overrides: Any) -> CondInstConfig:

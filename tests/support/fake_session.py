@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 
 import condinst_infer as ci
-from condinst_infer.metadata import Metadata
-from condinst_infer.session import check_feeds, contract_inputs, contract_outputs
+from condinst_infer.contract.metadata import Metadata
+from condinst_infer.contract.tensors import check_feeds, contract_inputs, contract_outputs
 from tests.support.bright_model import bright_config
 
 SIZES = [(60, 90), (90, 60), (300, 300), (61, 90), (20, 700), (90, 60), (700, 20), (60, 90), (1, 1)]

@@ -14,13 +14,13 @@ import onnx
 import pytest
 
 from condinst_infer import checkpoint, cli, golden
+from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.engines import build
 from condinst_infer.engines.inspection import Found, found_in_engine
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.engines.sidecar import read, sidecar_path
 from condinst_infer.engines.trt import TrtSession
 from condinst_infer.errors import SessionError
-from condinst_infer.metadata import file_sha256
 from condinst_infer.stages import TorchStages
 from engines.shim import Shim
 from tests.support.bright_model import write_bright_model
