@@ -24,7 +24,7 @@ import condinst_infer
 from condinst_infer.commands.capi import build
 from condinst_infer.machine import environment, write_result
 from condinst_infer.pipeline import Pipeline, load
-from condinst_infer.preprocess import read_image
+from condinst_infer.processing.preprocess import read_image
 from condinst_infer.system.timing import interleaved, summary
 
 DATA = Path(condinst_infer.__file__).parent / "data"

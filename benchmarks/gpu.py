@@ -35,7 +35,7 @@ from condinst_infer.engines.device import DeviceRunner
 from condinst_infer.machine import environment, write_result
 from condinst_infer.model import CondInst
 from condinst_infer.pipeline import Pipeline
-from condinst_infer.preprocess import placement
+from condinst_infer.processing.geometry import placement
 from condinst_infer.system.timing import summary
 
 RESULTS = Path(__file__).parent / "results" / "gpu"

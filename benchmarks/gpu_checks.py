@@ -13,12 +13,13 @@ from benchmarks.check import Check
 from benchmarks.gpu_panoptic_checks import panoptic_checks
 from benchmarks.paste import dense, scene
 from benchmarks.torch_detector import tensor_from
-from condinst_infer import ops, postprocess
+from condinst_infer import ops
 from condinst_infer.config.model import mask_layers
 from condinst_infer.engines import kernels
 from condinst_infer.engines.crops import crops_from_bits
 from condinst_infer.engines.cuda import Stream
-from condinst_infer.preprocess import canvas_size
+from condinst_infer.processing import postprocess
+from condinst_infer.processing.geometry import canvas_size
 from engines.work import PAPER_HEAD
 
 NEAR_HALF = 1e-5  # where rounding may decide whether a pixel is foreground

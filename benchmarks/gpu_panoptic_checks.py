@@ -15,7 +15,7 @@ from condinst_infer.engines.cuda import Stream
 from condinst_infer.engines.merging import Merging
 from condinst_infer.engines.report import Report
 from condinst_infer.ops.panoptic import panoptic_merge
-from condinst_infer.preprocess import Placed
+from condinst_infer.processing.geometry import Placed
 
 RULES: dict[str, Any] = {"overlap_threshold": 0.4, "stuff_area_limit": 500}
 

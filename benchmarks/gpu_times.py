@@ -17,7 +17,7 @@ from condinst_infer.engines import kernels
 from condinst_infer.engines.crops import words_expected
 from condinst_infer.engines.cuda import Stream
 from condinst_infer.ops.panoptic import panoptic_merge
-from condinst_infer.preprocess import canvas_size
+from condinst_infer.processing.geometry import canvas_size
 from condinst_infer.system.timing import summary
 from engines import work
 from engines.work import PAPER_HEAD, Work

@@ -10,8 +10,8 @@ from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.engines.openvino import OvSession
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.pipeline import Pipeline
-from condinst_infer.preprocess import Placed, placement
-from condinst_infer.result import Instances
+from condinst_infer.processing.geometry import Placed, placement
+from condinst_infer.results.instances import Instances
 from condinst_infer.runners import HostRunner, runner_from_file
 
 RUNTIMES = {OrtSession: "ONNX Runtime", OvSession: "OpenVINO"}

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate, pad
 
-from condinst_infer.crop import CroppedMask
 from condinst_infer.machine import environment, write_result
-from condinst_infer.postprocess import paste
+from condinst_infer.processing.paste import paste
+from condinst_infer.results.crop import CroppedMask
 from condinst_infer.system.timing import interleaved, summary
 
 NET_SIZE, IMAGE_SIZE, STRIDE, CELLS = (800, 1088), (480, 640), 4, (200, 272)

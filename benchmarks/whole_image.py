@@ -27,7 +27,8 @@ from benchmarks.paste import torch_probabilities
 from condinst_infer import checkpoint, ops
 from condinst_infer.machine import environment, write_result
 from condinst_infer.model import CondInst
-from condinst_infer.preprocess import placement, resize, stacked
+from condinst_infer.processing.geometry import placement
+from condinst_infer.processing.preprocess import resize, stacked
 from condinst_infer.runners import RUNTIMES
 
 FIELDS = ("boxes", "labels", "masks")  # what must agree

@@ -38,10 +38,10 @@ from condinst_infer.errors import (
 )
 
 if TYPE_CHECKING:
-    from condinst_infer.crop import CroppedMask
-    from condinst_infer.panoptic import PanopticSegment, PanopticSegmentation
     from condinst_infer.pipeline import Pipeline, load
-    from condinst_infer.result import Instances
+    from condinst_infer.results.crop import CroppedMask
+    from condinst_infer.results.instances import Instances
+    from condinst_infer.results.panoptic import PanopticSegment, PanopticSegmentation
     from condinst_infer.stream import FrameStream
     from condinst_infer.video import Frame
 
@@ -85,12 +85,12 @@ __all__ = [
 
 # Loaded when first asked for: OpenCV and Pillow cost more than all the rest.
 _LAZY = {
-    "CroppedMask": "condinst_infer.crop",
+    "CroppedMask": "condinst_infer.results.crop",
     "Frame": "condinst_infer.video",
     "FrameStream": "condinst_infer.stream",
-    "Instances": "condinst_infer.result",
-    "PanopticSegment": "condinst_infer.panoptic",
-    "PanopticSegmentation": "condinst_infer.panoptic",
+    "Instances": "condinst_infer.results.instances",
+    "PanopticSegment": "condinst_infer.results.panoptic",
+    "PanopticSegmentation": "condinst_infer.results.panoptic",
     "Pipeline": "condinst_infer.pipeline",
     "load": "condinst_infer.pipeline",
 }

@@ -6,9 +6,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from condinst_infer.config.model import Size
 from condinst_infer.errors import InputError, require
 
-Size = tuple[int, int]  # (height, width)
 Rle = dict[str, Any]  # {"size": [H, W], "counts": str or bytes}
 
 _KEYS: dict[str, set[str]] = {

@@ -29,7 +29,7 @@ from condinst_infer.export import export_onnx
 from condinst_infer.export.quantize import Quantizer
 from condinst_infer.model import CondInst
 from condinst_infer.pipeline import Pipeline
-from condinst_infer.preprocess import ImageSource
+from condinst_infer.processing.preprocess import ImageSource
 from condinst_infer.system.timing import interleaved
 from condinst_infer.verify import verify_export
 

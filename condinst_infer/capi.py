@@ -13,12 +13,12 @@ import cv2
 import numpy as np
 
 from condinst_infer import errors
-from condinst_infer.crop import CroppedMask
-from condinst_infer.finish import call_options
-from condinst_infer.panoptic import PanopticSegmentation
 from condinst_infer.pipeline import Pipeline, load
-from condinst_infer.preprocess import read_image
-from condinst_infer.result import Instances
+from condinst_infer.processing.options import call_options
+from condinst_infer.processing.preprocess import read_image
+from condinst_infer.results.crop import CroppedMask
+from condinst_infer.results.instances import Instances
+from condinst_infer.results.panoptic import PanopticSegmentation
 
 Reply = tuple[int, str, Any]  # (status, text, value)
 Frame = tuple[memoryview, int, int, int, int]  # bytes, width, height, stride, channel order

@@ -12,7 +12,13 @@ import numpy as np
 from condinst_infer.config.model import CondInstConfig
 from condinst_infer.contract.metadata import Metadata
 from condinst_infer.errors import ConfigError
-from condinst_infer.preprocess import ImageSource, network_image, read_image, resize, stacked
+from condinst_infer.processing.preprocess import (
+    ImageSource,
+    network_image,
+    read_image,
+    resize,
+    stacked,
+)
 from condinst_infer.stages import HEADS, Stages, StageSource, stages_of
 
 HISTOGRAM_EDGES = (0.0, 0.5, 0.9, 0.99, 0.999, 1.0)  # of mask IoU

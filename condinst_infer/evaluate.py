@@ -12,17 +12,16 @@ import numpy as np
 from tqdm import tqdm
 
 from condinst_infer.annotations import (
-    Size,
     check_images,
     coco_library,
     read_instances,
     rle_from_segmentation,
     unusable,
 )
-from condinst_infer.config.model import MAX_BATCH, CondInstConfig, DetectConfig
+from condinst_infer.config.model import MAX_BATCH, CondInstConfig, DetectConfig, Size
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.pipeline import Pipeline
-from condinst_infer.result import Instances
+from condinst_infer.results.instances import Instances
 from condinst_infer.system.ordered_map import groups, in_order
 
 Numbers = dict[str, float | None]

@@ -15,7 +15,6 @@ from condinst_infer.annotations import check_images
 from condinst_infer.config.model import MAX_BATCH, CondInstConfig
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.evaluate import Numbers, same_categories
-from condinst_infer.panoptic import PanopticSegmentation
 from condinst_infer.panoptic_data import (
     ID_BITS,
     PanopticImage,
@@ -25,6 +24,7 @@ from condinst_infer.panoptic_data import (
     run_starts,
 )
 from condinst_infer.pipeline import Pipeline
+from condinst_infer.results.panoptic import PanopticSegmentation
 from condinst_infer.system.files import replacing
 from condinst_infer.system.ordered_map import groups, in_order
 

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack, overload
 
-from condinst_infer import finish
 from condinst_infer.config.model import (
     MAX_BATCH,
     MAX_PIXELS,
@@ -20,12 +19,20 @@ from condinst_infer.contract.metadata import Metadata
 from condinst_infer.contract.session import Session
 from condinst_infer.engines.device import DeviceRunner
 from condinst_infer.errors import InputError
-from condinst_infer.finish import Finish, Result, Thresholds, call_options, panoptic_settings
-from condinst_infer.images import by_canvas, is_one, until_failure
-from condinst_infer.panoptic import PanopticSegmentation
-from condinst_infer.postprocess import Classes
-from condinst_infer.preprocess import ImageSource, Placed, placement
-from condinst_infer.result import Instances
+from condinst_infer.processing import options as finish
+from condinst_infer.processing.batching import by_canvas, is_one, until_failure
+from condinst_infer.processing.geometry import Placed, placement
+from condinst_infer.processing.options import (
+    Finish,
+    Result,
+    Thresholds,
+    call_options,
+    panoptic_settings,
+)
+from condinst_infer.processing.postprocess import Classes
+from condinst_infer.processing.preprocess import ImageSource
+from condinst_infer.results.instances import Instances
+from condinst_infer.results.panoptic import PanopticSegmentation
 from condinst_infer.runners import HostRunner, runner_from_file
 from condinst_infer.stream import FrameStream, of_images
 from condinst_infer.system.hardware import usable_cores

@@ -14,8 +14,9 @@ from condinst_infer.engines.openvino import OvSession
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.engines.trt import TrtSession
 from condinst_infer.errors import ConfigError, ModelFileError, SessionError, require
-from condinst_infer.postprocess import Found
-from condinst_infer.preprocess import ImageSource, Placed, read_image, resize, stacked
+from condinst_infer.processing.geometry import Placed
+from condinst_infer.processing.postprocess import Found
+from condinst_infer.processing.preprocess import ImageSource, read_image, resize, stacked
 
 RUNTIMES = ("onnxruntime", "openvino")  # of an .onnx file on the CPU
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from condinst_infer.config.validation import check_whole
 from condinst_infer.errors import InputError
-from condinst_infer.preprocess import IMAGE_SUFFIXES, check_size, read_image
+from condinst_infer.processing.preprocess import IMAGE_SUFFIXES, check_size, read_image
 
 VIDEO_SUFFIXES = (
     *(".avi", ".flv", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4"),

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 import condinst_infer as ci
-from condinst_infer.preprocess import read_image
+from condinst_infer.processing.preprocess import read_image
 
 
 def main() -> None:

@@ -12,8 +12,10 @@ import pytest
 
 import condinst_infer as ci
 from condinst_infer.errors import ConfigError, InputError
-from condinst_infer.postprocess import Found, paste
-from condinst_infer.preprocess import Placed, stacked
+from condinst_infer.processing.geometry import Placed
+from condinst_infer.processing.paste import paste
+from condinst_infer.processing.postprocess import Found
+from condinst_infer.processing.preprocess import stacked
 from condinst_infer.runners import HostRunner
 from tests.support.bright_model import write_bright_model
 from tests.support.fake_session import SIZES, FakeSession, assert_same, photograph

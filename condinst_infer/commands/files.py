@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from condinst_infer.errors import ConfigError, InputError
-from condinst_infer.preprocess import IMAGE_SUFFIXES
+from condinst_infer.processing.preprocess import IMAGE_SUFFIXES
 from condinst_infer.video import VIDEO_SUFFIXES, is_live, shown_name
 
 

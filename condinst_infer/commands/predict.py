@@ -27,7 +27,7 @@ from condinst_infer.commands.predict_work import (
 )
 from condinst_infer.errors import InputError
 from condinst_infer.pipeline import Pipeline, load
-from condinst_infer.result import Instances
+from condinst_infer.results.instances import Instances
 from condinst_infer.system.ordered_map import groups, in_order
 
 

@@ -37,7 +37,7 @@ from condinst_infer.errors import (
     require,
 )
 from condinst_infer.pipeline import load
-from condinst_infer.result import Instances
+from condinst_infer.results.instances import Instances
 from condinst_infer.system.ordered_map import groups, in_order
 from condinst_infer.system.signals import stop_signals
 

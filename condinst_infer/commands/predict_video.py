@@ -19,8 +19,8 @@ from condinst_infer.commands.files import VideoSource
 from condinst_infer.commands.predict_work import Work, found_in, result_paths
 from condinst_infer.commands.recorder import recording
 from condinst_infer.errors import InputError
-from condinst_infer.panoptic import PanopticSegmentation
-from condinst_infer.result import Instances
+from condinst_infer.results.instances import Instances
+from condinst_infer.results.panoptic import PanopticSegmentation
 from condinst_infer.stream import FrameStream
 from condinst_infer.system.files import replacing
 from condinst_infer.system.signals import stop_signals

@@ -11,10 +11,10 @@ import numpy as np
 
 from condinst_infer.commands.files import ImageFile, VideoSource
 from condinst_infer.errors import ConfigError, InputError
-from condinst_infer.panoptic import PanopticSegmentation
 from condinst_infer.pipeline import Pipeline
-from condinst_infer.preprocess import read_image
-from condinst_infer.result import Instances
+from condinst_infer.processing.preprocess import read_image
+from condinst_infer.results.instances import Instances
+from condinst_infer.results.panoptic import PanopticSegmentation
 from condinst_infer.system.files import replacing
 
 FILTERS = ("score_threshold", "max_detections", "classes")

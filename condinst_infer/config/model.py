@@ -14,6 +14,8 @@ from condinst_infer.config.class_names import COCO_CATEGORY_IDS, COCO_CLASS_NAME
 from condinst_infer.config.validation import check
 from condinst_infer.errors import ConfigError, did_you_mean
 
+Size = tuple[int, int]  # (height, width), pixels
+
 MAX_PIXELS = 100_000_000  # 300 MB decoded; a hostile file of a few kilobytes can claim more
 MAX_BATCH = 1  # images a dynamic file is given at once: more gain nothing on a CPU, and cost memory
 RECONNECT = 5  # attempts to open a camera or a live stream again, before it counts as lost

@@ -1,4 +1,4 @@
-"""What every runtime offers, and what a model file has to look like to be run by one."""
+"""The Session protocol: what every runtime offers."""
 
 from collections.abc import Mapping
 from pathlib import Path

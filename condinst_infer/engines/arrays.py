@@ -52,11 +52,6 @@ class DeviceArray:
         }
 
 
-def is_device_array(source: object) -> bool:
-    """Whether `source` lies in device memory as far as it says."""
-    return hasattr(source, "__cuda_array_interface__")
-
-
 def device_array(source: Any, name: str) -> tuple[DeviceArray, int]:
     """`source`, uint8 [H, W, 3] in device memory, and its bytes per row; nothing is copied.
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from condinst_infer.crop import CroppedMask
 from condinst_infer.errors import SessionError
+from condinst_infer.results.crop import CroppedMask
 
 _WORD = 32  # pixels
 _FULL_MASKS = 16  # what the boxes of a crowded photograph add up to, small ones padded to words

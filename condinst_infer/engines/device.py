@@ -5,15 +5,15 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-from condinst_infer.config.model import PanopticConfig
-from condinst_infer.engines.arrays import device_array, is_device_array
+from condinst_infer.config.model import PanopticConfig, Size
+from condinst_infer.engines.arrays import device_array
 from condinst_infer.engines.canvas import Canvas, DeviceSession
 from condinst_infer.engines.cuda import Device, Stream
 from condinst_infer.errors import InputError
-from condinst_infer.postprocess import Found
-from condinst_infer.preprocess import Placed, read_image
-
-Size = tuple[int, int]  # (height, width)
+from condinst_infer.processing.batching import is_device_array
+from condinst_infer.processing.geometry import Placed
+from condinst_infer.processing.postprocess import Found
+from condinst_infer.processing.preprocess import read_image
 
 _CANVASES = 4  # kept at once in a lane; each holds buffers, and a context with its memory
 

@@ -13,7 +13,7 @@ import numpy as np
 from condinst_infer.config.model import mask_layers
 from condinst_infer.config.validation import CHOICES
 from condinst_infer.errors import ConfigError
-from condinst_infer.merge import MILLION
+from condinst_infer.processing.panoptic_merge import MILLION
 
 Dim = Any  # int, or a symbolic dimension of TensorRT
 COORDINATES = CHOICES["coordinates"]  # scalar `coordinates` is the index

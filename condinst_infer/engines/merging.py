@@ -11,7 +11,7 @@ from condinst_infer.engines import kernels
 from condinst_infer.engines.arrays import DeviceArray
 from condinst_infer.engines.cuda import Stream
 from condinst_infer.engines.report import Report
-from condinst_infer.preprocess import Placed
+from condinst_infer.processing.geometry import Placed
 
 _CLASSES = 256
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from condinst_infer.config.model import InputConfig
 from condinst_infer.contract.metadata import Metadata
 from condinst_infer.errors import ConfigError, SessionError
-from condinst_infer.preprocess import canvas_size, network_size
+from condinst_infer.processing.geometry import canvas_size, network_size
 
 USUAL_IMAGE = (480, 640)  # height and width, pixels; what an engine is made fastest for
 

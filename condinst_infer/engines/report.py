@@ -4,11 +4,11 @@ from math import prod
 
 import numpy as np
 
-from condinst_infer.crop import CroppedMask
 from condinst_infer.engines import kernels
 from condinst_infer.engines.arrays import DeviceArray
 from condinst_infer.engines.crops import crops_from_bits
 from condinst_infer.engines.cuda import Stream
+from condinst_infer.results.crop import CroppedMask
 
 _ALIGNMENT = 256  # bytes; what TensorRT wants of an address
 REPORTED = ("num_detections", "boxes", "scores", "labels")

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from condinst_infer.config.model import Size
 from condinst_infer.ops.aligned_bilinear import aligned_bilinear
 
-Size = tuple[int, int]  # (height, width)
 MILLION = 1_000_000  # shares are compared as whole numbers
 
 

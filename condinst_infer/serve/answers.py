@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from condinst_infer.panoptic import PanopticSegmentation
 from condinst_infer.pipeline import Pipeline
-from condinst_infer.result import Instances
+from condinst_infer.results.instances import Instances
+from condinst_infer.results.panoptic import PanopticSegmentation
 from condinst_infer.serve.failures import failure
 from condinst_infer.serve.upload import decoded
 

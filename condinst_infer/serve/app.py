@@ -13,8 +13,8 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from condinst_infer import __version__
-from condinst_infer.finish import call_options, panoptic_settings
 from condinst_infer.pipeline import Pipeline
+from condinst_infer.processing.options import call_options, panoptic_settings
 from condinst_infer.serve import metrics
 from condinst_infer.serve.answers import Answer, Answers, Order
 from condinst_infer.serve.batcher import Batcher

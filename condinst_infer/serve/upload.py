@@ -10,7 +10,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from condinst_infer.errors import InputError
-from condinst_infer.preprocess import image_from_file, size_from_file
+from condinst_infer.processing.preprocess import image_from_file, size_from_file
 from condinst_infer.serve.failures import Refused
 
 NAME = "the upload"  # what messages call the image

@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 
 from condinst_infer.config.model import InputConfig
-from condinst_infer.crop import CroppedMask
-from condinst_infer.preprocess import network_size, resize
+from condinst_infer.processing.geometry import network_size
+from condinst_infer.processing.preprocess import resize
+from condinst_infer.results.crop import CroppedMask
 
 
 @dataclass(frozen=True)

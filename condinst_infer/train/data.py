@@ -9,16 +9,16 @@ import numpy as np
 
 from condinst_infer.annotations import (
     Rle,
-    Size,
     check_images,
     coco_library,
     read_instances,
     rle_from_segmentation,
     unusable,
 )
-from condinst_infer.crop import CroppedMask
+from condinst_infer.config.model import Size
 from condinst_infer.errors import InputError
 from condinst_infer.panoptic_data import PanopticImage, check_png, id_map, read_panoptic, relabelled
+from condinst_infer.results.crop import CroppedMask
 
 TOLERANCE = 2.0  # pixels a polygon may pass the image's edge: annotation tools round outwards
 

@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from condinst_infer.config.model import CondInstConfig
-from condinst_infer.crop import CroppedMask
-from condinst_infer.draw import overlay
 from condinst_infer.errors import InputError
-from condinst_infer.merge import SEMANTIC_STRIDE
-from condinst_infer.preprocess import canvas_size, read_image, stacked
+from condinst_infer.processing.geometry import canvas_size
+from condinst_infer.processing.panoptic_merge import SEMANTIC_STRIDE
+from condinst_infer.processing.preprocess import read_image, stacked
+from condinst_infer.results.crop import CroppedMask
+from condinst_infer.results.draw import overlay
 from condinst_infer.train.augment import AugmentConfig, augmented, augmented_map
 from condinst_infer.train.data import CocoData, crops_from_record, owners_from_record
 from condinst_infer.train.targets import IGNORED, GroundTruth, ground_truth, sampled

@@ -18,10 +18,10 @@ from condinst_infer.contract.tensors import (
     contract_outputs,
 )
 from condinst_infer.errors import CondInstError, InputError, SessionError
-from condinst_infer.panoptic import PanopticSegmentation
 from condinst_infer.pipeline import Pipeline
-from condinst_infer.preprocess import image_from_file
-from condinst_infer.result import Instances
+from condinst_infer.processing.preprocess import image_from_file
+from condinst_infer.results.instances import Instances
+from condinst_infer.results.panoptic import PanopticSegmentation
 
 METADATA = "metadata.json"  # of the network, beside model.py
 NETWORK = "{}_network"  # what the network of a model is called

@@ -16,7 +16,7 @@ import pytest
 from condinst_infer.commands import options
 from condinst_infer.commands.predict_work import write_image
 from condinst_infer.pipeline import Pipeline, load
-from condinst_infer.preprocess import read_image
+from condinst_infer.processing.preprocess import read_image
 from tests.support.bright_model import write_bright_model
 from tests.support.command_line import Run, assert_refused
 

@@ -11,7 +11,7 @@ from condinst_infer.config.model import override
 from condinst_infer.engines.cuda import Device
 from condinst_infer.engines.device import DeviceRunner
 from condinst_infer.export import export_onnx
-from condinst_infer.panoptic import PanopticSegment, PanopticSegmentation
+from condinst_infer.results.panoptic import PanopticSegment, PanopticSegmentation
 from engines.shim import Shim
 from tests.cuda.test_runner import Recorded, photograph, resized_on
 
@@ -38,8 +38,10 @@ def test_owners_come_from_the_device(
     monkeypatch.setattr("condinst_infer.runners.resize", resized_on(stream))
     with ci.load(panoptic_onnx) as whole:
         expected = whole.panoptic(images, **RULES)
-    monkeypatch.setattr("condinst_infer.panoptic.semantic_labels", None)  # no merge on the host
-    monkeypatch.setattr("condinst_infer.panoptic.owners_of_things", None)
+    monkeypatch.setattr(
+        "condinst_infer.processing.panoptic.semantic_labels", None
+    )  # no merge on the host
+    monkeypatch.setattr("condinst_infer.processing.panoptic.owners_of_things", None)
     with ci.Pipeline(DeviceRunner(Recorded(panoptic_onnx), device)) as pipeline:
         for _ in range(2):
             for ours, theirs in zip(pipeline.panoptic(images, **RULES), expected, strict=True):

@@ -8,8 +8,9 @@ import pytest
 from condinst_infer.config.presets import preset
 from condinst_infer.engines import kernels
 from condinst_infer.engines.cuda import DeviceArray, Stream
-from condinst_infer.merge import add_stuff, owners_of_things, semantic_labels
-from condinst_infer.postprocess import kept_slots, paste
+from condinst_infer.processing.panoptic_merge import add_stuff, owners_of_things, semantic_labels
+from condinst_infer.processing.paste import paste
+from condinst_infer.processing.postprocess import kept_slots
 from tests.processing.test_panoptic_merge import assert_equal_labels, logits_of
 from tests.processing.test_postprocess import smooth_masks
 

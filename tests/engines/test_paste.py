@@ -5,13 +5,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from condinst_infer.crop import CroppedMask
 from condinst_infer.engines import kernels
 from condinst_infer.engines.crops import crops_from_bits, words_expected
 from condinst_infer.engines.cuda import DeviceArray, Stream
 from condinst_infer.errors import SessionError
-from condinst_infer.postprocess import _axis
-from condinst_infer.postprocess import paste as paste_of_the_cpu
+from condinst_infer.processing.paste import _axis
+from condinst_infer.processing.paste import paste as paste_of_the_cpu
+from condinst_infer.results.crop import CroppedMask
 
 Size = tuple[int, int]  # (height, width)
 DTYPES = [np.float32, np.float16]

@@ -6,7 +6,7 @@ from PIL import Image
 
 from condinst_infer.engines import kernels
 from condinst_infer.engines.cuda import Stream
-from condinst_infer.preprocess import resize
+from condinst_infer.processing.preprocess import resize
 
 Size = tuple[int, int]  # (height, width)
 

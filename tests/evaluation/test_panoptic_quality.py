@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from condinst_infer.crop import CroppedMask
-from condinst_infer.merge import merge
 from condinst_infer.panoptic_data import PanopticTruth, id_map, read_panoptic
 from condinst_infer.panoptic_quality import (
     Found,
@@ -17,6 +15,8 @@ from condinst_infer.panoptic_quality import (
     evaluate_panoptic_file,
     quality,
 )
+from condinst_infer.processing.panoptic_merge import merge
+from condinst_infer.results.crop import CroppedMask
 from tests.support.panoptic_files import Segment, made_up, noisy, segment, write_panoptic
 
 SIX = Path(__file__).parents[1] / "data" / "panoptic6" / "panoptic.json"

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from condinst_infer import merge as merging
-from condinst_infer.crop import CroppedMask
 from condinst_infer.errors import SessionError
-from condinst_infer.merge import merge, semantic_labels
 from condinst_infer.ops.panoptic import panoptic_merge, semantic_logits
-from condinst_infer.postprocess import paste
+from condinst_infer.processing import panoptic_merge as merging
+from condinst_infer.processing.panoptic_merge import merge, semantic_labels
+from condinst_infer.processing.paste import paste
+from condinst_infer.results.crop import CroppedMask
 from tests.processing.test_postprocess import smooth_masks
 
 CASES = [  # cells of the semantic map (h, w), network image, original

@@ -6,9 +6,10 @@ import torch
 from torch.nn.functional import interpolate, pad
 
 from condinst_infer.config.model import CondInstConfig, override
-from condinst_infer.crop import CroppedMask
 from condinst_infer.errors import ConfigError, SessionError
-from condinst_infer.postprocess import instances_from_outputs, paste
+from condinst_infer.processing.paste import paste
+from condinst_infer.processing.postprocess import instances_from_outputs
+from condinst_infer.results.crop import CroppedMask
 
 
 def reference(masks, stride, net_size, image_size):

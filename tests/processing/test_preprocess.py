@@ -11,7 +11,8 @@ from PIL import Image
 
 from condinst_infer.config.model import InputConfig
 from condinst_infer.errors import InputError
-from condinst_infer.preprocess import network_size, read_image, resize
+from condinst_infer.processing.geometry import network_size
+from condinst_infer.processing.preprocess import read_image, resize
 
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [90, 160, 220]]], dtype=np.uint8)
 

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from condinst_infer.config.model import InputConfig
-from condinst_infer.preprocess import canvas_size, fitted_size, network_size, resize, stacked
+from condinst_infer.processing.geometry import canvas_size, fitted_size, network_size
+from condinst_infer.processing.preprocess import resize, stacked
 
 SHORT_FIRST = [  # h, w, short side, long side, network h, w; detectron2's shortest-edge rule
     (480, 640, 800, 1333, 800, 1067),

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from condinst_infer import postprocess, preprocess, result
 from condinst_infer.clocks import Scene
 from condinst_infer.contract.session import NodeTime
 from condinst_infer.engines import kernels
@@ -17,7 +16,9 @@ from condinst_infer.engines.cuda import Device, Graph
 from condinst_infer.engines.device import DeviceRunner
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.pipeline import Pipeline
-from condinst_infer.preprocess import Placed
+from condinst_infer.processing import postprocess, preprocess
+from condinst_infer.processing.geometry import Placed
+from condinst_infer.results import instances
 from condinst_infer.runners import HostRunner
 from engines.shim import Shim
 from tests.cuda.test_runner import Recorded, photograph
@@ -45,7 +46,7 @@ def delay(monkeypatch: pytest.MonkeyPatch) -> Iterator[Delay]:
     monkeypatch.setattr("condinst_infer.runners.resize", delayed(preprocess.resize, RESIZE))
     monkeypatch.setattr(postprocess, "_slots", delayed(postprocess._slots, SLOTS))
     monkeypatch.setattr(postprocess, "paste", delayed(postprocess.paste, PASTE))
-    monkeypatch.setattr(result, "rle_from_crop", delayed(result.rle_from_crop, RLE))
+    monkeypatch.setattr(instances, "rle_from_crop", delayed(instances.rle_from_crop, RLE))
     yield delayed
 
 

@@ -14,12 +14,12 @@ HEAVY = ("torch", "onnx", "onnxruntime", "tensorrt")
 
 # a module imports only modules of rows above its own (or of its own package)
 ROWS = [
-    ["crop", "errors"],
-    ["annotations", "config", "draw", "merge", "system"],
-    ["contract", "machine", "ops", "panoptic_data", "preprocess", "result", "results"],
-    ["breakdown", "cityscapes", "model", "postprocess", "video"],
-    ["checkpoint", "engines", "export", "panoptic", "stream"],
-    ["doctor", "finish", "images", "runners", "stages"],
+    ["errors"],
+    ["config", "system"],
+    ["annotations", "contract", "machine", "ops", "results"],
+    ["breakdown", "cityscapes", "model", "panoptic_data", "processing"],
+    ["checkpoint", "engines", "export", "video"],
+    ["doctor", "runners", "stages", "stream"],
     ["compare", "pipeline"],
     ["agreement", "capi", "clocks", "evaluate", "golden", "serve", "triton"],
     ["bench", "panoptic_quality", "verify"],

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from condinst_infer.crop import CroppedMask
-from condinst_infer.draw import free_place, instance_colour, line_unit, overlay, text_colour
+from condinst_infer.results.crop import CroppedMask
+from condinst_infer.results.draw import free_place, instance_colour, line_unit, overlay, text_colour
 
 GREY = 120
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from condinst_infer.crop import CroppedMask, compressed_counts, rle_from_crop
 from condinst_infer.errors import InputError
-from condinst_infer.result import CROWD, Instances
+from condinst_infer.results.crop import CroppedMask
+from condinst_infer.results.instances import CROWD, Instances
+from condinst_infer.results.rle import compressed_counts, rle_from_crop
 
 
 def tight(mask: np.ndarray) -> CroppedMask:

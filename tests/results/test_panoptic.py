@@ -10,8 +10,9 @@ from PIL import Image
 from condinst_infer.config.model import override
 from condinst_infer.config.presets import preset
 from condinst_infer.errors import ConfigError, InputError
-from condinst_infer.panoptic import PanopticSegmentation, panoptic_from_outputs
-from condinst_infer.postprocess import kept_slots
+from condinst_infer.processing.panoptic import panoptic_from_outputs
+from condinst_infer.processing.postprocess import kept_slots
+from condinst_infer.results.panoptic import PanopticSegmentation
 
 CONFIG = override(
     preset("condinst_nano"),

@@ -194,7 +194,7 @@ def _far(a: np.ndarray, b: np.ndarray) -> float:
 
 def check_final(name: str, case: str, outputs: dict[str, np.ndarray], slot: int) -> None:
     """Assert boxes and masks at the output size: 99.8 % of the pixels of every instance."""
-    from condinst_infer.postprocess import instances_from_outputs
+    from condinst_infer.processing.postprocess import instances_from_outputs
 
     golden = arrays(name)
     number = int(case.removeprefix("batch")) if case.startswith("batch") else None

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 
 from condinst_infer.pipeline import Pipeline
-from condinst_infer.result import Instances
+from condinst_infer.results.instances import Instances
 from condinst_infer.serve.app import Door
 from condinst_infer.serve.limits import Limits
 from condinst_infer.serve.server import Server, bound

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from condinst_infer.config.presets import preset
-from condinst_infer.crop import CroppedMask
 from condinst_infer.errors import InputError
+from condinst_infer.results.crop import CroppedMask
 from condinst_infer.train.augment import AugmentConfig, augmented
 from condinst_infer.train.data import crops_from_record, read_coco
 from condinst_infer.train.loader import (

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 import condinst_infer as ci
-from condinst_infer.crop import CroppedMask, rle_from_crop
 from condinst_infer.pipeline import Pipeline
+from condinst_infer.results.crop import CroppedMask
+from condinst_infer.results.rle import rle_from_crop
 from condinst_infer.serve.answers import Answers, Order
 from tests.support.fake_session import FakeSession
 from tests.support.http_server import GOOD, Running, as_json, picture, png, serving

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.capi import FORMATS, Image, Library, Pointer, image
-from condinst_infer.panoptic import PanopticSegmentation
 from condinst_infer.pipeline import Pipeline, load
-from condinst_infer.preprocess import read_image
-from condinst_infer.result import Instances
+from condinst_infer.processing.preprocess import read_image
+from condinst_infer.results.instances import Instances
+from condinst_infer.results.panoptic import PanopticSegmentation
 
 
 def array(pointer: Pointer, *shape: int) -> np.ndarray:

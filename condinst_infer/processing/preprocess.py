@@ -3,14 +3,15 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from condinst_infer.config.model import MAX_PIXELS, InputConfig
+from condinst_infer.config.model import MAX_PIXELS, InputConfig, Size
 from condinst_infer.errors import InputError
+from condinst_infer.processing.geometry import placement
 
 
 class DeviceImage(Protocol):
@@ -21,7 +22,6 @@ class DeviceImage(Protocol):
 
 
 ImageSource = str | os.PathLike[str] | np.ndarray | Image.Image | DeviceImage
-Size = tuple[int, int]  # (height, width)
 
 # What cameras and data sets write. Pillow reads more, some by running other programs (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000")
@@ -160,40 +160,6 @@ def check_size(size: Size, name: str, max_pixels: int) -> None:
         )
 
 
-def network_size(size: Size, config: InputConfig) -> Size:
-    """(height, width) an image of `size` is resized to, before padding.
-
-    The shorter side becomes `short_side`, unless the longer one would pass `long_side`. Sides
-    are at least 1.
-    """
-    height, width = size
-    short, long = min(size), max(size)
-    if config.resize_rule == "min_scale":
-        scale = min(config.long_side / long, config.short_side / short)
-        height, width = height * scale, width * scale
-    else:  # "short_first": two roundings in float64, as detectron2's shortest-edge rule has them
-        scale = config.short_side / short
-        height = config.short_side if height == short else height * scale
-        width = config.short_side if width == short else width * scale
-        if max(height, width) > config.long_side:
-            scale = config.long_side / max(height, width)
-            height, width = height * scale, width * scale
-    return max(1, int(height + 0.5)), max(1, int(width + 0.5))
-
-
-def fitted_size(size: Size, canvas: Size) -> Size:
-    """`size` where it fits `canvas`, else scaled down with its aspect kept until it does."""
-    scale = min(1.0, canvas[0] / size[0], canvas[1] / size[1])
-    height, width = (max(1, int(side * scale + 0.5)) for side in size)
-    return min(height, canvas[0]), min(width, canvas[1])
-
-
-def canvas_size(size: Size, divisor: int) -> Size:
-    """`size` with both sides rounded up to multiples of `divisor`."""
-    height, width = (-(-side // divisor) * divisor for side in size)
-    return height, width
-
-
 def resize(image: np.ndarray, size: Size) -> np.ndarray:
     """`image`, uint8 [H, W, 3], at `size`, as Pillow's antialiased bilinear within a grey level."""
     height, width = size
@@ -204,27 +170,6 @@ def resize(image: np.ndarray, size: Size) -> np.ndarray:
         return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(resized)
-
-
-class Placed(NamedTuple):
-    """An image on its way into the network, and what `placement` says of it."""
-
-    image: Any  # the original, BGR uint8 [H, W, 3], in host or in device memory
-    net_size: Size
-    canvas: Size
-
-
-def placement(size: Size, config: InputConfig, canvas: Size | None) -> tuple[Size, Size]:
-    """(height, width) an image of `size` is resized to, and the canvas it goes on.
-
-    Args:
-        canvas: of a static model, (height, width): what does not fit is scaled down, never
-            cropped. None gives the smallest canvas the image fits on.
-    """
-    net_size = network_size(size, config)
-    if canvas is None:
-        return net_size, canvas_size(net_size, config.size_divisor)
-    return fitted_size(net_size, canvas), canvas
 
 
 def network_image(

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from condinst_infer.crop import CroppedMask
+from condinst_infer.results.crop import CroppedMask
 
 Colour = tuple[int, int, int]  # blue, green, red
 Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2; the ends are outside

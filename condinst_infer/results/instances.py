@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from condinst_infer.crop import CroppedMask, rle_from_crop
 from condinst_infer.errors import InputError, require
+from condinst_infer.results.crop import CroppedMask
+from condinst_infer.results.rle import rle_from_crop
 
 if TYPE_CHECKING:
     from supervision import Detections
@@ -113,7 +114,7 @@ class Instances:
         Raises:
             InputError: there is no image, or it has another size.
         """
-        from condinst_infer.draw import overlay  # OpenCV and fonts, only for those who draw
+        from condinst_infer.results.draw import overlay  # OpenCV and fonts, only for those who draw
 
         image = self.image if image is None else image
         if image is None:

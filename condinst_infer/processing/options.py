@@ -5,16 +5,17 @@ from typing import Any, TypedDict, TypeVar
 
 from condinst_infer.config.model import CondInstConfig, PanopticConfig, override
 from condinst_infer.errors import ConfigError
-from condinst_infer.panoptic import PanopticSegmentation, panoptic_from_outputs
-from condinst_infer.postprocess import (
+from condinst_infer.processing.geometry import Placed
+from condinst_infer.processing.panoptic import panoptic_from_outputs
+from condinst_infer.processing.postprocess import (
     Classes,
     Found,
     check_options,
     instances_from_outputs,
     labels_from_classes,
 )
-from condinst_infer.preprocess import Placed
-from condinst_infer.result import Instances
+from condinst_infer.results.instances import Instances
+from condinst_infer.results.panoptic import PanopticSegmentation
 
 Result = TypeVar("Result")
 Finish = Callable[[Found, int, Placed, CondInstConfig], Result]  # of one slot of a batch

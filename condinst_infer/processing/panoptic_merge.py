@@ -7,10 +7,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from condinst_infer.crop import CroppedMask
+from condinst_infer.config.model import Size
 from condinst_infer.errors import SessionError
-
-Size = tuple[int, int]  # (height, width)
+from condinst_infer.results.crop import CroppedMask
 
 SEMANTIC_STRIDE = 4  # network pixels per cell of the semantic logits
 MILLION = 1_000_000  # shares are compared as whole numbers: exactly 40 % is not more than 40 %

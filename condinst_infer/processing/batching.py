@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from condinst_infer.engines.arrays import is_device_array
 from condinst_infer.errors import InputError
-from condinst_infer.preprocess import ImageSource, Placed
+from condinst_infer.processing.geometry import Placed
+from condinst_infer.processing.preprocess import ImageSource
 
 
 def is_one(source: Any) -> bool:
@@ -40,3 +40,8 @@ def by_canvas(items: Iterable[Placed], most: int) -> Iterator[list[tuple[int, Pl
         if len(group) == most:
             yield waiting.pop(item.canvas)
     yield from waiting.values()
+
+
+def is_device_array(source: object) -> bool:
+    """Whether `source` lies in device memory as far as it says."""
+    return hasattr(source, "__cuda_array_interface__")
