@@ -33,7 +33,7 @@ from condinst_infer.contract.tensors import contract_outputs, output_shapes
 from condinst_infer.engines.cuda import Device
 from condinst_infer.engines.device import DeviceRunner
 from condinst_infer.machine import environment, write_result
-from condinst_infer.model import CondInst
+from condinst_infer.model.condinst import CondInst
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.processing.geometry import placement
 from condinst_infer.system.timing import summary

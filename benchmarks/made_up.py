@@ -19,7 +19,7 @@ from condinst_infer.agreement import feeds_of
 from condinst_infer.config.presets import preset
 from condinst_infer.export import export_onnx
 from condinst_infer.export.quantize import Quantizer
-from condinst_infer.model import CondInst
+from condinst_infer.model.condinst import CondInst
 from condinst_infer.system.files import replacing
 
 FRAME = (480, 640)  # (height, width), a common size of COCO

@@ -9,8 +9,8 @@ from torch import Tensor
 from condinst_infer.contract.metadata import Metadata
 from condinst_infer.engines.arrays import DeviceArray
 from condinst_infer.engines.cuda import Stream
-from condinst_infer.model import CondInst
-from condinst_infer.model.precision import in_precision
+from condinst_infer.model.condinst import CondInst
+from condinst_infer.model.deploy import in_precision
 from engines.shim import host
 
 WARM_UP = 3  # runs before PyTorch records a graph; it asks for some

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from condinst_infer.config.model import CondInstConfig, override
-from condinst_infer.model import CondInst, dla
+from condinst_infer.model import dla
+from condinst_infer.model.condinst import CondInst
 from condinst_infer.model.fpn import BiFPNLayer
 from condinst_infer.model.layers import ConvNorm, DeformConvNorm
 from condinst_infer.model.resnet import BasicBlock, Bottleneck

@@ -26,7 +26,7 @@ from benchmarks.ours import Ours
 from benchmarks.paste import torch_probabilities
 from condinst_infer import checkpoint, ops
 from condinst_infer.machine import environment, write_result
-from condinst_infer.model import CondInst
+from condinst_infer.model.condinst import CondInst
 from condinst_infer.processing.geometry import placement
 from condinst_infer.processing.preprocess import resize, stacked
 from condinst_infer.runners import RUNTIMES

@@ -27,7 +27,7 @@ from condinst_infer.errors import InputError, ParityError
 from condinst_infer.evaluate import evaluate
 from condinst_infer.export import export_onnx
 from condinst_infer.export.quantize import Quantizer
-from condinst_infer.model import CondInst
+from condinst_infer.model.condinst import CondInst
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.processing.preprocess import ImageSource
 from condinst_infer.system.timing import interleaved

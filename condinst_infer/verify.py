@@ -21,7 +21,7 @@ from condinst_infer.compare import (
 )
 from condinst_infer.config.model import CondInstConfig
 from condinst_infer.errors import ParityError
-from condinst_infer.model import CondInst
+from condinst_infer.model.condinst import CondInst
 from condinst_infer.stages import OnnxStages, Stages, TorchStages, has_candidates, lift_for
 
 _NOTHING_COMPARED = (

@@ -155,7 +155,7 @@ def _made_up(factory: Factory, name: str, **changes: Any) -> Path:
         from benchmarks.trained_statistics import with_trained_statistics
         from condinst_infer import checkpoint
         from condinst_infer.config.presets import preset
-        from condinst_infer.model import CondInst
+        from condinst_infer.model.condinst import CondInst
 
         torch.manual_seed(0)
         sizes = {"short_side": 128, "long_side": 192, "max_detections": 20}

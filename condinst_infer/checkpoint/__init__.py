@@ -25,7 +25,7 @@ from condinst_infer.config.model import CondInstConfig
 from condinst_infer.config.model_zoo import ADELAIDET, MMDET, Published
 from condinst_infer.contract.metadata import KEY, file_sha256
 from condinst_infer.errors import CheckpointError, ConfigError, InputError, require
-from condinst_infer.model import CondInst
+from condinst_infer.model.condinst import CondInst
 from condinst_infer.system.files import replacing
 
 __all__ = [

@@ -16,7 +16,7 @@ from condinst_infer.checkpoint.names import (
 )
 from condinst_infer.config.model import CondInstConfig
 from condinst_infer.errors import CheckpointError
-from condinst_infer.model import CondInst
+from condinst_infer.model.condinst import CondInst
 from condinst_infer.model.fpn import BiFPNLayer
 
 

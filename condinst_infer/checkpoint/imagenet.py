@@ -14,7 +14,7 @@ from condinst_infer.checkpoint.names import (
 )
 from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.errors import CheckpointError
-from condinst_infer.model import CondInst
+from condinst_infer.model.condinst import CondInst
 
 # torchvision's and timm's training: RGB in 0..1 normalised by these, times 255
 _INPUT = {

@@ -24,7 +24,7 @@ from condinst_infer.config.model import (
     NeckConfig,
 )
 from condinst_infer.errors import ConfigError
-from condinst_infer.model import CondInst
+from condinst_infer.model.condinst import CondInst
 
 # what a configuration that leaves a key out means: condinst_r50_fpn_ms-poly-90k_coco_instance
 DEFAULTS: dict[str, Any] = {

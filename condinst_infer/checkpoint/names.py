@@ -8,7 +8,7 @@ from torch import Tensor
 
 from condinst_infer.config.model import CondInstConfig
 from condinst_infer.errors import CheckpointError
-from condinst_infer.model import CondInst
+from condinst_infer.model.condinst import CondInst
 
 UNUSED = ""  # what a rule's new name is when the tensor is known and has no use here
 

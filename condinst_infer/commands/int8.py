@@ -12,7 +12,7 @@ from condinst_infer.contract.metadata import file_sha256, props_from_onnx
 from condinst_infer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from condinst_infer.model import CondInst
+    from condinst_infer.model.condinst import CondInst
 
 _OPTIONS = ("target", "calibration", "annotations", "images", "limit", "max_loss")
 

@@ -18,8 +18,8 @@ from condinst_infer.contract.tensors import contract_outputs
 from condinst_infer.errors import ConfigError, require
 from condinst_infer.export.functions import OPSET, functions
 from condinst_infer.export.graph import merge_predictors, named_by_scope, with_contract_shapes
-from condinst_infer.model import CondInst
-from condinst_infer.model.precision import in_precision
+from condinst_infer.model.condinst import CondInst
+from condinst_infer.model.deploy import in_precision
 
 GRAPHS = ("full", "detector")
 PRECISIONS = ("fp32", "fp16")

@@ -11,7 +11,7 @@ import onnx
 from condinst_infer.config.model import CondInstConfig
 from condinst_infer.export.dynamic_mask_head import candidate_mask_head, dynamic_mask_head
 from condinst_infer.export.mask_nms import mask_nms
-from condinst_infer.ops.custom import DOMAIN
+from condinst_infer.ops.onnx_nodes import DOMAIN
 
 OPSET = 19
 

@@ -16,7 +16,7 @@ from condinst_infer.contract.metadata import Metadata
 from condinst_infer.contract.session import NodeTime, session_repr
 from condinst_infer.contract.tensors import check_feeds, contract_inputs, contract_outputs
 from condinst_infer.errors import SessionError
-from condinst_infer.model import CondInst
+from condinst_infer.model.condinst import CondInst
 from condinst_infer.model.heads import Heads
 from condinst_infer.ops import class_nms, dynamic_mask_head, mask_nms
 

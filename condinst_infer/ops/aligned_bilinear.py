@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from condinst_infer.ops.custom import exporting
+from condinst_infer.ops.onnx_nodes import exporting
 
 
 def aligned_bilinear(x: Tensor, factor: int) -> Tensor:

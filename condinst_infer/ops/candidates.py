@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from condinst_infer.ops.custom import exporting, quotient
+from condinst_infer.ops.onnx_nodes import exporting, quotient
 
 
 class Candidates(NamedTuple):

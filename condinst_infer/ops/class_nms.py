@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from condinst_infer.ops.custom import custom_node, exporting
+from condinst_infer.ops.onnx_nodes import custom_node, exporting
 
 
 def class_nms(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from condinst_infer.ops.custom import quotient
+from condinst_infer.ops.onnx_nodes import quotient
 
 
 def conv_at_locations(

@@ -9,7 +9,7 @@ from torch.nn import functional
 from condinst_infer.config.model import mask_layers
 from condinst_infer.config.validation import CHOICES
 from condinst_infer.ops.aligned_bilinear import aligned_bilinear
-from condinst_infer.ops.custom import custom_node, exporting
+from condinst_infer.ops.onnx_nodes import custom_node, exporting
 
 ABSOLUTE_SCALE = 512  # absolute coordinates are pixel / 512: our choice, the papers give none
 COORDINATES = CHOICES["coordinates"]  # the node's attribute is the index

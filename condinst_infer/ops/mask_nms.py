@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from condinst_infer.config.validation import CHOICES
-from condinst_infer.ops.custom import custom_node, exporting
+from condinst_infer.ops.onnx_nodes import custom_node, exporting
 
 KINDS = CHOICES["mask_nms"]  # the node's attribute is the index
 

@@ -11,7 +11,7 @@ from torch import Tensor, distributed, nn
 
 from condinst_infer import checkpoint
 from condinst_infer.errors import ConfigError, TrainingError
-from condinst_infer.model import CondInst
+from condinst_infer.model.condinst import CondInst
 from condinst_infer.system.signals import stop_signals
 from condinst_infer.train.data import CocoData
 from condinst_infer.train.distributed import Processes, with_sync_bn

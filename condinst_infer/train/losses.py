@@ -9,7 +9,7 @@ from torch import Tensor, distributed
 from torch.nn import functional
 
 from condinst_infer.config.model import CondInstConfig
-from condinst_infer.model import HeadOutputs
+from condinst_infer.model.condinst import HeadOutputs
 from condinst_infer.ops import aligned_bilinear, mask_logits, places_from_locations
 from condinst_infer.train.targets import (
     IGNORED,

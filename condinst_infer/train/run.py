@@ -13,7 +13,7 @@ from condinst_infer.annotations import check_images
 from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.evaluate import category_of_model, detect, read_truth, score
-from condinst_infer.model import CondInst
+from condinst_infer.model.condinst import CondInst
 from condinst_infer.model.session import TorchSession
 from condinst_infer.panoptic_data import check_png, read_panoptic
 from condinst_infer.panoptic_quality import category_of_model as category_of_panoptic

@@ -8,7 +8,7 @@ import torch
 from condinst_infer import checkpoint
 from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.errors import CheckpointError
-from condinst_infer.model import CondInst
+from condinst_infer.model.condinst import CondInst
 
 
 class Start(NamedTuple):

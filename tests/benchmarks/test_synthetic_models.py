@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import made_up
 from condinst_infer import checkpoint, load
-from condinst_infer.model import CondInst
+from condinst_infer.model.condinst import CondInst
 
 NAME = "condinst_nano"
 

@@ -14,7 +14,7 @@ from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.config.presets import preset
 from condinst_infer.contract.metadata import KEY
 from condinst_infer.errors import CheckpointError, ConfigError, InputError
-from condinst_infer.model import CondInst
+from condinst_infer.model.condinst import CondInst
 from tests.support.foreign_names import adelaidet_name, mmdet_name, randomised, renamed
 
 # AdelaiDet keys of `small_adelaidet`

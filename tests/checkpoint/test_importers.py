@@ -10,7 +10,7 @@ from condinst_infer import checkpoint
 from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.config.presets import preset
 from condinst_infer.errors import CheckpointError
-from condinst_infer.model import CondInst, HeadOutputs
+from condinst_infer.model.condinst import CondInst, HeadOutputs
 from tests.support.foreign_names import (
     adelaidet_name,
     dla_name,

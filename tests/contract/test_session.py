@@ -11,7 +11,7 @@ from condinst_infer.config.presets import preset
 from condinst_infer.contract.tensors import output_shapes
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.export import export_onnx
-from condinst_infer.model import CondInst
+from condinst_infer.model.condinst import CondInst
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.config.presets import preset
 from condinst_infer.contract.metadata import Metadata, metadata_from_props
 from condinst_infer.export import export_onnx
-from condinst_infer.model import CondInst
-from condinst_infer.ops.custom import DOMAIN
+from condinst_infer.model.condinst import CondInst
 from condinst_infer.ops.dynamic_mask_head import COORDINATES
+from condinst_infer.ops.onnx_nodes import DOMAIN
 from tests.support.function_bodies import FLOAT, HALF, in_openvino, mask_head_model, run, session
 
 HEADS = [  # every value of every ablation field at least once

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from condinst_infer.config import presets
 from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.config.presets import preset
-from condinst_infer.model import CondInst
+from condinst_infer.model.condinst import CondInst
 
 FLAT = 100  # a grey level that normalises to zero in `lively`
 ABLATIONS: dict[str, dict[str, Any]] = {

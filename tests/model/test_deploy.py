@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from condinst_infer.config import presets
-from condinst_infer.model import CondInst, HeadOutputs
+from condinst_infer.model.condinst import CondInst, HeadOutputs
+from condinst_infer.model.deploy import in_precision
 from condinst_infer.model.layers import ConvNorm, DeformConvNorm
-from condinst_infer.model.precision import in_precision
 from tests.support.reduced_networks import reduced_network
 
 SIZES = torch.tensor([[128, 160], [101, 90]], dtype=torch.int32)

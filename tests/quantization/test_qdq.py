@@ -18,7 +18,7 @@ from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import ConfigError, SessionError
 from condinst_infer.export import export_onnx
 from condinst_infer.export.quantize import Quantizer, fold_batch_norms
-from condinst_infer.model import CondInst
+from condinst_infer.model.condinst import CondInst
 
 STAINED = Path(__file__).parents[1] / "data" / "nuclei" / "stained.jpg"
 FLOAT = ("fcos/class_logits", "fcos/box_regression", "fcos/controller", "mask_branch/output")

@@ -11,7 +11,7 @@ import torch
 
 from condinst_infer.checkpoint import model_from_adelaidet, model_from_mmdet
 from condinst_infer.config.model import CondInstConfig
-from condinst_infer.model import CondInst
+from condinst_infer.model.condinst import CondInst
 from condinst_infer.train.targets import GroundTruth, ground_truth
 
 FOLDER = Path(__file__).parents[1] / "data" / "goldens"

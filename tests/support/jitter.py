@@ -141,7 +141,7 @@ def _move_torch(patch: pytest.MonkeyPatch, scale: float) -> None:
     """Move what the network in PyTorch puts out, where it is neither trained nor exported."""
     import torch
 
-    from condinst_infer.model import CondInst
+    from condinst_infer.model.condinst import CondInst
     from condinst_infer.stages import TorchStages
 
     def tensor(name: str, value: Any) -> Any:

@@ -8,7 +8,8 @@ import pytest
 from benchmarks.trained_statistics import reduced, with_trained_statistics
 from condinst_infer.config.paper_tables import ABLATIONS, Row
 from condinst_infer.config.presets import names, preset
-from condinst_infer.model import CondInst, resnet
+from condinst_infer.model import resnet
+from condinst_infer.model.condinst import CondInst
 
 # blocks per stage: each stage has one that changes its size, one or more have another behind it
 _BLOCKS = {"resnet18": (1, 2, 1, 1), "resnet50": (1, 2, 1, 1), "resnet101": (1, 1, 3, 1)}

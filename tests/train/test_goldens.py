@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from condinst_infer.config.model import CondInstConfig
-from condinst_infer.model import CondInst, HeadOutputs
+from condinst_infer.model.condinst import CondInst, HeadOutputs
 from condinst_infer.ops import places_from_locations
 from condinst_infer.train import losses as of
 from condinst_infer.train.losses import LossConfig, Positives, condinst_losses

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from condinst_infer import checkpoint
 from condinst_infer.config import presets
 from condinst_infer.errors import CheckpointError, ConfigError
-from condinst_infer.model import CondInst
+from condinst_infer.model.condinst import CondInst
 from condinst_infer.train.settings import TrainConfig, field_names, replaced, settings_for
 from condinst_infer.train.start import initial_model
 from tests.support.command_line import Run, assert_refused

@@ -11,7 +11,7 @@ from torch import Tensor, distributed
 from torch.multiprocessing.spawn import spawn
 
 from condinst_infer.config.presets import preset
-from condinst_infer.model import HeadOutputs
+from condinst_infer.model.condinst import HeadOutputs
 from condinst_infer.train import losses as of
 from condinst_infer.train.losses import LossConfig, Positives, condinst_losses
 from condinst_infer.train.targets import (

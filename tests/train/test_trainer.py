@@ -15,7 +15,7 @@ from torch import nn
 
 from condinst_infer import checkpoint, load
 from condinst_infer.errors import CheckpointError, ConfigError, InputError, TrainingError
-from condinst_infer.model import CondInst
+from condinst_infer.model.condinst import CondInst
 from condinst_infer.train.data import read_coco
 from condinst_infer.train.distributed import Processes, with_sync_bn
 from condinst_infer.train.loop import Trainer

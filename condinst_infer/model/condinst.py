@@ -1,0 +1,283 @@
+"""The CondInst network in PyTorch (arXiv:2003.05664, arXiv:2102.03026)."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from condinst_infer.config.model import CondInstConfig
+from condinst_infer.model.dla import DLA34
+from condinst_infer.model.fpn import FPN, BiFPN
+from condinst_infer.model.heads import HeadOutputs, Heads
+from condinst_infer.model.mask_branch import MaskBranch
+from condinst_infer.model.resnet import ResNet
+from condinst_infer.model.select_instances import MaskHeads, kept_by_boxes, kept_by_masks
+from condinst_infer.model.semantic_branch import SemanticBranch
+from condinst_infer.ops import (
+    Candidates,
+    boxes_from_masks,
+    dynamic_mask_head,
+    places_from_locations,
+    select_candidates,
+)
+
+__all__ = ["CondInst", "HeadOutputs"]
+
+
+class CondInst(nn.Module):
+    """Detector, controller, mask branch and dynamic mask heads of one config.
+
+    Everywhere `images` is uint8 [N, H, W, 3], BGR, H and W multiples of 32, and `image_sizes`
+    int32 [N, 2] holds the valid (rows, columns) of each image; the rest is ignored.
+    """
+
+    pixel_mean: Tensor  # float32 [3], BGR
+    pixel_std: Tensor
+
+    def __init__(self, config: CondInstConfig) -> None:
+        super().__init__()
+        self.config = config
+        for name in ("pixel_mean", "pixel_std"):
+            values = getattr(config.input, name)
+            values = values[::-1] if config.input.channel_order == "rgb" else values
+            # on the CPU even where parameters are made without memory: no file brings them
+            constant = torch.tensor(values, dtype=torch.float32, device="cpu")
+            self.register_buffer(name, constant, persistent=False)
+        self.backbone = _backbone(config)
+        self.neck = _neck(config, self.backbone.channels)
+        channels = config.neck.neck_channels
+        heads, mask = config.heads, config.mask
+        self.fcos = Heads(
+            channels,
+            levels=len(heads.head_levels),
+            num_classes=heads.num_classes,
+            num_params=config.num_params,
+            share_convs=heads.share_convs,
+            class_convs=heads.class_convs,
+            box_convs=heads.box_convs,
+            norm=heads.tower_norm,
+            scales=heads.regression_scales,
+            prior_probability=heads.prior_probability,
+        )
+        self.mask_branch = MaskBranch(
+            channels,
+            inputs=len(mask.mask_levels),
+            channels=mask.mask_branch_channels,
+            convs=mask.mask_branch_convs,
+            out_channels=mask.mask_channels,
+            norm=mask.mask_branch_norm,
+            semantic_classes=heads.num_classes if mask.semantic_loss else 0,
+        )
+        self.semantic_branch: SemanticBranch | None = None
+        if config.is_panoptic:
+            self.semantic_branch = SemanticBranch(
+                channels,
+                inputs=len(config.panoptic.semantic_levels),
+                classes=1 + len(config.panoptic.stuff_names),
+            )
+
+    def normalised(self, images: Tensor, image_sizes: Tensor) -> Tensor:
+        """Network input [N, 3, H, W]: normalised, then zero outside the valid part."""
+        x = images.float()  # TensorRT takes a uint8 input only if Cast is the first node
+        x = x.permute(0, 3, 1, 2)  # [N, 3, H, W]: before, since rows broadcast faster than pixels
+        x = (x - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
+        if self.config.input.channel_order == "rgb":
+            x = x.flip(1)
+        rows = torch.arange(x.shape[2], device=x.device) < image_sizes[:, :1]  # [N, H]
+        columns = torch.arange(x.shape[3], device=x.device) < image_sizes[:, 1:]  # [N, W]
+        valid = rows[:, None, :, None] & columns[:, None, None, :]  # [N, 1, H, W]
+        x = x * valid.float()  # a Where takes three times as long
+        return x.to(self.fcos.controller.weight.dtype)
+
+    def pyramid(self, images: Tensor, image_sizes: Tensor) -> dict[int, Tensor]:
+        """Feature pyramid: level -> [N, C, h, w]."""
+        return self.neck(self.backbone(self.normalised(images, image_sizes)))
+
+    def heads(self, images: Tensor, image_sizes: Tensor, *, boxes: bool = True) -> HeadOutputs:
+        """Raw outputs of every location: what training and comparisons need.
+
+        Without `boxes` the box branch does not run, and the regression has no level.
+        """
+        pyramid = self.pyramid(images, image_sizes)
+        towers = self.fcos.towers(self._head_levels(pyramid))
+        logits, regression, centreness = self.fcos.detector(towers, boxes=boxes)
+        mask_inputs = self._mask_levels(pyramid)
+        semantic = self.mask_branch.semantic
+        return HeadOutputs(
+            logits,
+            regression,
+            centreness,
+            self.fcos.params_map(towers),
+            self.mask_branch(mask_inputs),
+            None if semantic is None else semantic(mask_inputs[0]),
+            **self._semantic(pyramid),
+        )
+
+    def forward(self, images: Tensor, image_sizes: Tensor) -> dict[str, Tensor]:
+        """Kept instances and their masks: the outputs of the full graph (export/README.md).
+
+        Returns:
+            num_detections int32 [N]; boxes float32 [N, K, 4], xyxy in network pixels, best score
+            first; scores float32 [N, K]; labels int32 [N, K]; masks [N, K, H/s, W/s], probabilities
+            at the mask stride. Unused slots hold 0, labels -1. Panoptic models also put out
+            semantic [N, C, H/4, W/4], logits: class 0 is any thing, the others are stuff.
+        """
+        pyramid = self.pyramid(images, image_sizes)
+        towers = self.fcos.towers(self._head_levels(pyramid))
+        features = self.mask_branch(self._mask_levels(pyramid))
+        detector = self.fcos.detector(towers, boxes=self.config.detect.nms == "box")
+        candidates = self._candidates(detector, image_sizes)
+        finished = self._finished(
+            candidates, detector[0], features, lambda at: self.fcos.params_at(towers, at)
+        )
+        return finished | self._semantic(pyramid)
+
+    def finish(self, raw: HeadOutputs, image_sizes: Tensor) -> dict[str, Tensor]:
+        """The outputs of `forward` from those of `heads`."""
+        return self._from_candidates(self._candidates(raw[:3], image_sizes), raw)
+
+    def stages(self, raw: HeadOutputs, image_sizes: Tensor) -> dict[str, Tensor]:
+        """The outputs of `detector` and of `forward` from those of `heads`."""
+        candidates = self._candidates(raw[:3], image_sizes)
+        return _detector_outputs(candidates, raw) | self._from_candidates(candidates, raw)
+
+    def _from_candidates(self, candidates: Candidates, raw: HeadOutputs) -> dict[str, Tensor]:
+        """The outputs of `forward`."""
+        params = torch.cat([p.flatten(2) for p in raw.params], 2)  # [N, P, A]
+
+        def params_at(locations: Tensor) -> Tensor:
+            rows = locations.long()[:, None].expand(-1, params.shape[1], -1)
+            return params.gather(2, rows).transpose(1, 2)  # [N, K, P]
+
+        finished = self._finished(candidates, raw.class_logits, raw.mask_features, params_at)
+        return finished | _present(semantic=raw.semantic)
+
+    def detector(self, images: Tensor, image_sizes: Tensor) -> dict[str, Tensor]:
+        """The outputs of the detector graph: candidates before NMS, and maps (export/README.md)."""
+        boxes = self.config.detect.nms == "box"
+        return self.before_nms(self.heads(images, image_sizes, boxes=boxes), image_sizes)
+
+    def before_nms(self, raw: HeadOutputs, image_sizes: Tensor) -> dict[str, Tensor]:
+        """The outputs of `detector` from those of `heads`."""
+        return _detector_outputs(self._candidates(raw[:3], image_sizes), raw)
+
+    def _candidates(
+        self, detector: Sequence[tuple[Tensor, ...]], image_sizes: Tensor
+    ) -> Candidates:
+        detect = self.config.detect
+        logits, regression, centreness = detector
+        return select_candidates(
+            logits,
+            regression if detect.nms == "box" else (),
+            centreness,
+            strides=self.config.strides,
+            image_sizes=image_sizes,
+            topk=detect.pre_nms_topk,
+            score_threshold=detect.score_threshold,
+            threshold_by=detect.threshold_by,
+            rank_by=detect.rank_by,
+            clip=detect.clip_before_nms,
+        )
+
+    def _finished(
+        self,
+        candidates: Candidates,
+        class_logits: Sequence[Tensor],
+        features: Tensor,
+        params_at: Callable[[Tensor], Tensor],
+    ) -> dict[str, Tensor]:
+        """Graph outputs; `params_at` maps locations [N, K] to mask head parameters [N, K, P]."""
+        config, detect = self.config, self.config.detect
+        shapes = [tuple(logits.shape[-2:]) for logits in class_logits]
+
+        def heads_at(locations: Tensor) -> MaskHeads:
+            places = places_from_locations(
+                locations, shapes, config.strides, config.heads.sizes_of_interest
+            )
+            return params_at(locations), *places
+
+        if detect.nms == "mask":
+            kept, heads, count = kept_by_masks(candidates, features, heads_at, config)
+        else:
+            kept, heads, count = kept_by_boxes(candidates, heads_at, config)
+        masks = dynamic_mask_head(features, *heads, count, **config.mask_head_settings)
+        boxes = kept.boxes
+        if boxes is None:
+            boxes = boxes_from_masks(masks, config.mask.mask_stride)
+        real = torch.arange(kept.scores.shape[1], device=count.device) < count[:, None]  # [N, K]
+        scores = kept.scores.clamp(min=0)
+        scores = scores.sqrt() if detect.score_root else scores
+        return {
+            "num_detections": count,
+            "boxes": torch.where(real[:, :, None], boxes, 0.0),
+            "scores": torch.where(real, scores, 0.0),
+            "labels": torch.where(real, kept.labels, -1),
+            "masks": masks,
+        }
+
+    def _semantic(self, pyramid: Mapping[int, Tensor]) -> dict[str, Tensor]:
+        """`semantic` [N, C, H/4, W/4] of a panoptic model, nothing of another one."""
+        if self.semantic_branch is None:
+            return {}
+        levels = [pyramid[level] for level in self.config.panoptic.semantic_levels]
+        return {"semantic": self.semantic_branch(levels)}
+
+    def _head_levels(self, pyramid: Mapping[int, Tensor]) -> list[Tensor]:
+        return [pyramid[level] for level in self.config.heads.head_levels]
+
+    def _mask_levels(self, pyramid: Mapping[int, Tensor]) -> list[Tensor]:
+        return [pyramid[level] for level in self.config.mask.mask_levels]
+
+
+def _neck(config: CondInstConfig, in_channels: Mapping[int, int]) -> FPN | BiFPN:
+    neck = config.neck
+    if neck.neck_type == "bifpn":
+        return BiFPN(
+            in_channels,
+            channels=neck.neck_channels,
+            norm=neck.neck_norm,
+            repeats=neck.bifpn_repeats,
+        )
+    return FPN(
+        in_channels,
+        levels=neck.neck_in_levels,
+        extra_levels=neck.neck_extra_levels,
+        channels=neck.neck_channels,
+        norm=neck.neck_norm,
+    )
+
+
+def _detector_outputs(candidates: Candidates, raw: HeadOutputs) -> dict[str, Tensor]:
+    """The outputs of the detector graph."""
+    return {
+        **_present(candidate_boxes=candidates.boxes),
+        "candidate_scores": candidates.scores,
+        "candidate_labels": candidates.labels,
+        "candidate_locations": candidates.locations,
+        "params_map": torch.cat([p.flatten(2) for p in raw.params], 2),
+        "mask_features": raw.mask_features,
+        **_present(semantic=raw.semantic),
+    }
+
+
+def _present(**tensors: Tensor | None) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+
+def _backbone(config: CondInstConfig) -> ResNet | DLA34:
+    settings = config.backbone
+    if settings.backbone_type == "dla34":
+        return DLA34(norm=settings.backbone_norm, frozen_stages=settings.frozen_stages)
+    return ResNet(
+        depth=settings.backbone_type,
+        norm=settings.backbone_norm,
+        frozen_stages=settings.frozen_stages,
+        stem_channels=settings.stem_channels,
+        res2_channels=settings.res2_channels,
+        groups=settings.groups,
+        width_per_group=settings.width_per_group,
+        stride_in_1x1=settings.stride_in_1x1,
+        deform_stages=settings.deform_stages,
+        deform_modulated=settings.deform_modulated,
+        deform_groups=settings.deform_groups,
+    )
