@@ -17,6 +17,7 @@ from benchmarks.trained_statistics import with_trained_statistics
 from condinst_infer import checkpoint
 from condinst_infer.agreement import feeds_of
 from condinst_infer.config.presets import preset
+from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.export import export_onnx
 from condinst_infer.export.quantize import Quantizer
 from condinst_infer.model.condinst import CondInst
@@ -69,7 +70,7 @@ def onnx_file(name: str, into: Path, instances: int = INSTANCES, **changes: Any)
         model = CondInst(preset(name, **fields)).eval()
         model.load_state_dict(checkpoint.load(source).state_dict())
         with replacing(path) as part:
-            digest = checkpoint.file_sha256(source)
+            digest = file_sha256(source)
             export_onnx(model, part, checkpoint_sha256=digest)
     return path
 

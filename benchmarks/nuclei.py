@@ -23,6 +23,7 @@ import numpy as np
 import condinst_infer
 from condinst_infer import checkpoint
 from condinst_infer.calibrate import export_int8
+from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.evaluate import Truth, detect, read_truth, score
 from condinst_infer.export import export_onnx
 from condinst_infer.machine import environment, write_result
@@ -55,7 +56,7 @@ def artefacts(folder: Path, calibration: Path) -> dict[str, Artefact]:
     """What is measured, by name; files that don't ship are made in `folder`."""
     source, shipped = DATA / "nuclei.safetensors", DATA / "nuclei.onnx"
     half, int8 = folder / "nuclei.fp16.onnx", folder / "nuclei.int8.onnx"
-    model, digest = checkpoint.load(source), checkpoint.file_sha256(source)
+    model, digest = checkpoint.load(source), file_sha256(source)
     export_onnx(model, half, precision="fp16", checkpoint_sha256=digest)
     print(export_int8(model, int8, sorted(calibration.iterdir()), checkpoint_sha256=digest))
     return {
@@ -77,7 +78,7 @@ def measure(truth: Truth, images: Path, calibration: Path) -> dict[str, Any]:
             with condinst_infer.load(path, runtime=runtime, precision=precision) as pipeline:
                 detections = detect(pipeline, truth, images)
             result = score(truth, detections, max_detections=MAX_DETECTIONS)
-            sha256 = checkpoint.file_sha256(path)
+            sha256 = file_sha256(path)
             rows.append({"artefact": name, "sha256": sha256, **asdict(result)})
             print(f"{name}: box AP {result.box['AP']:.2f}, mask AP {result.mask['AP']:.2f}")
             found = detections if name == SHIPPED else found

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from condinst_infer.config.model import PanopticConfig
-from condinst_infer.contract.metadata import Metadata
+from condinst_infer.contract.metadata import Metadata, file_sha256
 from condinst_infer.contract.session import Session
 from condinst_infer.engines.cuda import Device
 from condinst_infer.engines.device import DeviceRunner
@@ -135,5 +135,5 @@ def _torch_session(path: Path, device: str | None, threads: int | None) -> Sessi
     from condinst_infer import checkpoint
     from condinst_infer.model.session import TorchSession
 
-    digest = checkpoint.file_sha256(path) if path.is_file() else ""  # `load` says what is wrong
+    digest = file_sha256(path) if path.is_file() else ""  # `load` says what is wrong
     return TorchSession(checkpoint.load(path), checkpoint_sha256=digest, threads=threads)

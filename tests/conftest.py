@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from condinst_infer import cli
+from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.engines.cuda import Device, Stream
 from condinst_infer.errors import SessionError
 from engines import shim
@@ -172,7 +173,7 @@ def _exported(factory: Factory, source: Path, name: str, **options: Any) -> Path
         from condinst_infer import checkpoint
         from condinst_infer.export import export_onnx
 
-        digest = checkpoint.file_sha256(source)
+        digest = file_sha256(source)
         export_onnx(checkpoint.load(source), path, checkpoint_sha256=digest, **options)
 
     return shared_file(factory, f"{source.parent.name}/{name}", write)

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import nuclei
 from condinst_infer import checkpoint, load
+from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.evaluate import evaluate
 from condinst_infer.machine import environment
 from condinst_infer.verify import verify_export
@@ -29,7 +30,7 @@ def test_the_onnx_file_is_an_export_of_the_checkpoint(demo_folder: Path) -> None
     source = demo_folder / "nuclei.safetensors"
     assert verify_export(checkpoint.load(source), demo_folder / "nuclei.onnx").ok
     with load(demo_folder / "nuclei.onnx") as pipeline:
-        assert pipeline.metadata.checkpoint_sha256 == checkpoint.file_sha256(source)
+        assert pipeline.metadata.checkpoint_sha256 == file_sha256(source)
         assert pipeline.config.class_names == ("nucleus",)
 
 

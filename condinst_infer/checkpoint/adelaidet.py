@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from condinst_infer.checkpoint.adelaidet_config import config_from_adelaidet
-from condinst_infer.checkpoint.names import (
+from condinst_infer.checkpoint.renaming import (
     DLA,
     UNUSED,
     Rules,

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from condinst_infer.checkpoint.names import (
+from condinst_infer.checkpoint.renaming import (
     DLA,
     TORCHVISION_RESNET,
     prefixed,

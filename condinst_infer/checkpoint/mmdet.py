@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from condinst_infer.checkpoint.adelaidet_config import NORMS, flattened
-from condinst_infer.checkpoint.names import (
+from condinst_infer.checkpoint.renaming import (
     TORCHVISION_RESNET,
     Rules,
     model_from_renamed,

@@ -73,7 +73,7 @@ def _write_onnx(args: argparse.Namespace, part: Path) -> dict[str, Any]:
             precision=args.precision,
             size=args.size,
             batch=args.batch,
-            checkpoint_sha256=checkpoint.file_sha256(args.model),
+            checkpoint_sha256=file_sha256(args.model),
             on_stage=on_stage,
         )
         report = finish_export(model, part, on_stage=on_stage)

@@ -8,6 +8,7 @@ import torch
 
 from benchmarks import made_up
 from condinst_infer import checkpoint, load
+from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.model.condinst import CondInst
 
 NAME = "condinst_nano"
@@ -32,7 +33,7 @@ def test_made_up_models_find_as_many_as_asked_for(
             assert len(pipeline(made_up.frame())) == count
             assert pipeline.config.detect.max_detections == slots
             assert pipeline.config.input.short_side == 64
-    assert digests == [checkpoint.file_sha256(source)] * 2
+    assert digests == [file_sha256(source)] * 2
     ours, theirs = (checkpoint.read_tensors(p) for p in (source, tmp_path / "copy.safetensors"))
     assert list(ours) == list(theirs) and all(torch.equal(ours[n], theirs[n]) for n in ours)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from condinst_infer import checkpoint
 from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.config.presets import preset
-from condinst_infer.contract.metadata import KEY
+from condinst_infer.contract.metadata import KEY, file_sha256
 from condinst_infer.errors import CheckpointError, ConfigError, InputError
 from condinst_infer.model.condinst import CondInst
 from tests.support.foreign_names import adelaidet_name, mmdet_name, randomised, renamed
@@ -71,10 +71,10 @@ def test_loading_gives_what_was_saved(small: CondInst, tmp_path: Path) -> None:
     assert frozen == {name for name, p in small.named_parameters() if not p.requires_grad}
     parts = {".".join(name.split(".")[:2]) for name in frozen}
     assert parts == {"backbone.stem", "backbone.res2"}
-    assert len(checkpoint.file_sha256(path)) == 64
+    assert len(file_sha256(path)) == 64
     checkpoint.save(loaded, tmp_path / "again.safetensors")
-    again = checkpoint.file_sha256(tmp_path / "again.safetensors")
-    assert again == checkpoint.file_sha256(path)
+    again = file_sha256(tmp_path / "again.safetensors")
+    assert again == file_sha256(path)
 
 
 def test_half_weights_are_saved_as_float32(small: CondInst, tmp_path: Path) -> None:

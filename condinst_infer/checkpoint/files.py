@@ -1,0 +1,177 @@
+"""Weights and config in one safetensors file, and importers for the weights of others."""
+
+import json
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from condinst_infer.checkpoint.adelaidet import cfg_from_adelaidet_weights, model_from_adelaidet
+from condinst_infer.checkpoint.mmdet import (
+    cfg_from_mmdet_weights,
+    model_from_mmdet,
+)
+from condinst_infer.checkpoint.renaming import model_from_renamed
+from condinst_infer.config.model import CondInstConfig
+from condinst_infer.config.model_zoo import ADELAIDET, MMDET, Published
+from condinst_infer.contract.metadata import KEY
+from condinst_infer.errors import CheckpointError, ConfigError, InputError, require
+from condinst_infer.model.condinst import CondInst
+from condinst_infer.system.files import replacing
+
+
+def save(model: CondInst, path: str | Path) -> None:
+    """Write `model` to `path` (.safetensors): weights as float32, config and class names inside."""
+    path = Path(path)
+    weights = {
+        name: tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else None)
+        for name, tensor in model.state_dict().items()
+    }
+    with replacing(path) as part:
+        try:
+            save_file(
+                {name: tensor.contiguous() for name, tensor in weights.items()},
+                part,
+                metadata={KEY: model.config.to_json()},
+            )
+        except SafetensorError as error:  # it reports what the system refused as its own
+            raise OSError(str(error)) from None
+
+
+def load(path: str | Path) -> CondInst:
+    """The model that `save` wrote to `path`, in evaluation mode.
+
+    Raises:
+        CheckpointError: no such file, not ours, or tensors are missing, surplus or misshapen.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist or is not a file.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}.") from None
+    if KEY not in metadata:
+        raise CheckpointError(
+            f"{path} has no CondInst configuration inside. "
+            "Import other weights first: condinst import WEIGHTS -o model.safetensors"
+        )
+    try:
+        config = CondInstConfig.from_json(metadata[KEY])
+        return model_from_renamed(config, weights, lambda name: name)
+    except (CheckpointError, ConfigError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def is_ours(path: Path) -> bool:
+    """Whether `path` is a file that `save` could have written."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return KEY in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
+def import_weights(path: str | Path, config: str | Path | Published | None = None) -> CondInst:
+    """The model in an AdelaiDet or mmdetection checkpoint.
+
+    Args:
+        path: a .pth file or .safetensors with their tensor names. A .pth is read as plain tensors
+            only; a pickle that wants to run code is refused.
+        config: its configuration as YAML or JSON, or a published one. Without it the weights'
+            shapes decide, and everything they don't tell has the family's defaults.
+
+    Raises:
+        CheckpointError, ConfigError: as `model_from_adelaidet` and `model_from_mmdet`.
+    """
+    weights = read_tensors(Path(path))
+    family = next((f for p, f in _FAMILIES.items() if any(n.startswith(p) for n in weights)), None)
+    if family is None:
+        raise CheckpointError(
+            f"{path} holds no CondInst model of AdelaiDet or mmdetection: no tensor is called "
+            "proposal_generator.* or bbox_head.*."
+        )
+    cfg: Mapping[str, Any] | None = None
+    if isinstance(config, Published):
+        if family != config.family:
+            raise CheckpointError(
+                f"{path} holds weights of {family}, but {config.name} is a model of "
+                f"{config.family}. List the names: condinst presets --published"
+            )
+        cfg = {**config.cfg, "name": config.name}
+    elif config is not None:
+        cfg = _foreign_config(Path(config))
+    if family == MMDET:
+        return model_from_mmdet(weights, cfg_from_mmdet_weights(weights) if cfg is None else cfg)
+    return model_from_adelaidet(
+        weights, cfg_from_adelaidet_weights(weights) if cfg is None else cfg
+    )
+
+
+_FAMILIES = {"bbox_head.": MMDET, "proposal_generator.": ADELAIDET}  # how tensors are called
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a .pth or .safetensors file of any origin; nothing in it is executed."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist or is not a file.")
+    try:
+        if path.suffix == ".safetensors":
+            data: Any = load_file(path)
+        else:
+            with warnings.catch_warnings():  # about pickle protocols: the error below says more
+                warnings.simplefilter("ignore")
+                data = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{path} is not a file of plain tensors: reading it could run code, so it was refused. "
+            "Where you trust it, save its tensors alone: torch.save(checkpoint['model'], PATH), "
+            "or checkpoint['state_dict'] if it is mmdetection's."
+        ) from None
+    except Exception as error:  # whatever torch's unpickler stumbles over in damaged bytes
+        reason = str(error).split("\n")[0].rstrip(".") or type(error).__name__
+        raise CheckpointError(f"{path} can't be read as a checkpoint: {reason}.") from None
+    for key in ("model", "state_dict"):
+        if isinstance(data, Mapping) and isinstance(data.get(key), Mapping):
+            data = data[key]
+    if not isinstance(data, Mapping):
+        raise CheckpointError(f"{path} holds {type(data).__name__}, not named tensors.")
+    tensors = {str(k): v for k, v in data.items() if isinstance(v, Tensor)}
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+
+
+def _foreign_config(path: Path) -> dict[str, Any]:
+    """A YAML or JSON configuration with its `_BASE_` files below it."""
+    yaml = require("yaml", "export")
+    try:
+        text = path.read_text()
+        cfg = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror}.") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is not a YAML or JSON file: {error}".split("\n")[0]) from None
+    if not isinstance(cfg, dict):
+        raise ConfigError(f"{path} holds no configuration.")
+    base = cfg.pop("_BASE_", None)
+    if base is None:
+        return cfg
+    return _merged(_foreign_config(path.parent / base), cfg)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            value = _merged(merged[key], value)
+        merged[key] = value
+    return merged
