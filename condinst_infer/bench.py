@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from condinst_infer.annotations import coco_library
 from condinst_infer.clocks import CLOCKS, Scene
 from condinst_infer.config.model import DetectConfig, Size
 from condinst_infer.contract.metadata import Metadata, file_sha256
+from condinst_infer.datasets.coco import coco_library
 from condinst_infer.engines import sidecar
 from condinst_infer.errors import ConfigError
 from condinst_infer.evaluate import Truth, detect, read_truth, score

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from condinst_infer.annotations import (
+from condinst_infer.config.model import MAX_BATCH, CondInstConfig, DetectConfig, Size
+from condinst_infer.datasets.coco import (
     check_images,
     coco_library,
     read_instances,
     rle_from_segmentation,
     unusable,
 )
-from condinst_infer.config.model import MAX_BATCH, CondInstConfig, DetectConfig, Size
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.results.instances import Instances

@@ -11,11 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from condinst_infer.annotations import check_images
 from condinst_infer.config.model import MAX_BATCH, CondInstConfig
-from condinst_infer.errors import ConfigError, InputError
-from condinst_infer.evaluate import Numbers, same_categories
-from condinst_infer.panoptic_data import (
+from condinst_infer.datasets.coco import check_images
+from condinst_infer.datasets.coco_panoptic import (
     ID_BITS,
     PanopticImage,
     PanopticTruth,
@@ -23,6 +21,8 @@ from condinst_infer.panoptic_data import (
     read_found,
     run_starts,
 )
+from condinst_infer.errors import ConfigError, InputError
+from condinst_infer.evaluate import Numbers, same_categories
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.results.panoptic import PanopticSegmentation
 from condinst_infer.system.files import replacing

@@ -2,7 +2,7 @@
 
 import argparse
 
-from condinst_infer import cityscapes
+from condinst_infer.datasets import cityscapes
 
 
 def convert(args: argparse.Namespace) -> int:

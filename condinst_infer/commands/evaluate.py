@@ -6,12 +6,12 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from condinst_infer.annotations import read_json
 from condinst_infer.commands import options
 from condinst_infer.config.model import DetectConfig
+from condinst_infer.datasets.coco import read_json
+from condinst_infer.datasets.coco_panoptic import read_panoptic
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.evaluate import Evaluation, Numbers, Truth, detect, read_truth, score
-from condinst_infer.panoptic_data import read_panoptic
 from condinst_infer.panoptic_quality import (
     PanopticQuality,
     evaluate_panoptic,

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from condinst_infer.annotations import (
+from condinst_infer.config.model import Size
+from condinst_infer.datasets.coco import (
     Rle,
     check_images,
     coco_library,
@@ -15,9 +16,14 @@ from condinst_infer.annotations import (
     rle_from_segmentation,
     unusable,
 )
-from condinst_infer.config.model import Size
+from condinst_infer.datasets.coco_panoptic import (
+    PanopticImage,
+    check_png,
+    id_map,
+    read_panoptic,
+    relabelled,
+)
 from condinst_infer.errors import InputError
-from condinst_infer.panoptic_data import PanopticImage, check_png, id_map, read_panoptic, relabelled
 from condinst_infer.results.crop import CroppedMask
 
 TOLERANCE = 2.0  # pixels a polygon may pass the image's edge: annotation tools round outwards

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import torch
 
 from condinst_infer import __version__
-from condinst_infer.annotations import check_images
 from condinst_infer.config.model import CondInstConfig, override
+from condinst_infer.datasets.coco import check_images
+from condinst_infer.datasets.coco_panoptic import check_png, read_panoptic
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.evaluate import category_of_model, detect, read_truth, score
 from condinst_infer.model.condinst import CondInst
 from condinst_infer.model.session import TorchSession
-from condinst_infer.panoptic_data import check_png, read_panoptic
 from condinst_infer.panoptic_quality import category_of_model as category_of_panoptic
 from condinst_infer.panoptic_quality import evaluate_panoptic
 from condinst_infer.pipeline import Pipeline

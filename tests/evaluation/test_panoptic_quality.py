@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from condinst_infer.panoptic_data import PanopticTruth, id_map, read_panoptic
+from condinst_infer.datasets.coco_panoptic import PanopticTruth, id_map, read_panoptic
 from condinst_infer.panoptic_quality import (
     Found,
     PanopticQuality,

@@ -16,8 +16,8 @@ HEAVY = ("torch", "onnx", "onnxruntime", "tensorrt")
 ROWS = [
     ["errors"],
     ["config", "system"],
-    ["annotations", "contract", "machine", "ops", "results"],
-    ["breakdown", "cityscapes", "model", "panoptic_data", "processing"],
+    ["contract", "machine", "ops", "results"],
+    ["breakdown", "datasets", "model", "processing"],
     ["checkpoint", "engines", "export", "video"],
     ["doctor", "runners", "stages", "stream"],
     ["compare", "pipeline"],

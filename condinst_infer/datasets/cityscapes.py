@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from condinst_infer.annotations import read_json, unusable
 from condinst_infer.config.model import Size
 from condinst_infer.config.presets import preset
+from condinst_infer.datasets.coco import read_json, unusable
 from condinst_infer.errors import InputError
 from condinst_infer.results.crop import CroppedMask
 from condinst_infer.results.panoptic_png import write_id_png

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from condinst_infer.annotations import has_segments, read_json, read_parts, unusable
 from condinst_infer.config.model import Size
+from condinst_infer.datasets.coco import has_segments, read_json, read_parts, unusable
 from condinst_infer.errors import InputError
 
 ID_BITS = 24  # of a segment id: R + 256 G + 65536 B; 0 is void
