@@ -29,7 +29,7 @@ from condinst_infer.export import export_onnx
 from condinst_infer.machine import environment, write_result
 from condinst_infer.results.draw import overlay
 from condinst_infer.system.files import replacing
-from condinst_infer.train.data import crop_from_rle
+from condinst_infer.train.records import crop_from_rle
 
 DATA = Path(condinst_infer.__file__).parent / "data"
 RESULT = Path(__file__).parent / "results" / "accuracy" / "nuclei.json"

@@ -19,7 +19,7 @@ from condinst_infer.processing.preprocess import read_image, stacked
 from condinst_infer.results.crop import CroppedMask
 from condinst_infer.results.draw import overlay
 from condinst_infer.train.augment import AugmentConfig, augmented, augmented_map
-from condinst_infer.train.data import CocoData, crops_from_record, owners_from_record
+from condinst_infer.train.records import CocoData, crops_from_record, owners_from_record
 from condinst_infer.train.targets import IGNORED, GroundTruth, ground_truth, sampled
 
 

@@ -20,13 +20,13 @@ from condinst_infer.panoptic_quality import category_of_model as category_of_pan
 from condinst_infer.panoptic_quality import evaluate_panoptic
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.system.files import replacing
-from condinst_infer.train.data import CocoData, read_coco, read_coco_panoptic
 from condinst_infer.train.distributed import processes
-from condinst_infer.train.loop import PICTURES, Evaluate, Trainer
-from condinst_infer.train.report import Report
+from condinst_infer.train.initialize import Start, initial_model
+from condinst_infer.train.progress_log import Report
+from condinst_infer.train.records import CocoData, read_coco, read_coco_panoptic
+from condinst_infer.train.resume import has_state
 from condinst_infer.train.settings import TrainConfig
-from condinst_infer.train.start import Start, initial_model
-from condinst_infer.train.state import has_state
+from condinst_infer.train.trainer import PICTURES, Evaluate, Trainer
 
 CONFIG = "config.json"  # in the run's folder
 FREE_TO_CHANGE = ("workers", "log_every", "save_every", "keep_checkpoints", "eval_every")

@@ -12,8 +12,8 @@ from condinst_infer import checkpoint
 from condinst_infer.config import presets
 from condinst_infer.errors import CheckpointError, ConfigError
 from condinst_infer.model.condinst import CondInst
+from condinst_infer.train.initialize import initial_model
 from condinst_infer.train.settings import TrainConfig, field_names, replaced, settings_for
-from condinst_infer.train.start import initial_model
 from tests.support.command_line import Run, assert_refused
 from tests.support.foreign_names import randomised, torchvision_name
 from tests.support.small_training import command_line, small_config, small_data

@@ -12,8 +12,8 @@ from condinst_infer import checkpoint
 from condinst_infer.config.presets import preset
 from condinst_infer.errors import InputError
 from condinst_infer.train.augment import AugmentConfig, augmented, augmented_map
-from condinst_infer.train.data import owners_from_record, read_coco_panoptic
 from condinst_infer.train.loader import Collate, Sample, TrainingImages
+from condinst_infer.train.records import owners_from_record, read_coco_panoptic
 from condinst_infer.train.run import DataPaths, train
 from condinst_infer.train.targets import IGNORED
 from tests.support.command_line import Run, assert_refused
@@ -169,7 +169,7 @@ def test_an_interrupted_panoptic_run_goes_on_as_if_nothing_had_happened(
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(config, small_settings(iterations=4), data, whole)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("condinst_infer.train.loop.learning_rate", stopping_at_the_third())
+        patch.setattr("condinst_infer.train.trainer.learning_rate", stopping_at_the_third())
         with pytest.raises(KeyboardInterrupt):
             train(config, small_settings(iterations=4), data, parts)
     train(config, small_settings(iterations=4), data, parts, resume=True)

@@ -13,7 +13,6 @@ from condinst_infer.config.presets import preset
 from condinst_infer.errors import InputError
 from condinst_infer.results.crop import CroppedMask
 from condinst_infer.train.augment import AugmentConfig, augmented
-from condinst_infer.train.data import crops_from_record, read_coco
 from condinst_infer.train.loader import (
     Collate,
     Positions,
@@ -21,6 +20,7 @@ from condinst_infer.train.loader import (
     boxes_from_masks,
     training_batches,
 )
+from condinst_infer.train.records import crops_from_record, read_coco
 from tests.support.coco_files import (
     CATEGORIES,
     polygon_from_box,

@@ -16,13 +16,13 @@ from torch import nn
 from condinst_infer import checkpoint, load
 from condinst_infer.errors import CheckpointError, ConfigError, InputError, TrainingError
 from condinst_infer.model.condinst import CondInst
-from condinst_infer.train.data import read_coco
 from condinst_infer.train.distributed import Processes, with_sync_bn
-from condinst_infer.train.loop import Trainer
 from condinst_infer.train.optimizer import learning_rate, optimizer_for
+from condinst_infer.train.records import read_coco
+from condinst_infer.train.resume import last_state, save_state
 from condinst_infer.train.run import DataPaths, train
 from condinst_infer.train.settings import TrainConfig, settings_for
-from condinst_infer.train.state import last_state, save_state
+from condinst_infer.train.trainer import Trainer
 from tests.support.small_training import (
     command_line,
     losses_of,

@@ -13,14 +13,14 @@ from condinst_infer import checkpoint
 from condinst_infer.errors import ConfigError, TrainingError
 from condinst_infer.model.condinst import CondInst
 from condinst_infer.system.signals import stop_signals
-from condinst_infer.train.data import CocoData
 from condinst_infer.train.distributed import Processes, with_sync_bn
 from condinst_infer.train.loader import Batch, Positions, TrainingImages, training_batches
 from condinst_infer.train.losses import LossConfig, condinst_losses
 from condinst_infer.train.optimizer import learning_rate, optimizer_for
-from condinst_infer.train.report import Report
+from condinst_infer.train.progress_log import Report
+from condinst_infer.train.records import CocoData
+from condinst_infer.train.resume import last_state, save_state
 from condinst_infer.train.settings import TrainConfig
-from condinst_infer.train.state import last_state, save_state
 
 PICTURES = 4  # training samples, or validation images, drawn for TensorBoard
 # after every so many iterations: model, iterations done -> values to log; PQ or mask AP decides
