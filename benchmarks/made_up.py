@@ -15,12 +15,12 @@ import torch
 
 from benchmarks.trained_statistics import with_trained_statistics
 from condinst_infer import checkpoint
-from condinst_infer.agreement import feeds_of
 from condinst_infer.config.presets import preset
 from condinst_infer.contract.metadata import file_sha256
-from condinst_infer.export import export_onnx
-from condinst_infer.export.quantize import Quantizer
+from condinst_infer.export.onnx_export import export_onnx
 from condinst_infer.model.condinst import CondInst
+from condinst_infer.quantization.agreement import feeds_of
+from condinst_infer.quantization.qdq import Quantizer
 from condinst_infer.system.files import replacing
 
 FRAME = (480, 640)  # (height, width), a common size of COCO

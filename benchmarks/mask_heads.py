@@ -18,7 +18,7 @@ import torch
 from onnx import TensorProto, helper
 
 from condinst_infer.config.model import CondInstConfig
-from condinst_infer.export.functions import OPSET, functions
+from condinst_infer.export.function_bodies import OPSET, functions
 from condinst_infer.machine import environment, write_result
 from condinst_infer.ops import aligned_bilinear, mask_logits_by_grouped_conv
 from condinst_infer.ops.onnx_nodes import DOMAIN

@@ -136,7 +136,7 @@ def nuclei_onnx(tmp_path_factory: Factory, demo_folder: Path) -> Path:
     """The trained model that ships, made for smaller images and at most 60 nuclei."""
     from condinst_infer import checkpoint
     from condinst_infer.config.model import override
-    from condinst_infer.export import export_onnx
+    from condinst_infer.export.onnx_export import export_onnx
 
     def write(path: Path) -> None:
         model = checkpoint.load(demo_folder / "nuclei.safetensors")
@@ -171,7 +171,7 @@ def _exported(factory: Factory, source: Path, name: str, **options: Any) -> Path
 
     def write(path: Path) -> None:
         from condinst_infer import checkpoint
-        from condinst_infer.export import export_onnx
+        from condinst_infer.export.onnx_export import export_onnx
 
         digest = file_sha256(source)
         export_onnx(checkpoint.load(source), path, checkpoint_sha256=digest, **options)

@@ -37,13 +37,13 @@ def write_int8(
     args: argparse.Namespace, model: "CondInst", part: Path, on_stage: Callable[[str], object]
 ) -> dict[str, Any]:
     """Write `model` in int8 to `part`, and return what was measured; without --json, print it."""
-    from condinst_infer import calibrate
+    from condinst_infer.quantization import int8
 
-    limit = args.limit or calibrate.LIMIT
+    limit = args.limit or int8.LIMIT
     truth = None
     if args.annotations is not None:
-        truth = calibrate.Truth(args.annotations, args.images, limit)
-    report = calibrate.export_int8(
+        truth = int8.Truth(args.annotations, args.images, limit)
+    report = int8.export_int8(
         model,
         part,
         [file.path for file in image_files(args.calibration, part)],

@@ -58,7 +58,7 @@ def _write_onnx(args: argparse.Namespace, part: Path) -> dict[str, Any]:
     for module in ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime"):
         require(module, "export")
     from condinst_infer import checkpoint
-    from condinst_infer.export import export_onnx
+    from condinst_infer.export.onnx_export import export_onnx
     from condinst_infer.verify import finish_export
 
     model = checkpoint.load(args.model)

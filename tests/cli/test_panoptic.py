@@ -16,7 +16,7 @@ from condinst_infer.config.model import override
 from condinst_infer.config.presets import preset
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import ConfigError, ModelFileError
-from condinst_infer.export import export_onnx
+from condinst_infer.export.onnx_export import export_onnx
 from condinst_infer.model.semantic_branch import SemanticBranch, semantic_by_concatenation
 from condinst_infer.pipeline import Pipeline
 from tests.support.command_line import Run, assert_refused

@@ -10,7 +10,7 @@ from condinst_infer import checkpoint
 from condinst_infer.config.model import override
 from condinst_infer.engines.cuda import Device
 from condinst_infer.engines.device import DeviceRunner
-from condinst_infer.export import export_onnx
+from condinst_infer.export.onnx_export import export_onnx
 from condinst_infer.results.panoptic import PanopticSegment, PanopticSegmentation
 from engines.shim import Shim
 from tests.cuda.test_runner import Recorded, photograph, resized_on

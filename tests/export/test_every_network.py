@@ -15,9 +15,9 @@ from condinst_infer.contract.metadata import props_from_onnx
 from condinst_infer.engines import build
 from condinst_infer.engines.openvino import OvSession
 from condinst_infer.engines.ort import OrtSession
-from condinst_infer.export import export_onnx
-from condinst_infer.export.quantize import Quantizer
+from condinst_infer.export.onnx_export import export_onnx
 from condinst_infer.model.condinst import CondInst
+from condinst_infer.quantization.qdq import Quantizer
 from condinst_infer.verify import finish_export
 from tests.support.reduced_networks import network_names, reduced_network
 

@@ -17,7 +17,7 @@ from condinst_infer import ops
 from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.config.presets import preset
 from condinst_infer.contract.metadata import Metadata, metadata_from_props
-from condinst_infer.export import export_onnx
+from condinst_infer.export.onnx_export import export_onnx
 from condinst_infer.model.condinst import CondInst
 from condinst_infer.ops.dynamic_mask_head import COORDINATES
 from condinst_infer.ops.onnx_nodes import DOMAIN

@@ -18,7 +18,7 @@ from condinst_infer.config.presets import preset
 from condinst_infer.config.validation import CHOICES
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import ParityError
-from condinst_infer.export import export_onnx
+from condinst_infer.export.onnx_export import export_onnx
 from condinst_infer.model.condinst import CondInst
 from condinst_infer.model.session import TorchSession
 from condinst_infer.stages import TorchStages

@@ -5,7 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from condinst_infer.agreement import Compared, _compared, _found, agreement, loss_of, spread
+from condinst_infer.quantization.agreement import (
+    Compared,
+    _compared,
+    _found,
+    agreement,
+    loss_of,
+    spread,
+)
 
 
 class Fixed:

@@ -11,12 +11,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from condinst_infer import calibrate, checkpoint, golden
-from condinst_infer.agreement import Reference, agreement, feeds_of
+from condinst_infer import checkpoint, golden
 from condinst_infer.contract.metadata import props_from_onnx
 from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import InputError, ParityError
-from condinst_infer.export.quantize import Quantizer
+from condinst_infer.quantization import int8
+from condinst_infer.quantization.agreement import Reference, agreement, feeds_of
+from condinst_infer.quantization.qdq import Quantizer
 from tests.support.command_line import Run, assert_refused
 
 DATA = Path(__file__).parents[1] / "data" / "nuclei"
@@ -62,14 +63,14 @@ def network(monkeypatch: pytest.MonkeyPatch, nuclei_onnx: Path) -> SimpleNamespa
         model.asked.append(options | {"graph": graph})
         shutil.copy(model.static if options["batch"] else getattr(model, graph), path)
 
-    monkeypatch.setattr(calibrate, "export_onnx", export_onnx)
-    monkeypatch.setattr(calibrate, "verify_export", lambda model, path: None)
+    monkeypatch.setattr(int8, "export_onnx", export_onnx)
+    monkeypatch.setattr(int8, "verify_export", lambda model, path: None)
     config = OrtSession(nuclei_onnx).metadata.config
     return SimpleNamespace(config=config, full=nuclei_onnx, static=None, asked=[])
 
 
 def made(network: Any, path: Path, images: Path, **options: Any) -> Any:
-    return calibrate.export_int8(network, path, sorted(images.iterdir()), **options)
+    return int8.export_int8(network, path, sorted(images.iterdir()), **options)
 
 
 class Few(Quantizer):
@@ -89,7 +90,7 @@ def test_layers_that_lose_too_much_stay_float(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(calibrate, "Quantizer", Few)
+    monkeypatch.setattr(int8, "Quantizer", Few)
     network.full = uneven_onnx
     (micrographs / "stained.jpg").unlink()
     report = made(network, tmp_path / "int8.onnx", micrographs, max_loss=6.0)
@@ -111,8 +112,8 @@ def test_the_report_is_on_the_layers_that_were_chosen(
         work.quantizer.write(work.int8, layers)
         return 0.0 if len(layers) <= len(work.quantizer.layers) - 4 else 9.0
 
-    monkeypatch.setattr(calibrate._Work, "loss", loss)  # the last trial is of three, and fails
-    monkeypatch.setattr(calibrate._Work, "_by_cost", lambda self: list(self.quantizer.layers))
+    monkeypatch.setattr(int8._Work, "loss", loss)  # the last trial is of three, and fails
+    monkeypatch.setattr(int8._Work, "_by_cost", lambda self: list(self.quantizer.layers))
     path = tmp_path / "int8.onnx"
     report = made(network, path, micrographs)
     assert len(report.float_layers) == 4
@@ -125,7 +126,7 @@ def test_a_bound_that_cant_be_met_is_refused(
     network: SimpleNamespace, micrographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # every layer costs something, so that is what each trial says
-    monkeypatch.setattr(calibrate._Work, "_by_cost", lambda self: list(self.quantizer.layers))
+    monkeypatch.setattr(int8._Work, "_by_cost", lambda self: list(self.quantizer.layers))
     path = tmp_path / "out" / "int8.onnx"
     path.parent.mkdir()
     with pytest.raises(ParityError, match=r"int8 loses [\d.]+ percent .* than the 0 allowed"):
@@ -175,13 +176,13 @@ def test_golden_outputs_of_int8_say_whose_they_are(
 def test_mask_ap_is_the_judge_where_there_are_annotations(
     network: SimpleNamespace, micrographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    truth = calibrate.Truth(DATA / "instances.json", micrographs)
+    truth = int8.Truth(DATA / "instances.json", micrographs)
     report = made(network, tmp_path / "a.onnx", micrographs, truth=truth, max_loss=3.0)
     assert report.mask_ap[0] > 15 and report.mask_ap[0] - report.mask_ap[1] <= 3
     assert f"float32 {report.mask_ap[0]:.2f}" in str(report)
     ap = iter([50.0, 48.0, *[47.0] * 20])
-    monkeypatch.setattr(calibrate.Truth, "mask_ap", lambda self, path: next(ap))
-    monkeypatch.setattr(calibrate._Work, "_by_cost", lambda self: list(self.quantizer.layers))
+    monkeypatch.setattr(int8.Truth, "mask_ap", lambda self, path: next(ap))
+    monkeypatch.setattr(int8._Work, "_by_cost", lambda self: list(self.quantizer.layers))
     with pytest.raises(
         ParityError, match=r"loses 2\.00 points of mask AP .* than the 0\.5 allowed"
     ):
@@ -197,7 +198,7 @@ def test_another_cut_and_batch_keep_the_same_layers_float(
     image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
     path = tmp_path / "detector.onnx"
     options: dict[str, Any] = {"graph": "detector", "max_loss": 100.0, "target": "tensorrt"}
-    report = calibrate.export_int8(network, path, [image], **options)  # pyright: ignore
+    report = int8.export_int8(network, path, [image], **options)  # pyright: ignore
     metadata = OrtSession(path).metadata
     assert (metadata.graph, metadata.precision) == ("detector", "int8")
     assert [asked["graph"] for asked in network.asked] == ["full", "detector"]
@@ -216,7 +217,7 @@ def test_a_static_batch_is_calibrated_as_it_is(
     image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
     path = tmp_path / "static.onnx"
     options: dict[str, Any] = {"size": (128, 160), "batch": 2, "max_loss": 100.0}
-    calibrate.export_int8(network, path, [image], **options)  # pyright: ignore
+    int8.export_int8(network, path, [image], **options)  # pyright: ignore
     metadata = OrtSession(path).metadata
     assert (metadata.size, metadata.batch, metadata.precision) == ((128, 160), 2, "int8")
     asked = [(a["size"], a["batch"]) for a in network.asked]
@@ -228,14 +229,14 @@ def test_images_are_needed_readable_and_show_something(
 ) -> None:
     path = tmp_path / "int8.onnx"
     with pytest.raises(InputError, match="there are none"):
-        calibrate.export_int8(network, path, [])  # pyright: ignore
+        int8.export_int8(network, path, [])  # pyright: ignore
     text = tmp_path / "text.jpg"
     text.write_text("no image")
     with pytest.raises(InputError, match=r"text\.jpg is not an image"):
-        calibrate.export_int8(network, path, [text])  # pyright: ignore
+        int8.export_int8(network, path, [text])  # pyright: ignore
     with pytest.raises(InputError, match="finds nothing in the 1 calibration images"):
         black = np.full((64, 64, 3), 5, np.uint8)
-        calibrate.export_int8(network, path, [black])  # pyright: ignore
+        int8.export_int8(network, path, [black])  # pyright: ignore
     assert not path.exists()
 
 
@@ -276,7 +277,7 @@ def test_the_command_measures_and_writes(
     empty.mkdir()
     assert_refused(condinst(*command, "--calibration", empty), "there are no images")
     assert [asked["checkpoint_sha256"] != "" for asked in network.asked] == [True]
-    assert calibrate.LIMIT == 64 and (calibrate.MAX_LOSS, calibrate.MAX_AP_LOSS) == (5, 0.5)
+    assert int8.LIMIT == 64 and (int8.MAX_LOSS, int8.MAX_AP_LOSS) == (5, 0.5)
     assert "64" in (text := condinst("export", "--help")[1]) and "(default: 5)" in text
 
 
@@ -289,5 +290,5 @@ def test_fewest_finds_the_smallest_count(needed: int, most: int) -> None:
         asked.append(count)
         return count >= needed
 
-    assert calibrate.fewest(enough, most) == (needed if needed <= most else None)
+    assert int8.fewest(enough, most) == (needed if needed <= most else None)
     assert max(asked) <= most and len(asked) == len(set(asked))

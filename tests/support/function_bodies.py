@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.engines.openvino_core import core
-from condinst_infer.export.functions import OPSET, functions
+from condinst_infer.export.function_bodies import OPSET, functions
 from condinst_infer.ops.onnx_nodes import DOMAIN
 
 FLOAT, HALF, INT = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT32

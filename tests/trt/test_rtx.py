@@ -15,7 +15,7 @@ from condinst_infer.config.model import override
 from condinst_infer.config.presets import names, preset
 from condinst_infer.config.validation import CHOICES
 from condinst_infer.engines import build
-from condinst_infer.export import export_onnx
+from condinst_infer.export.onnx_export import export_onnx
 from condinst_infer.model.condinst import CondInst
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")

@@ -12,7 +12,15 @@ import onnx
 from tqdm import tqdm
 
 from condinst_infer import golden
-from condinst_infer.agreement import (
+from condinst_infer.contract.metadata import sealed
+from condinst_infer.engines.ort import OrtSession
+from condinst_infer.errors import InputError, ParityError
+from condinst_infer.evaluate import evaluate
+from condinst_infer.export.onnx_export import export_onnx
+from condinst_infer.model.condinst import CondInst
+from condinst_infer.pipeline import Pipeline
+from condinst_infer.processing.preprocess import ImageSource
+from condinst_infer.quantization.agreement import (
     Agreement,
     Feeds,
     Reference,
@@ -21,15 +29,7 @@ from condinst_infer.agreement import (
     loss_of,
     spread,
 )
-from condinst_infer.contract.metadata import sealed
-from condinst_infer.engines.ort import OrtSession
-from condinst_infer.errors import InputError, ParityError
-from condinst_infer.evaluate import evaluate
-from condinst_infer.export import export_onnx
-from condinst_infer.export.quantize import Quantizer
-from condinst_infer.model.condinst import CondInst
-from condinst_infer.pipeline import Pipeline
-from condinst_infer.processing.preprocess import ImageSource
+from condinst_infer.quantization.qdq import Quantizer
 from condinst_infer.system.timing import interleaved
 from condinst_infer.verify import verify_export
 
