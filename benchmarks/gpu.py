@@ -30,8 +30,8 @@ from benchmarks.torch_detector import TorchDetector
 from benchmarks.trained_statistics import with_trained_statistics
 from condinst_infer.config.presets import preset
 from condinst_infer.contract.tensors import contract_outputs, output_shapes
-from condinst_infer.engines.cuda import Device
-from condinst_infer.engines.device import DeviceRunner
+from condinst_infer.cuda.driver import Device
+from condinst_infer.cuda.runner import DeviceRunner
 from condinst_infer.machine import environment, write_result
 from condinst_infer.model.condinst import CondInst
 from condinst_infer.pipeline import Pipeline

@@ -15,9 +15,9 @@ from benchmarks.paste import dense, scene
 from benchmarks.torch_detector import tensor_from
 from condinst_infer import ops
 from condinst_infer.config.model import mask_layers
-from condinst_infer.engines import kernels
-from condinst_infer.engines.crops import crops_from_bits
-from condinst_infer.engines.cuda import Stream
+from condinst_infer.cuda import kernels
+from condinst_infer.cuda.download import crops_from_bits
+from condinst_infer.cuda.driver import Stream
 from condinst_infer.processing import postprocess
 from condinst_infer.processing.geometry import canvas_size
 from engines.work import PAPER_HEAD

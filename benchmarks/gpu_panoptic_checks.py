@@ -10,10 +10,10 @@ from benchmarks.check import Check
 from benchmarks.panoptic_merge import stuff
 from benchmarks.paste import scene
 from condinst_infer.config.model import PanopticConfig
-from condinst_infer.engines import kernels
-from condinst_infer.engines.cuda import Stream
-from condinst_infer.engines.merging import Merging
-from condinst_infer.engines.report import Report
+from condinst_infer.cuda import kernels
+from condinst_infer.cuda.download import Report
+from condinst_infer.cuda.driver import Stream
+from condinst_infer.cuda.panoptic_merge import Merging
 from condinst_infer.ops.panoptic import panoptic_merge
 from condinst_infer.processing.geometry import Placed
 

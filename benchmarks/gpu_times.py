@@ -13,9 +13,9 @@ from benchmarks.panoptic_merge import stuff
 from benchmarks.paste import scene, torch_probabilities
 from benchmarks.torch_detector import tensor_from
 from condinst_infer import ops
-from condinst_infer.engines import kernels
-from condinst_infer.engines.crops import words_expected
-from condinst_infer.engines.cuda import Stream
+from condinst_infer.cuda import kernels
+from condinst_infer.cuda.download import words_expected
+from condinst_infer.cuda.driver import Stream
 from condinst_infer.ops.panoptic import panoptic_merge
 from condinst_infer.processing.geometry import canvas_size
 from condinst_infer.system.timing import summary

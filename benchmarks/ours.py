@@ -7,12 +7,12 @@ import cv2
 import numpy as np
 
 from condinst_infer.contract.metadata import file_sha256
-from condinst_infer.engines.openvino import OvSession
-from condinst_infer.engines.ort import OrtSession
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.processing.geometry import Placed, placement
 from condinst_infer.results.instances import Instances
-from condinst_infer.runners import HostRunner, runner_from_file
+from condinst_infer.runtimes.openvino import OvSession
+from condinst_infer.runtimes.ort import OrtSession
+from condinst_infer.runtimes.runner import HostRunner, runner_from_file
 
 RUNTIMES = {OrtSession: "ONNX Runtime", OvSession: "OpenVINO"}
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from condinst_infer.contract.metadata import Metadata
-from condinst_infer.engines.arrays import DeviceArray
-from condinst_infer.engines.cuda import Stream
+from condinst_infer.cuda.arrays import DeviceArray
+from condinst_infer.cuda.driver import Stream
 from condinst_infer.model.condinst import CondInst
 from condinst_infer.model.deploy import in_precision
 from engines.shim import host

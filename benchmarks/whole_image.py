@@ -29,7 +29,7 @@ from condinst_infer.machine import environment, write_result
 from condinst_infer.model.condinst import CondInst
 from condinst_infer.processing.geometry import placement
 from condinst_infer.processing.preprocess import resize, stacked
-from condinst_infer.runners import RUNTIMES
+from condinst_infer.runtimes.runner import RUNTIMES
 
 FIELDS = ("boxes", "labels", "masks")  # what must agree
 LEAST_IOU = 0.99  # of boxes and masks of one instance; 0.998 was measured, of a mask

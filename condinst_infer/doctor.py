@@ -13,7 +13,6 @@ from importlib import metadata
 from typing import Any
 
 from condinst_infer import machine
-from condinst_infer.engines.openvino_core import cpu_precisions
 
 PACKAGES = (
     "condinst-infer",
@@ -183,6 +182,8 @@ def _providers() -> list[str]:
 def _openvino_precisions() -> list[str]:
     """What `load` takes as `precision` here."""
     try:
+        from condinst_infer.runtimes.openvino import cpu_precisions
+
         return cpu_precisions()
     except Exception:  # not installed, or its libraries don't load
         return []

@@ -17,7 +17,7 @@ from condinst_infer.config.model import (
 from condinst_infer.config.validation import check_threads, check_whole, check_workers
 from condinst_infer.contract.metadata import Metadata
 from condinst_infer.contract.session import Session
-from condinst_infer.engines.device import DeviceRunner
+from condinst_infer.cuda.runner import DeviceRunner
 from condinst_infer.errors import InputError
 from condinst_infer.processing import options as finish
 from condinst_infer.processing.batching import by_canvas, is_one, until_failure
@@ -33,7 +33,7 @@ from condinst_infer.processing.postprocess import Classes
 from condinst_infer.processing.preprocess import ImageSource
 from condinst_infer.results.instances import Instances
 from condinst_infer.results.panoptic import PanopticSegmentation
-from condinst_infer.runners import HostRunner, runner_from_file
+from condinst_infer.runtimes.runner import HostRunner, runner_from_file
 from condinst_infer.stream import FrameStream, of_images
 from condinst_infer.system.hardware import usable_cores
 from condinst_infer.system.ordered_map import flat, groups, in_order

@@ -12,9 +12,9 @@ import numpy as np
 
 from condinst_infer.config.model import DetectConfig
 from condinst_infer.contract.metadata import Metadata, metadata_from_props
-from condinst_infer.engines.ort import OrtSession
-from condinst_infer.engines.trt import TrtSession
 from condinst_infer.errors import ModelFileError, require
+from condinst_infer.runtimes.ort import OrtSession
+from condinst_infer.runtimes.tensorrt import TrtSession
 
 Feeds = Mapping[str, np.ndarray]
 Stages = dict[str, np.ndarray]

@@ -14,7 +14,7 @@ import pytest
 
 from condinst_infer import cli
 from condinst_infer.contract.metadata import file_sha256
-from condinst_infer.engines.cuda import Device, Stream
+from condinst_infer.cuda.driver import Device, Stream
 from condinst_infer.errors import SessionError
 from engines import shim
 from engines.shim import Shim
@@ -223,7 +223,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused() -> None:
         raise SessionError("there is no GPU.")
 
-    monkeypatch.setattr("condinst_infer.engines.build.Device", refused)
+    monkeypatch.setattr("condinst_infer.trt.build.Device", refused)
 
 
 @pytest.fixture(scope="session")

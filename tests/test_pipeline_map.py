@@ -16,7 +16,7 @@ from condinst_infer.processing.geometry import Placed
 from condinst_infer.processing.paste import paste
 from condinst_infer.processing.postprocess import Found
 from condinst_infer.processing.preprocess import stacked
-from condinst_infer.runners import HostRunner
+from condinst_infer.runtimes.runner import HostRunner
 from tests.support.bright_model import write_bright_model
 from tests.support.fake_session import SIZES, FakeSession, assert_same, photograph
 
@@ -213,7 +213,7 @@ def test_calls_at_the_same_time_share_one_pool_of_threads(
         asked.append(threads)
         return FakeSession()
 
-    monkeypatch.setattr("condinst_infer.runners.OrtSession", session)
+    monkeypatch.setattr("condinst_infer.runtimes.runner.OrtSession", session)
     for (
         threads,
         workers,

@@ -8,9 +8,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from condinst_infer.commands.files import check_suffix
-from condinst_infer.engines.build import Built, engine_from_onnx
-from condinst_infer.engines.sidecar import replacing_engine, sidecar_path
 from condinst_infer.golden import check, golden_from_props
+from condinst_infer.trt.build import Built, engine_from_onnx
+from condinst_infer.trt.sidecar import replacing_engine, sidecar_path
 
 
 def build(args: argparse.Namespace) -> int:
@@ -56,7 +56,7 @@ def _smoke_run(built: Built, part: Path) -> str:
     if not built.sidecar.profile.takes(golden.shape):
         size = "x".join(map(str, golden.shape))
         return f"not made: its input of {size} is not one the engine takes"
-    from condinst_infer.engines.trt import TrtSession
+    from condinst_infer.runtimes.tensorrt import TrtSession
 
     session = TrtSession(part)
     try:

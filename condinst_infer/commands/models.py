@@ -154,7 +154,7 @@ def info(args: argparse.Namespace) -> int:
 
 
 def _onnx_info(path: Path) -> dict[str, Any]:
-    from condinst_infer.engines.ort import OrtSession
+    from condinst_infer.runtimes.ort import OrtSession
 
     session = OrtSession(path)
     data = dataclasses.asdict(session.metadata)
@@ -171,7 +171,7 @@ def _onnx_info(path: Path) -> dict[str, Any]:
 
 def _engine_info(path: Path) -> dict[str, Any]:
     """From the sidecar; the engine is compared with it and not loaded."""
-    from condinst_infer.engines import sidecar
+    from condinst_infer.trt import sidecar
 
     beside, _ = sidecar.read(path)
     metadata = beside.metadata(path)

@@ -12,9 +12,9 @@ from tqdm import tqdm
 from condinst_infer.compare import matched_slots
 from condinst_infer.config.model import InputConfig
 from condinst_infer.contract.session import Session
-from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import InputError
 from condinst_infer.processing.preprocess import ImageSource, network_image, read_image, stacked
+from condinst_infer.runtimes.ort import OrtSession
 
 Feeds = Mapping[str, np.ndarray]
 

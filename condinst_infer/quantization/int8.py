@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from condinst_infer import golden
 from condinst_infer.contract.metadata import sealed
-from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import InputError, ParityError
 from condinst_infer.evaluate import evaluate
 from condinst_infer.export.onnx_export import export_onnx
@@ -30,6 +29,7 @@ from condinst_infer.quantization.agreement import (
     spread,
 )
 from condinst_infer.quantization.qdq import Quantizer
+from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.system.timing import interleaved
 from condinst_infer.verify import verify_export
 

@@ -16,12 +16,12 @@ from condinst_infer.contract.tensors import (
     contract_outputs,
     output_shapes,
 )
-from condinst_infer.engines import sidecar
-from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import ModelFileError
-from condinst_infer.runners import check_whole_graph
+from condinst_infer.runtimes.ort import OrtSession
+from condinst_infer.runtimes.runner import check_whole_graph
 from condinst_infer.system.files import shipped
 from condinst_infer.triton.model import INPUTS, INSTANCES, METADATA, NETWORK, PANOPTIC
+from condinst_infer.trt import sidecar
 
 MAX_BATCH = 4  # images of an ONNX file of dynamic batch; what Triton itself takes where none is set
 _TYPES = {

@@ -1,7 +1,7 @@
 """The kernels of engines/src on a CPU: a stand-in for NVIDIA's driver library, built by g++.
 
 `load()` puts it in the place of libcuda.so.1 for this process, so that what runs is
-condinst_infer.engines.cuda itself. For tests and for trying the benchmarks; it is slow.
+condinst_infer.cuda.driver itself. For tests and for trying the benchmarks; it is slow.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from condinst_infer.engines.arrays import DeviceArray
+from condinst_infer.cuda.arrays import DeviceArray
 from engines.compile import PTX, SOURCES
 
 HERE = Path(__file__).parent

@@ -1,6 +1,6 @@
 // driver.cpp - a CUDA driver for machines without a GPU: device memory is host memory, kernels are
 // the sources of engines/src compiled by g++ beside this file. It answers what
-// condinst_infer.engines.cuda asks, and tests see what a real driver hides: writes outside an
+// condinst_infer.cuda.driver asks, and tests see what a real driver hides: writes outside an
 // allocation, barriers that not all threads reach, reads of memory nobody wrote (poison).
 
 #include <link.h>

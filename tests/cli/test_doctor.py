@@ -73,7 +73,7 @@ def test_openvino_needs_onnx_and_what_it_computes_in_is_asked_of_it(
     assert no_onnx["fix"] == "pip install 'condinst-infer[openvino]'"
     can = ["WINOGRAD", "INT8", "FP32"]
     core = SimpleNamespace(get_property=lambda device, name: can if device == "CPU" else [])
-    monkeypatch.setattr("condinst_infer.engines.openvino_core.core", lambda: core)
+    monkeypatch.setattr("condinst_infer.runtimes.openvino.core", lambda: core)
     assert doctor.report()["openvino"] == ["fp32", "int8"]
 
 

@@ -13,11 +13,10 @@ import pytest
 from condinst_infer import load
 from condinst_infer.config.class_names import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 from condinst_infer.config.presets import preset
-from condinst_infer.engines import openvino as engine
-from condinst_infer.engines.openvino import OvSession
-from condinst_infer.engines.openvino_core import cpu_precisions
-from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import ConfigError, MissingExtraError, ModelFileError, SessionError
+from condinst_infer.runtimes import openvino as engine
+from condinst_infer.runtimes.openvino import OvSession, cpu_precisions
+from condinst_infer.runtimes.ort import OrtSession
 from tests.support.bright_model import bright_config, changed, write_bright_model
 from tests.support.command_line import Run, assert_refused
 
@@ -144,7 +143,7 @@ def test_a_precision_that_can_not_be_had_is_refused(
     with pytest.raises(ConfigError, match="precision is 'bf8'; it must be one of fp32, bf16, int8"):
         OvSession(bright_model, precision="bf8")
 
-    monkeypatch.setattr("condinst_infer.engines.openvino.cpu_precisions", lambda: ["fp32", "int8"])
+    monkeypatch.setattr("condinst_infer.runtimes.openvino.cpu_precisions", lambda: ["fp32", "int8"])
     with pytest.raises(SessionError, match=r"this CPU can't compute in bf16; .* fp32"):
         OvSession(bright_model, precision="bf16")
     for path in (bright_model, deformable):
@@ -155,7 +154,7 @@ def test_a_signal_reaches_python_after_sessions_have_come_and_gone(bright_model:
     # two Cores that end in the order they came would leave the thread without a signal stack
     script = (
         "import os, signal, sys\n"
-        "from condinst_infer.engines.openvino import OvSession\n"
+        "from condinst_infer.runtimes.openvino import OvSession\n"
         "signal.signal(signal.SIGUSR1, lambda *_: print('handled'))\n"
         "first, second = OvSession(sys.argv[1]), OvSession(sys.argv[1])\n"
         "first.close(); del first\n"
@@ -241,7 +240,7 @@ def test_the_verbs_hand_it_on(
 
 FIRST_CALLS = """
 import sys, threading
-from condinst_infer.engines.openvino_core import core
+from condinst_infer.runtimes.openvino import core
 
 core()
 import openvino

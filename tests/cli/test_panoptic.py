@@ -14,11 +14,11 @@ from condinst_infer import checkpoint, load
 from condinst_infer.compare import compare
 from condinst_infer.config.model import override
 from condinst_infer.config.presets import preset
-from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import ConfigError, ModelFileError
 from condinst_infer.export.onnx_export import export_onnx
 from condinst_infer.model.semantic_branch import SemanticBranch, semantic_by_concatenation
 from condinst_infer.pipeline import Pipeline
+from condinst_infer.runtimes.ort import OrtSession
 from tests.support.command_line import Run, assert_refused
 
 

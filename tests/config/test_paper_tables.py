@@ -14,9 +14,9 @@ from condinst_infer import ops
 from condinst_infer.config import presets
 from condinst_infer.config.model import CondInstConfig
 from condinst_infer.config.paper_tables import ABLATIONS, ECCV, MODELS, Row, config_of, words_of
-from condinst_infer.engines.ort import OrtSession
 from condinst_infer.export.onnx_export import export_onnx
 from condinst_infer.model.condinst import CondInst
+from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.train.losses import LossConfig, condinst_losses
 from condinst_infer.train.settings import replaced, settings_for
 from condinst_infer.train.targets import ground_truth

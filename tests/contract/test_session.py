@@ -9,9 +9,9 @@ import torch
 from benchmarks.trained_statistics import with_trained_statistics
 from condinst_infer.config.presets import preset
 from condinst_infer.contract.tensors import output_shapes
-from condinst_infer.engines.ort import OrtSession
 from condinst_infer.export.onnx_export import export_onnx
 from condinst_infer.model.condinst import CondInst
+from condinst_infer.runtimes.ort import OrtSession
 
 
 @pytest.fixture

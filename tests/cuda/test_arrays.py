@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import condinst_infer as ci
-from condinst_infer.engines.cuda import Device, Stream
+from condinst_infer.cuda.driver import Device, Stream
 from condinst_infer.errors import InputError
 from tests.cuda.test_runner import photograph, runner
 

@@ -8,8 +8,8 @@ import pytest
 import condinst_infer as ci
 from condinst_infer import checkpoint
 from condinst_infer.config.model import override
-from condinst_infer.engines.cuda import Device
-from condinst_infer.engines.device import DeviceRunner
+from condinst_infer.cuda.driver import Device
+from condinst_infer.cuda.runner import DeviceRunner
 from condinst_infer.export.onnx_export import export_onnx
 from condinst_infer.results.panoptic import PanopticSegment, PanopticSegmentation
 from engines.shim import Shim
@@ -35,7 +35,7 @@ def test_owners_come_from_the_device(
 ) -> None:
     images = [photograph(size, i) for i, size in enumerate(SIZES)]
     stream = device.stream()
-    monkeypatch.setattr("condinst_infer.runners.resize", resized_on(stream))
+    monkeypatch.setattr("condinst_infer.runtimes.runner.resize", resized_on(stream))
     with ci.load(panoptic_onnx) as whole:
         expected = whole.panoptic(images, **RULES)
     monkeypatch.setattr(
@@ -112,7 +112,7 @@ def test_a_larger_image_makes_room_and_warm_calls_allocate_nothing(
 def test_more_mask_bits_than_expected_are_merged_too(
     device: Device, panoptic_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("condinst_infer.engines.canvas.words_expected", lambda k, size: 3)
+    monkeypatch.setattr("condinst_infer.cuda.canvas.words_expected", lambda k, size: 3)
     image = photograph((128, 192))
     with (
         ci.load(panoptic_onnx) as whole,

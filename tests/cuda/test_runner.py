@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import condinst_infer as ci
-from condinst_infer.engines import kernels
-from condinst_infer.engines.arrays import DeviceArray
-from condinst_infer.engines.cuda import Device, Stream
-from condinst_infer.engines.device import DeviceRunner
-from condinst_infer.engines.ort import OrtSession
+from condinst_infer.cuda import kernels
+from condinst_infer.cuda.arrays import DeviceArray
+from condinst_infer.cuda.driver import Device, Stream
+from condinst_infer.cuda.runner import DeviceRunner
 from condinst_infer.errors import MissingExtraError, SessionError
+from condinst_infer.runtimes.ort import OrtSession
 from engines.shim import Shim, host
 
 SIZES = [(60, 90), (90, 60), (133, 200), (60, 90), (40, 61), (60, 90)]
@@ -85,7 +85,7 @@ def test_a_detector_and_our_kernels_give_what_the_whole_graph_gives(
     images = [photograph(size, i) for i, size in enumerate(SIZES[: 4 if nms == "box" else 2])]
     stream = device.stream()
     # resized alike: what a grey level changes in an untrained network is another matter
-    monkeypatch.setattr("condinst_infer.runners.resize", resized_on(stream))
+    monkeypatch.setattr("condinst_infer.runtimes.runner.resize", resized_on(stream))
     with ci.load(nano_onnx) as whole, ci.Pipeline(runner(device, detector_onnx)) as pipeline:
         expected = whole(images)
         alone = [pipeline(image) for image in images[:3]]
@@ -167,8 +167,8 @@ def test_warm_calls_allocate_nothing(
 def test_canvases_and_plans_that_were_not_used_lately_are_freed(
     device: Device, cuda_shim: Shim, nano_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("condinst_infer.engines.device._CANVASES", 1)
-    monkeypatch.setattr("condinst_infer.engines.canvas._PLANS", 1)
+    monkeypatch.setattr("condinst_infer.cuda.runner._CANVASES", 1)
+    monkeypatch.setattr("condinst_infer.cuda.canvas._PLANS", 1)
     session = Recorded(nano_onnx)
     with ci.Pipeline(DeviceRunner(session, device)) as pipeline:
         counts = []
@@ -182,8 +182,8 @@ def test_canvases_and_plans_that_were_not_used_lately_are_freed(
 def test_more_mask_bits_than_expected_get_room(
     device: Device, nano_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("condinst_infer.engines.canvas.words_expected", lambda k, size: 3)
-    monkeypatch.setattr("condinst_infer.engines.report._FIRST_WORDS", 2)
+    monkeypatch.setattr("condinst_infer.cuda.canvas.words_expected", lambda k, size: 3)
+    monkeypatch.setattr("condinst_infer.cuda.download._FIRST_WORDS", 2)
     image = photograph((128, 192))
     with (
         ci.load(nano_onnx) as whole,
@@ -240,7 +240,7 @@ def test_load_wants_a_detector_and_puts_it_on_our_stream(
         streams.append(stream)
         return OrtSession(path, threads=threads)
 
-    monkeypatch.setattr("condinst_infer.runners.OrtSession", on_cpu)
+    monkeypatch.setattr("condinst_infer.runtimes.runner.OrtSession", on_cpu)
     with pytest.raises(SessionError, match="--graph detector"):
         ci.load(nano_onnx, device="cuda")
     image = photograph((128, 192))

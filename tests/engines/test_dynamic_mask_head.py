@@ -10,8 +10,8 @@ from torch import Tensor
 
 from condinst_infer import ops
 from condinst_infer.config.model import mask_layers
-from condinst_infer.engines import kernels
-from condinst_infer.engines.cuda import Stream
+from condinst_infer.cuda import kernels
+from condinst_infer.cuda.driver import Stream
 
 PAPERS = {
     "depth": 3,

@@ -49,8 +49,8 @@ RUN = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from condinst_infer.engines import cuda
-from condinst_infer.engines.kernels import Launch
+from condinst_infer.cuda import driver as cuda
+from condinst_infer.cuda.kernels import Launch
 from condinst_infer.errors import SessionError
 from engines import shim
 

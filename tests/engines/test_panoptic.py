@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from condinst_infer.config.presets import preset
-from condinst_infer.engines import kernels
-from condinst_infer.engines.cuda import DeviceArray, Stream
+from condinst_infer.cuda import kernels
+from condinst_infer.cuda.driver import DeviceArray, Stream
 from condinst_infer.processing.panoptic_merge import add_stuff, owners_of_things, semantic_labels
 from condinst_infer.processing.paste import paste
 from condinst_infer.processing.postprocess import kept_slots

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from condinst_infer.engines import kernels
-from condinst_infer.engines.crops import crops_from_bits, words_expected
-from condinst_infer.engines.cuda import DeviceArray, Stream
+from condinst_infer.cuda import kernels
+from condinst_infer.cuda.download import crops_from_bits, words_expected
+from condinst_infer.cuda.driver import DeviceArray, Stream
 from condinst_infer.errors import SessionError
 from condinst_infer.processing.paste import _axis
 from condinst_infer.processing.paste import paste as paste_of_the_cpu

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from condinst_infer.engines import kernels
-from condinst_infer.engines.cuda import Stream
+from condinst_infer.cuda import kernels
+from condinst_infer.cuda.driver import Stream
 from condinst_infer.processing.preprocess import resize
 
 Size = tuple[int, int]  # (height, width)

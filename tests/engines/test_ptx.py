@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from condinst_infer.engines import kernels
+from condinst_infer.cuda import kernels
 from engines import compile as compiler
 from engines.compile import ARCHITECTURES, PTX, README, SOURCES
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from condinst_infer import checkpoint, ops
-from condinst_infer.engines import kernels
-from condinst_infer.engines.cuda import Stream
+from condinst_infer.cuda import kernels
+from condinst_infer.cuda.driver import Stream
 
 Arrays = dict[str, np.ndarray]
 Shape = tuple[int, int]

@@ -12,12 +12,12 @@ from condinst_infer import golden
 from condinst_infer.compare import DETECTION_ROWS, Report, compare, precision_of, report_on
 from condinst_infer.config.presets import preset
 from condinst_infer.contract.metadata import props_from_onnx
-from condinst_infer.engines import build
-from condinst_infer.engines.openvino import OvSession
-from condinst_infer.engines.ort import OrtSession
 from condinst_infer.export.onnx_export import export_onnx
 from condinst_infer.model.condinst import CondInst
 from condinst_infer.quantization.qdq import Quantizer
+from condinst_infer.runtimes.openvino import OvSession
+from condinst_infer.runtimes.ort import OrtSession
+from condinst_infer.trt import build
 from condinst_infer.verify import finish_export
 from tests.support.reduced_networks import network_names, reduced_network
 

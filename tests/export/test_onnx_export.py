@@ -14,12 +14,12 @@ from condinst_infer import checkpoint
 from condinst_infer.compare import feeds_for
 from condinst_infer.config.model import DetectConfig
 from condinst_infer.config.presets import preset
-from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import ConfigError, ParityError
 from condinst_infer.export.onnx_export import export_onnx
 from condinst_infer.model.condinst import CondInst
 from condinst_infer.model.deploy import in_precision
 from condinst_infer.processing.preprocess import read_image
+from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.stages import Lift, lift_for
 from condinst_infer.verify import finish_export, verify_export
 from tests.support import goldens

@@ -16,11 +16,11 @@ from condinst_infer.compare import compare
 from condinst_infer.config.model import override
 from condinst_infer.config.presets import preset
 from condinst_infer.config.validation import CHOICES
-from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import ParityError
 from condinst_infer.export.onnx_export import export_onnx
 from condinst_infer.model.condinst import CondInst
-from condinst_infer.model.session import TorchSession
+from condinst_infer.runtimes.ort import OrtSession
+from condinst_infer.runtimes.pytorch import TorchSession
 from condinst_infer.stages import TorchStages
 from condinst_infer.verify import finish_export, verify_export
 from tests.support.command_line import Run
@@ -159,7 +159,7 @@ def test_onnx_runtime_gives_what_torch_gives(
 
 def test_openvino_gives_what_onnx_runtime_gives(mask_nms_onnx: Path) -> None:
     pytest.importorskip("openvino", reason="openvino is not installed")
-    from condinst_infer.engines.openvino import OvSession
+    from condinst_infer.runtimes.openvino import OvSession
 
     assert_same_outputs(
         OvSession(mask_nms_onnx).run(feeds()), OrtSession(mask_nms_onnx).run(feeds())

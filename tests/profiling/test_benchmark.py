@@ -12,8 +12,8 @@ from condinst_infer import clocks
 from condinst_infer.bench import Settings, benchmark
 from condinst_infer.commands.bench import text
 from condinst_infer.contract.metadata import file_sha256
-from condinst_infer.engines.ort import OrtSession
-from condinst_infer.runners import HostRunner
+from condinst_infer.runtimes.ort import OrtSession
+from condinst_infer.runtimes.runner import HostRunner
 from engines.shim import Shim
 from tests.cli.test_eval import annotated
 from tests.profiling.test_scopes import Silent
@@ -194,7 +194,7 @@ def test_a_session_without_a_profile_has_one_network(
     bright_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "condinst_infer.runners.OrtSession", lambda path, **_: Silent(OrtSession(path))
+        "condinst_infer.runtimes.runner.OrtSession", lambda path, **_: Silent(OrtSession(path))
     )
     result = benchmark(bright_model, sizes=[(60, 90)], repeats=1, warmup=1)
     assert "network" in result["rows"][0]["stages_ms"]

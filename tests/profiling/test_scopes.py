@@ -11,15 +11,15 @@ import pytest
 
 from condinst_infer.clocks import Scene
 from condinst_infer.contract.session import NodeTime
-from condinst_infer.engines import kernels
-from condinst_infer.engines.cuda import Device, Graph
-from condinst_infer.engines.device import DeviceRunner
-from condinst_infer.engines.ort import OrtSession
+from condinst_infer.cuda import kernels
+from condinst_infer.cuda.driver import Device, Graph
+from condinst_infer.cuda.runner import DeviceRunner
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.processing import postprocess, preprocess
 from condinst_infer.processing.geometry import Placed
 from condinst_infer.results import instances
-from condinst_infer.runners import HostRunner
+from condinst_infer.runtimes.ort import OrtSession
+from condinst_infer.runtimes.runner import HostRunner
 from engines.shim import Shim
 from tests.cuda.test_runner import Recorded, photograph
 
@@ -43,7 +43,7 @@ def delay(monkeypatch: pytest.MonkeyPatch) -> Iterator[Delay]:
 
         return slow
 
-    monkeypatch.setattr("condinst_infer.runners.resize", delayed(preprocess.resize, RESIZE))
+    monkeypatch.setattr("condinst_infer.runtimes.runner.resize", delayed(preprocess.resize, RESIZE))
     monkeypatch.setattr(postprocess, "_slots", delayed(postprocess._slots, SLOTS))
     monkeypatch.setattr(postprocess, "paste", delayed(postprocess.paste, PASTE))
     monkeypatch.setattr(instances, "rle_from_crop", delayed(instances.rle_from_crop, RLE))

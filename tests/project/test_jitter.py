@@ -8,8 +8,8 @@ import torch
 
 from condinst_infer import checkpoint
 from condinst_infer.contract.session import Session
-from condinst_infer.engines.ort import OrtSession
-from condinst_infer.model.session import TorchSession
+from condinst_infer.runtimes.ort import OrtSession
+from condinst_infer.runtimes.pytorch import TorchSession
 from condinst_infer.stages import OnnxStages, StageSource, TorchStages
 from tests.support import jitter
 
@@ -87,7 +87,7 @@ def sessions(checkpoint_path: Path, onnx_path: Path) -> list[Session | StageSour
     found: list[Session | StageSource] = [TorchSession(model), TorchStages(model)]
     found += [OrtSession(onnx_path, threads=1), OnnxStages(onnx_path, 1)]
     try:
-        from condinst_infer.engines.openvino import OvSession
+        from condinst_infer.runtimes.openvino import OvSession
 
         found.append(OvSession(onnx_path, threads=1))
     except ImportError:

@@ -13,11 +13,11 @@ from onnx import numpy_helper
 
 from condinst_infer import checkpoint, golden
 from condinst_infer.contract.metadata import props_from_onnx
-from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import InputError, ParityError
 from condinst_infer.quantization import int8
 from condinst_infer.quantization.agreement import Reference, agreement, feeds_of
 from condinst_infer.quantization.qdq import Quantizer
+from condinst_infer.runtimes.ort import OrtSession
 from tests.support.command_line import Run, assert_refused
 
 DATA = Path(__file__).parents[1] / "data" / "nuclei"

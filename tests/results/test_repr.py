@@ -8,11 +8,11 @@ import pytest
 import condinst_infer as ci
 from condinst_infer import checkpoint
 from condinst_infer.contract.session import session_repr
-from condinst_infer.engines.device import DeviceRunner
-from condinst_infer.engines.openvino import OvSession
-from condinst_infer.engines.ort import OrtSession
-from condinst_infer.engines.trt import TrtSession
-from condinst_infer.model.session import TorchSession
+from condinst_infer.cuda.runner import DeviceRunner
+from condinst_infer.runtimes.openvino import OvSession
+from condinst_infer.runtimes.ort import OrtSession
+from condinst_infer.runtimes.pytorch import TorchSession
+from condinst_infer.runtimes.tensorrt import TrtSession
 from condinst_infer.triton.model import TritonSession
 from condinst_infer.video import open_source
 from engines.shim import Shim

@@ -14,10 +14,9 @@ import pytest
 
 from condinst_infer.compare import precision_of, report_on
 from condinst_infer.contract.metadata import Metadata
-from condinst_infer.engines import openvino as engine
-from condinst_infer.engines.openvino import OvSession
-from condinst_infer.engines.openvino_core import cpu_precisions
-from condinst_infer.engines.ort import OrtSession
+from condinst_infer.runtimes import openvino as engine
+from condinst_infer.runtimes.openvino import OvSession, cpu_precisions
+from condinst_infer.runtimes.ort import OrtSession
 
 ov = pytest.importorskip("openvino")
 BF16 = "bf16" in cpu_precisions()

@@ -11,8 +11,8 @@ import onnx
 import pytest
 
 from condinst_infer.contract.tensors import TensorSpec, check_feeds
-from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import ConfigError, MissingExtraError, ModelFileError, SessionError
+from condinst_infer.runtimes.ort import OrtSession
 from tests.support.bright_model import bright_config, changed, write_bright_model
 
 

@@ -13,10 +13,10 @@ import pytest
 from condinst_infer import checkpoint
 from condinst_infer.breakdown import PARTS, part_times
 from condinst_infer.contract.session import Profiled
-from condinst_infer.engines.node_times import Run, node_times, runs_from_profile
-from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import SessionError
-from condinst_infer.model.session import TorchSession
+from condinst_infer.runtimes.ort import OrtSession
+from condinst_infer.runtimes.ort_profile import Run, node_times, runs_from_profile
+from condinst_infer.runtimes.pytorch import TorchSession
 
 
 def line(name: str, start: int, stop: int, op: str = "") -> dict[str, Any]:

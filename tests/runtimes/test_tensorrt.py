@@ -17,11 +17,11 @@ import pytest
 import condinst_infer as ci
 from condinst_infer.compare import compare
 from condinst_infer.contract.tensors import output_shapes
-from condinst_infer.engines.cuda import Device, Stream
-from condinst_infer.engines.ort import OrtSession
-from condinst_infer.engines.sidecar import read, sidecar_path
-from condinst_infer.engines.trt import TrtSession
+from condinst_infer.cuda.driver import Device, Stream
 from condinst_infer.errors import CondInstError, MissingExtraError, ModelFileError, SessionError
+from condinst_infer.runtimes.ort import OrtSession
+from condinst_infer.runtimes.tensorrt import TrtSession
+from condinst_infer.trt.sidecar import read, sidecar_path
 from engines.shim import Shim
 from tests.support.fake_tensorrt import fake_tensorrt
 from tests.support.fake_tensorrt.device import Replayed, built, install
@@ -266,7 +266,7 @@ def test_what_is_missing_is_named(engine: Path, monkeypatch: pytest.MonkeyPatch)
         patch.setitem(sys.modules, "tensorrt", None)
         with pytest.raises(MissingExtraError, match=r"pip install 'condinst-infer\[tensorrt\]'"):
             TrtSession(engine)
-    monkeypatch.setattr("condinst_infer.engines.trt.Device", no_gpu)
+    monkeypatch.setattr("condinst_infer.runtimes.tensorrt.Device", no_gpu)
     with pytest.raises(CondInstError, match="no NVIDIA driver"):
         TrtSession(engine)
     with pytest.raises(ModelFileError, match="does not exist"):  # whatever is missing besides

@@ -12,9 +12,9 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from condinst_infer.config.model import CondInstConfig, override
-from condinst_infer.engines.openvino_core import core
 from condinst_infer.export.function_bodies import OPSET, functions
 from condinst_infer.ops.onnx_nodes import DOMAIN
+from condinst_infer.runtimes.openvino import core
 
 FLOAT, HALF, INT = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT32
 NMS_INPUTS = {"boxes": (FLOAT, 3), "scores": (FLOAT, 2), "labels": (INT, 2)}

@@ -120,7 +120,7 @@ def _move_openvino(patch: pytest.MonkeyPatch, scale: float) -> None:
     """Move what our session puts out, and a single operation that a test compiles itself."""
     import openvino
 
-    from condinst_infer.engines.openvino import OvSession
+    from condinst_infer.runtimes.openvino import OvSession
 
     def of_operation(_: Any, outputs: Any) -> dict[Any, np.ndarray]:
         return {

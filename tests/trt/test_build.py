@@ -15,13 +15,13 @@ import pytest
 
 from condinst_infer import checkpoint, cli, golden
 from condinst_infer.contract.metadata import file_sha256
-from condinst_infer.engines import build
-from condinst_infer.engines.inspection import Found, found_in_engine
-from condinst_infer.engines.ort import OrtSession
-from condinst_infer.engines.sidecar import read, sidecar_path
-from condinst_infer.engines.trt import TrtSession
 from condinst_infer.errors import SessionError
+from condinst_infer.runtimes.ort import OrtSession
+from condinst_infer.runtimes.tensorrt import TrtSession
 from condinst_infer.stages import TorchStages
+from condinst_infer.trt import build
+from condinst_infer.trt.inspection import Found, found_in_engine
+from condinst_infer.trt.sidecar import read, sidecar_path
 from engines.shim import Shim
 from tests.support.bright_model import write_bright_model
 from tests.support.command_line import Run, assert_refused
@@ -247,7 +247,7 @@ def test_an_engine_that_is_not_what_the_file_says_is_refused(
         monkeypatch.setattr(text, lambda *_, said=layers: json.dumps({"Layers": said}))
         assert_refused(condinst(*command), words)
     assert_refused(condinst(*command, "--no-plugin"), "earlier build of this process")
-    monkeypatch.setattr("condinst_infer.engines.plugin.register", lambda: state.plugins.clear())
+    monkeypatch.setattr("condinst_infer.trt.plugin.register", lambda: state.plugins.clear())
     words = "the network has standard operations in place of our kernels for ClassNMS and Dyn"
     assert_refused(condinst(*command), words, "--no-plugin")
     with monkeypatch.context() as patch:

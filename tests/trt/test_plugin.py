@@ -17,9 +17,10 @@ import onnx
 import pytest
 
 from condinst_infer.contract.metadata import metadata_from_props
-from condinst_infer.engines import kernels, plugin
-from condinst_infer.engines.cuda import ptx
+from condinst_infer.cuda import kernels
+from condinst_infer.cuda.driver import ptx
 from condinst_infer.errors import MissingExtraError, SessionError
+from condinst_infer.trt import plugin
 from tests.support import tensorrt_stubs
 
 SOURCES = Path(__file__).parents[2] / "engines" / "src"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from condinst_infer.engines import build
-from condinst_infer.engines.progress import Progress
+from condinst_infer.trt import build
+from condinst_infer.trt.progress_monitor import Progress
 from engines.shim import Shim
 from tests.support.fake_tensorrt.device import install
 from tests.support.fake_tensorrt.types import state

@@ -14,9 +14,9 @@ from condinst_infer import checkpoint
 from condinst_infer.config.model import override
 from condinst_infer.config.presets import names, preset
 from condinst_infer.config.validation import CHOICES
-from condinst_infer.engines import build
 from condinst_infer.export.onnx_export import export_onnx
 from condinst_infer.model.condinst import CondInst
+from condinst_infer.trt import build
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 

@@ -4,8 +4,8 @@ import pytest
 
 from condinst_infer.config.presets import preset
 from condinst_infer.contract.metadata import Metadata
-from condinst_infer.engines.profile import Profile, profile_of
 from condinst_infer.errors import ConfigError, SessionError
+from condinst_infer.trt.shape_profile import Profile, profile_of
 from tests.support.bright_model import bright_config
 
 DYNAMIC = Metadata(preset("condinst_rt_r50_shtw"))  # 512 x 736: a photograph becomes 512x683

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from condinst_infer.engines.sidecar import Gpu, read, replacing_engine, sidecar_path
-from condinst_infer.engines.trt import TrtSession
 from condinst_infer.errors import InputError, ModelFileError
+from condinst_infer.runtimes.tensorrt import TrtSession
+from condinst_infer.trt.sidecar import Gpu, read, replacing_engine, sidecar_path
 from engines.shim import Shim
 from tests.support.fake_tensorrt.device import built, install
 from tests.support.fake_tensorrt.types import state

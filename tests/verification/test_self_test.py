@@ -12,8 +12,8 @@ import pytest
 
 from condinst_infer import checkpoint, golden
 from condinst_infer.contract.metadata import props_from_onnx
-from condinst_infer.engines.ort import OrtSession
 from condinst_infer.errors import ModelFileError, ParityError
+from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.stages import TorchStages
 
 Outputs = dict[str, np.ndarray]

@@ -9,7 +9,7 @@ import pytest
 from google.protobuf import text_format
 
 import condinst_infer as ci
-from condinst_infer.engines import sidecar
+from condinst_infer.trt import sidecar
 from engines.shim import Shim
 from tests.support.bright_model import write_bright_model
 from tests.support.command_line import Run, assert_refused

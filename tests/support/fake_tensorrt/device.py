@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from condinst_infer.engines.build import engine_from_onnx
-from condinst_infer.engines.cuda import Stream
-from condinst_infer.engines.sidecar import sidecar_path
+from condinst_infer.cuda.driver import Stream
+from condinst_infer.trt.build import engine_from_onnx
+from condinst_infer.trt.sidecar import sidecar_path
 from tests.support.fake_tensorrt import fake_tensorrt
 from tests.support.fake_tensorrt.types import state
 
@@ -59,7 +59,7 @@ def install(patch: pytest.MonkeyPatch, version: str = "11.4.0.106") -> ModuleTyp
     module = fake_tensorrt(version)
     patch.setitem(sys.modules, "tensorrt", module)
     names = ("ClassNMS", "DynamicMaskHead")
-    patch.setattr("condinst_infer.engines.plugin.register", lambda: state.plugins.update(names))
+    patch.setattr("condinst_infer.trt.plugin.register", lambda: state.plugins.update(names))
     patch.setattr(Stream, "graph", _captured)
     for name in ("upload", "download", "launch", "fill"):
         patch.setattr(Stream, name, _traced(getattr(Stream, name)))

@@ -194,8 +194,8 @@ def register_from_threads(count: int, register: Callable[[], None]) -> None:
 
 
 def main() -> None:
-    from condinst_infer.engines import plugin
     from condinst_infer.errors import CondInstError
+    from condinst_infer.trt import plugin
 
     register_from_threads(8, plugin.register)
     nvinfer = next(stub for stub in STUBS if hasattr(stub, "stub_creators"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from condinst_infer.engines.flavour import complaints, started
+from condinst_infer.trt.libraries import complaints, started
 
 _PRECISIONS = {"FLOAT": "fp32", "HALF": "fp16"}
 _HALF = re.compile("half|fp16", re.IGNORECASE)

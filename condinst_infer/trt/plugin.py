@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from condinst_infer.engines import kernels
+from condinst_infer.cuda import kernels
 from condinst_infer.errors import SessionError, require
 
 NAMESPACE = "condinst"  # domain of the nodes, and their attribute plugin_namespace

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from condinst_infer.config.model import PanopticConfig
-from condinst_infer.engines import kernels
-from condinst_infer.engines.arrays import DeviceArray
-from condinst_infer.engines.cuda import Stream
-from condinst_infer.engines.report import Report
+from condinst_infer.cuda import kernels
+from condinst_infer.cuda.arrays import DeviceArray
+from condinst_infer.cuda.download import Report
+from condinst_infer.cuda.driver import Stream
 from condinst_infer.processing.geometry import Placed
 
 _CLASSES = 256

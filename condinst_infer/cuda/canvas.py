@@ -9,13 +9,12 @@ import numpy as np
 from condinst_infer.config.model import PanopticConfig, Size
 from condinst_infer.contract.metadata import Metadata
 from condinst_infer.contract.tensors import contract_outputs, output_shapes
-from condinst_infer.engines import kernels
-from condinst_infer.engines.arrays import DeviceArray, device_array
-from condinst_infer.engines.crops import words_expected
-from condinst_infer.engines.cuda import Graph, Stream
-from condinst_infer.engines.heads import Heads
-from condinst_infer.engines.merging import Merging
-from condinst_infer.engines.report import REPORTED, Report
+from condinst_infer.cuda import kernels
+from condinst_infer.cuda.arrays import DeviceArray, device_array
+from condinst_infer.cuda.download import REPORTED, Report, words_expected
+from condinst_infer.cuda.driver import Graph, Stream
+from condinst_infer.cuda.mask_heads import Heads
+from condinst_infer.cuda.panoptic_merge import Merging
 from condinst_infer.processing.batching import is_device_array
 from condinst_infer.processing.geometry import Placed
 from condinst_infer.processing.postprocess import Found

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from condinst_infer.contract.metadata import Metadata, metadata_from_props
-from condinst_infer.engines.profile import Profile
 from condinst_infer.errors import InputError, ModelFileError
 from condinst_infer.system.files import replacing
+from condinst_infer.trt.shape_profile import Profile
 
 FORMAT = 1  # of this file
 _DIGEST = "sidecar_sha256"

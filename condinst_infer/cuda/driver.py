@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from condinst_infer.engines.arrays import DeviceArray
-from condinst_infer.engines.kernels import Launch, ptx
+from condinst_infer.cuda.arrays import DeviceArray
+from condinst_infer.cuda.kernels import Launch, ptx
 from condinst_infer.errors import SessionError, require
 
 _CAPTURE_THIS_THREAD = (

@@ -13,10 +13,10 @@ from condinst_infer.config.validation import check_threads
 from condinst_infer.contract.metadata import metadata_from_props
 from condinst_infer.contract.session import NodeTime, session_repr
 from condinst_infer.contract.tensors import TensorSpec, check_contract, check_feeds
-from condinst_infer.engines.arrays import DeviceArray
-from condinst_infer.engines.cuda import Stream
-from condinst_infer.engines.node_times import node_times, runs_from_profile
+from condinst_infer.cuda.arrays import DeviceArray
+from condinst_infer.cuda.driver import Stream
 from condinst_infer.errors import ConfigError, ModelFileError, SessionError, require
+from condinst_infer.runtimes.ort_profile import node_times, runs_from_profile
 from condinst_infer.system.timing import interleaved
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

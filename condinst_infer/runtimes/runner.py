@@ -8,15 +8,15 @@ import numpy as np
 from condinst_infer.config.model import PanopticConfig
 from condinst_infer.contract.metadata import Metadata, file_sha256
 from condinst_infer.contract.session import Session
-from condinst_infer.engines.cuda import Device
-from condinst_infer.engines.device import DeviceRunner
-from condinst_infer.engines.openvino import OvSession
-from condinst_infer.engines.ort import OrtSession
-from condinst_infer.engines.trt import TrtSession
+from condinst_infer.cuda.driver import Device
+from condinst_infer.cuda.runner import DeviceRunner
 from condinst_infer.errors import ConfigError, ModelFileError, SessionError, require
 from condinst_infer.processing.geometry import Placed
 from condinst_infer.processing.postprocess import Found
 from condinst_infer.processing.preprocess import ImageSource, read_image, resize, stacked
+from condinst_infer.runtimes.openvino import OvSession
+from condinst_infer.runtimes.ort import OrtSession
+from condinst_infer.runtimes.tensorrt import TrtSession
 
 RUNTIMES = ("onnxruntime", "openvino")  # of an .onnx file on the CPU
 
@@ -133,7 +133,7 @@ def _torch_session(path: Path, device: str | None, threads: int | None) -> Sessi
     for module in ("torch", "safetensors"):
         require(module, "export")
     from condinst_infer import checkpoint
-    from condinst_infer.model.session import TorchSession
+    from condinst_infer.runtimes.pytorch import TorchSession
 
     digest = file_sha256(path) if path.is_file() else ""  # `load` says what is wrong
     return TorchSession(checkpoint.load(path), checkpoint_sha256=digest, threads=threads)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from condinst_infer.config.model import PanopticConfig, Size
-from condinst_infer.engines.arrays import device_array
-from condinst_infer.engines.canvas import Canvas, DeviceSession
-from condinst_infer.engines.cuda import Device, Stream
+from condinst_infer.cuda.arrays import device_array
+from condinst_infer.cuda.canvas import Canvas, DeviceSession
+from condinst_infer.cuda.driver import Device, Stream
 from condinst_infer.errors import InputError
 from condinst_infer.processing.batching import is_device_array
 from condinst_infer.processing.geometry import Placed

@@ -19,12 +19,12 @@ from condinst_infer.contract.tensors import (
     contract_outputs,
     output_shapes,
 )
-from condinst_infer.engines import sidecar
-from condinst_infer.engines.arrays import DeviceArray
-from condinst_infer.engines.cuda import Device, Graph, Stream
-from condinst_infer.engines.flavour import Complaints, complaints, flavour, specs, started
-from condinst_infer.engines.profile import Profile, Shape
+from condinst_infer.cuda.arrays import DeviceArray
+from condinst_infer.cuda.driver import Device, Graph, Stream
 from condinst_infer.errors import SessionError
+from condinst_infer.trt import sidecar
+from condinst_infer.trt.libraries import Complaints, complaints, flavour, specs, started
+from condinst_infer.trt.shape_profile import Profile, Shape
 
 _IDLE = 4  # bound inputs kept for `run`; each holds a context with its memory, buffers and a graph
 

@@ -1,5 +1,6 @@
 """OpenVINO session: the second runtime for CPUs, in fp32, bf16 or int8."""
 
+import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,8 +15,9 @@ from condinst_infer.config.validation import check_threads, check_workers
 from condinst_infer.contract.metadata import Metadata, metadata_from_props
 from condinst_infer.contract.session import NodeTime, session_repr
 from condinst_infer.contract.tensors import TensorSpec, check_contract, check_feeds
-from condinst_infer.engines.openvino_core import PRECISIONS, core, cpu_precisions
 from condinst_infer.errors import ConfigError, ModelFileError, SessionError, require
+
+PRECISIONS = ("fp32", "bf16", "int8")
 
 _RUNS_IN = {"fp32": ("fp32", "bf16"), "int8": ("int8",)}  # by the precision of the file
 _CONVOLUTIONS = ("Convolution", "GroupConvolution", "DeformableConvolution")
@@ -288,3 +290,24 @@ def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     said = [line for line in lines if line and not line.startswith(("Exception from", "Check "))]
     return " ".join(said).rstrip(".")
+
+
+@functools.cache
+def core() -> Any:
+    """OpenVINO's Core, one for the life of the process.
+
+    A Core gives the thread that first uses it another stack for signals, and takes that away when
+    it ends. Of two that end in the wrong order the second leaves the thread with a stack that is
+    gone, and the next signal that Python handles, such as Ctrl-C, kills the process.
+    """
+    openvino = require("openvino", "openvino")
+    # The first call fills a table and may let another thread run meanwhile. If that one comes to
+    # the same call, each waits for the other forever. So it happens here, before any worker runs.
+    openvino.Type.f32.to_dtype()
+    return openvino.Core()
+
+
+def cpu_precisions() -> list[str]:
+    """Which of `PRECISIONS` this CPU computes in."""
+    found = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return [name for name in PRECISIONS if name.upper() in found]

@@ -11,13 +11,7 @@ from typing import Any
 
 from condinst_infer.contract.metadata import Metadata, metadata_from_props, props_from_onnx
 from condinst_infer.contract.tensors import check_contract
-from condinst_infer.engines import plugin as plugins
-from condinst_infer.engines.cuda import Device
-from condinst_infer.engines.flavour import complaints, flavour, specs, started
-from condinst_infer.engines.inspection import Found, found_in_engine, found_in_network
-from condinst_infer.engines.profile import Profile, Shape, profile_of
-from condinst_infer.engines.progress import Progress, monitor
-from condinst_infer.engines.sidecar import Gpu, Sidecar
+from condinst_infer.cuda.driver import Device
 from condinst_infer.errors import (
     CondInstError,
     ConfigError,
@@ -26,6 +20,12 @@ from condinst_infer.errors import (
     SessionError,
 )
 from condinst_infer.system.files import replacing
+from condinst_infer.trt import plugin as plugins
+from condinst_infer.trt.inspection import Found, found_in_engine, found_in_network
+from condinst_infer.trt.libraries import complaints, flavour, specs, started
+from condinst_infer.trt.progress_monitor import Progress, monitor
+from condinst_infer.trt.shape_profile import Profile, Shape, profile_of
+from condinst_infer.trt.sidecar import Gpu, Sidecar
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from condinst_infer.contract.metadata import Metadata
-from condinst_infer.engines import kernels
-from condinst_infer.engines.arrays import DeviceArray
-from condinst_infer.engines.cuda import Stream
-from condinst_infer.engines.report import Report
+from condinst_infer.cuda import kernels
+from condinst_infer.cuda.arrays import DeviceArray
+from condinst_infer.cuda.download import Report
+from condinst_infer.cuda.driver import Stream
 
 _WORD = 32  # cells
 
