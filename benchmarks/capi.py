@@ -22,9 +22,9 @@ import numpy as np
 
 import condinst_infer
 from condinst_infer.commands.capi import build
-from condinst_infer.machine import environment, write_result
 from condinst_infer.pipeline import Pipeline, load
 from condinst_infer.processing.preprocess import read_image
+from condinst_infer.profiling.environment import environment, write_result
 from condinst_infer.system.timing import interleaved, summary
 
 DATA = Path(condinst_infer.__file__).parent / "data"
@@ -182,7 +182,7 @@ def measure(folder: Path, path: Path, *, repeats: int, threads: int) -> dict[str
         pipeline.__class__ = Timed
         timed = cast(Timed, pipeline)
         timed.calls_ms = []
-        with patch("condinst_infer.capi.load", lambda *args, **options: pipeline):
+        with patch("condinst_infer.serving.c_api.load", lambda *args, **options: pipeline):
             model = library.open(path)
         functions = {name: lambda name=name: in_c(name) for name in TIMED}
         times = interleaved(functions, repeats=repeats, warmup=WARMUP)

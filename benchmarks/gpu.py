@@ -32,10 +32,10 @@ from condinst_infer.config.presets import preset
 from condinst_infer.contract.tensors import contract_outputs, output_shapes
 from condinst_infer.cuda.driver import Device
 from condinst_infer.cuda.runner import DeviceRunner
-from condinst_infer.machine import environment, write_result
 from condinst_infer.model.condinst import CondInst
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.processing.geometry import placement
+from condinst_infer.profiling.environment import environment, write_result
 from condinst_infer.system.timing import summary
 
 RESULTS = Path(__file__).parent / "results" / "gpu"

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks import made_up, turns
 from benchmarks.ours import Ours
-from condinst_infer.machine import environment, write_result
+from condinst_infer.profiling.environment import environment, write_result
 from condinst_infer.system import timing
 
 COUNTS = (0, 1, 10, 50, 100, 500)

@@ -19,9 +19,9 @@ from onnx import TensorProto, helper
 
 from condinst_infer.config.model import CondInstConfig
 from condinst_infer.export.function_bodies import OPSET, functions
-from condinst_infer.machine import environment, write_result
 from condinst_infer.ops import aligned_bilinear, mask_logits_by_grouped_conv
 from condinst_infer.ops.onnx_nodes import DOMAIN
+from condinst_infer.profiling.environment import environment, write_result
 from condinst_infer.system.timing import interleaved, summary
 
 SIZES = ((64, 88), (100, 168))  # feature cells: inputs of 512x704 and 800x1344

@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks import made_up, turns
 from benchmarks.ours import Ours
 from condinst_infer.config.validation import CHOICES
-from condinst_infer.machine import environment, write_result
+from condinst_infer.profiling.environment import environment, write_result
 from condinst_infer.system import timing
 
 CANDIDATES = (100, 300, 512)

@@ -23,9 +23,9 @@ import numpy as np
 import condinst_infer
 from condinst_infer import checkpoint
 from condinst_infer.contract.metadata import file_sha256
-from condinst_infer.evaluate import Truth, detect, read_truth, score
+from condinst_infer.evaluation.average_precision import Truth, detect, read_truth, score
 from condinst_infer.export.onnx_export import export_onnx
-from condinst_infer.machine import environment, write_result
+from condinst_infer.profiling.environment import environment, write_result
 from condinst_infer.quantization.int8 import export_int8
 from condinst_infer.results.draw import overlay
 from condinst_infer.system.files import replacing

@@ -18,7 +18,7 @@ RUNTIMES = {OrtSession: "ONNX Runtime", OvSession: "OpenVINO"}
 
 
 class Ours:
-    """A pipeline on one BGR frame; its clocks are those of condinst_infer/bench.py.
+    """A pipeline on one BGR frame; its clocks are those of condinst_infer/profiling/benchmark.py.
 
     Args:
         path: an .onnx file of a full graph.

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from benchmarks.paste import CELLS, IMAGE_SIZE, NET_SIZE, STRIDE, scene, torch_probabilities
-from condinst_infer.machine import environment, write_result
 from condinst_infer.processing.panoptic_merge import add_stuff, owners_of_things, semantic_labels
 from condinst_infer.processing.paste import paste
+from condinst_infer.profiling.environment import environment, write_result
 from condinst_infer.system.timing import interleaved, summary
 
 CLASSES, REGIONS = 54, (6, 8)

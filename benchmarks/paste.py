@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate, pad
 
-from condinst_infer.machine import environment, write_result
 from condinst_infer.processing.paste import paste
+from condinst_infer.profiling.environment import environment, write_result
 from condinst_infer.results.crop import CroppedMask
 from condinst_infer.system.timing import interleaved, summary
 

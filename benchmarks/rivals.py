@@ -34,7 +34,7 @@ from torch import nn
 from benchmarks import made_up, no_torchvision, turns
 from benchmarks.ours import Ours
 from condinst_infer import checkpoint
-from condinst_infer.machine import environment, write_result
+from condinst_infer.profiling.environment import environment, write_result
 
 YOLO = ("yolo11n-seg", "yolo11m-seg")
 RF_DETR = ("RFDETRSegNano", "RFDETRSegSmall")

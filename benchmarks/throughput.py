@@ -17,7 +17,7 @@ import cv2
 import condinst_infer
 from benchmarks import made_up
 from condinst_infer import Pipeline, load
-from condinst_infer.machine import environment, write_result
+from condinst_infer.profiling.environment import environment, write_result
 from condinst_infer.system import timing
 from condinst_infer.system.hardware import usable_cores
 from condinst_infer.system.ordered_map import groups, in_order

@@ -25,10 +25,10 @@ from benchmarks import made_up, turns
 from benchmarks.ours import Ours
 from benchmarks.paste import torch_probabilities
 from condinst_infer import checkpoint, ops
-from condinst_infer.machine import environment, write_result
 from condinst_infer.model.condinst import CondInst
 from condinst_infer.processing.geometry import placement
 from condinst_infer.processing.preprocess import resize, stacked
+from condinst_infer.profiling.environment import environment, write_result
 from condinst_infer.runtimes.runner import RUNTIMES
 
 FIELDS = ("boxes", "labels", "masks")  # what must agree

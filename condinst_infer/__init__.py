@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from condinst_infer.results.crop import CroppedMask
     from condinst_infer.results.instances import Instances
     from condinst_infer.results.panoptic import PanopticSegment, PanopticSegmentation
-    from condinst_infer.stream import FrameStream
-    from condinst_infer.video import Frame
+    from condinst_infer.video.sources import Frame
+    from condinst_infer.video.stream import FrameStream
 
 __version__ = "0.1.0"
 
@@ -86,8 +86,8 @@ __all__ = [
 # Loaded when first asked for: OpenCV and Pillow cost more than all the rest.
 _LAZY = {
     "CroppedMask": "condinst_infer.results.crop",
-    "Frame": "condinst_infer.video",
-    "FrameStream": "condinst_infer.stream",
+    "Frame": "condinst_infer.video.sources",
+    "FrameStream": "condinst_infer.video.stream",
     "Instances": "condinst_infer.results.instances",
     "PanopticSegment": "condinst_infer.results.panoptic",
     "PanopticSegmentation": "condinst_infer.results.panoptic",

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
-from condinst_infer import machine
+from condinst_infer.profiling import environment
 
 PACKAGES = (
     "condinst-infer",
@@ -50,7 +50,7 @@ def report() -> dict[str, Any]:
     """Plain data: python, platform, packages, providers, openvino, gpus, capabilities."""
     packages = {name: _version(name) for name in PACKAGES}
     providers, openvino = _providers(), _openvino_precisions()
-    gpus = machine.gpus()
+    gpus = environment.gpus()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

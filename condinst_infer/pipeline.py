@@ -34,10 +34,10 @@ from condinst_infer.processing.preprocess import ImageSource
 from condinst_infer.results.instances import Instances
 from condinst_infer.results.panoptic import PanopticSegmentation
 from condinst_infer.runtimes.runner import HostRunner, runner_from_file
-from condinst_infer.stream import FrameStream, of_images
 from condinst_infer.system.hardware import usable_cores
 from condinst_infer.system.ordered_map import flat, groups, in_order
-from condinst_infer.video import StreamSource, open_source
+from condinst_infer.video.sources import StreamSource, open_source
+from condinst_infer.video.stream import FrameStream, of_images
 
 
 def load(

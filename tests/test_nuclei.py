@@ -11,9 +11,9 @@ import pytest
 from benchmarks import nuclei
 from condinst_infer import checkpoint, load
 from condinst_infer.contract.metadata import file_sha256
-from condinst_infer.evaluate import evaluate
-from condinst_infer.machine import environment
-from condinst_infer.verify import verify_export
+from condinst_infer.evaluation.average_precision import evaluate
+from condinst_infer.profiling.environment import environment
+from condinst_infer.verification.check_export import verify_export
 
 TRUTH = Path(__file__).parent / "data" / "nuclei"
 

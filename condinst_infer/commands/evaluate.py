@@ -11,8 +11,15 @@ from condinst_infer.config.model import DetectConfig
 from condinst_infer.datasets.coco import read_json
 from condinst_infer.datasets.coco_panoptic import read_panoptic
 from condinst_infer.errors import ConfigError, InputError
-from condinst_infer.evaluate import Evaluation, Numbers, Truth, detect, read_truth, score
-from condinst_infer.panoptic_quality import (
+from condinst_infer.evaluation.average_precision import (
+    Evaluation,
+    Numbers,
+    Truth,
+    detect,
+    read_truth,
+    score,
+)
+from condinst_infer.evaluation.panoptic_quality import (
     PanopticQuality,
     evaluate_panoptic,
     evaluate_panoptic_file,

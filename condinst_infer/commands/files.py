@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.processing.preprocess import IMAGE_SUFFIXES
-from condinst_infer.video import VIDEO_SUFFIXES, is_live, shown_name
+from condinst_infer.video.sources import VIDEO_SUFFIXES, is_live, shown_name
 
 
 class ImageFile(NamedTuple):

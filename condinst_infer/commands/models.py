@@ -59,7 +59,7 @@ def _write_onnx(args: argparse.Namespace, part: Path) -> dict[str, Any]:
         require(module, "export")
     from condinst_infer import checkpoint
     from condinst_infer.export.onnx_export import export_onnx
-    from condinst_infer.verify import finish_export
+    from condinst_infer.verification.check_export import finish_export
 
     model = checkpoint.load(args.model)
     model.config = _narrowed(model.config, args)
@@ -238,7 +238,7 @@ def _first(names: Sequence[str]) -> str:
 
 def compare(args: argparse.Namespace) -> int:
     """Print where two model files differ; 1 if more than they may."""
-    from condinst_infer.compare import compare as compared
+    from condinst_infer.verification.compare import compare as compared
 
     report = compared(args.a, args.b, args.images)
     if args.json:

@@ -17,14 +17,14 @@ from tqdm import tqdm
 
 from condinst_infer.commands.files import VideoSource
 from condinst_infer.commands.predict_work import Work, found_in, result_paths
-from condinst_infer.commands.recorder import recording
 from condinst_infer.errors import InputError
 from condinst_infer.results.instances import Instances
 from condinst_infer.results.panoptic import PanopticSegmentation
-from condinst_infer.stream import FrameStream
 from condinst_infer.system.files import replacing
 from condinst_infer.system.signals import stop_signals
-from condinst_infer.video import FALLBACK_FPS, Frame, Source, open_source
+from condinst_infer.video.sources import FALLBACK_FPS, Frame, Source, open_source
+from condinst_infer.video.stream import FrameStream
+from condinst_infer.video.writer import recording
 
 
 class VideoJob(NamedTuple):

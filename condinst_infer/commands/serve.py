@@ -6,15 +6,15 @@ from condinst_infer.commands import options
 from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.errors import require
 from condinst_infer.pipeline import load
-from condinst_infer.serve.limits import Limits
+from condinst_infer.serving.http.limits import Limits
 
 
 def serve(args: argparse.Namespace) -> int:
     """0 when a signal has ended it and all requests in flight are answered."""
     for module in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
         require(module, "serve")
-    from condinst_infer.serve.app import Door
-    from condinst_infer.serve.server import Server, bound
+    from condinst_infer.serving.http.app import Door
+    from condinst_infer.serving.http.server import Server, bound
 
     workers = options.workers(args, options.MAX_WORKERS * args.batch)
     with bound(args.host, args.port) as listener:

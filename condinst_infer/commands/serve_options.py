@@ -5,7 +5,7 @@ from pathlib import Path
 
 from condinst_infer.commands import options
 from condinst_infer.commands.options import Verbs, add_runtime, add_verb
-from condinst_infer.serve.limits import Limits
+from condinst_infer.serving.http.limits import Limits
 
 
 def add_serve(verbs: Verbs) -> None:

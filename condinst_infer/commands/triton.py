@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from condinst_infer.errors import ConfigError, ModelFileError
+from condinst_infer.serving.triton import repository
 from condinst_infer.system.files import new_folder
-from condinst_infer.triton import repository
 
 _OF_CHECKPOINTS = ("size", "batch", "max_detections", "score_threshold", "nms")
 

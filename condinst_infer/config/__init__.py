@@ -1,0 +1,1 @@
+"""A model's configuration: fields, validation, presets, the papers' tables, model zoo, class names."""

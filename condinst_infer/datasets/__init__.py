@@ -1,0 +1,1 @@
+"""Data set formats: files in, checked records out."""

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from condinst_infer.compare import matched_slots
 from condinst_infer.config.model import InputConfig
 from condinst_infer.contract.session import Session
 from condinst_infer.errors import InputError
 from condinst_infer.processing.preprocess import ImageSource, network_image, read_image, stacked
 from condinst_infer.runtimes.ort import OrtSession
+from condinst_infer.verification.compare import matched_slots
 
 Feeds = Mapping[str, np.ndarray]
 

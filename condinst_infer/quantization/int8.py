@@ -11,10 +11,9 @@ import numpy as np
 import onnx
 from tqdm import tqdm
 
-from condinst_infer import golden
 from condinst_infer.contract.metadata import sealed
 from condinst_infer.errors import InputError, ParityError
-from condinst_infer.evaluate import evaluate
+from condinst_infer.evaluation.average_precision import evaluate
 from condinst_infer.export.onnx_export import export_onnx
 from condinst_infer.model.condinst import CondInst
 from condinst_infer.pipeline import Pipeline
@@ -31,7 +30,8 @@ from condinst_infer.quantization.agreement import (
 from condinst_infer.quantization.qdq import Quantizer
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.system.timing import interleaved
-from condinst_infer.verify import verify_export
+from condinst_infer.verification import self_test
+from condinst_infer.verification.check_export import verify_export
 
 KEY = "condinst_int8"  # the report among the metadata of an int8 file
 LIMIT = 64  # images; the ranges of 8 gave masks as good as those of 32
@@ -146,7 +146,7 @@ def export_int8(
         work.write(path, layers, graph, batch)
         on_stage("self-test")
         with closing(OrtSession(path)) as session:
-            golden.store(Path(path), session, session)
+            self_test.store(Path(path), session, session)
         report = work.report(layers, Path(path))
     proto = onnx.load(str(path))
     for key, value in sealed(KEY, report).items():

@@ -1,0 +1,1 @@
+"""The results a user gets: instances, panoptic segmentation, cropped masks, RLE, drawing."""

@@ -1,1 +1,1 @@
-"""Runtimes that run an exported model; each is one file with one `Session`."""
+"""One Session per runtime, and the runner that opens a model file."""

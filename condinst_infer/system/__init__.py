@@ -1,0 +1,1 @@
+"""The machine below: atomic files, signals, ordered threads, timing, hardware."""

@@ -1,1 +1,1 @@
-"""Training: data, targets, losses and the loop."""
+"""Training: records, augmentation, targets, losses and the loop."""

@@ -13,10 +13,10 @@ from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.datasets.coco import check_images
 from condinst_infer.datasets.coco_panoptic import check_png, read_panoptic
 from condinst_infer.errors import ConfigError, InputError
-from condinst_infer.evaluate import category_of_model, detect, read_truth, score
+from condinst_infer.evaluation.average_precision import category_of_model, detect, read_truth, score
+from condinst_infer.evaluation.panoptic_quality import category_of_model as category_of_panoptic
+from condinst_infer.evaluation.panoptic_quality import evaluate_panoptic
 from condinst_infer.model.condinst import CondInst
-from condinst_infer.panoptic_quality import category_of_model as category_of_panoptic
-from condinst_infer.panoptic_quality import evaluate_panoptic
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.runtimes.pytorch import TorchSession
 from condinst_infer.system.files import replacing

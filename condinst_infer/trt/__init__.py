@@ -1,0 +1,1 @@
+"""ONNX to a TensorRT engine: build, plugin, sidecar, shape profile."""

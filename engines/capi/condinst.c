@@ -1,4 +1,4 @@
-/* condinst.c - the C half of the C API; condinst_infer/capi.py is the other.
+/* condinst.c - the C half of the C API; condinst_infer/serving/c_api.py is the other.
 
    Arguments are checked here, before Python is touched. Frames go to Python as memoryviews of the
    caller's memory; what comes back is copied into one block per result, so that freeing, painting
@@ -23,7 +23,7 @@
 #define PYTHON NUMBER(PY_MAJOR_VERSION) "." NUMBER(PY_MINOR_VERSION)
 
 struct condinst_model {
-    PyObject *object; /* condinst_infer.capi.Model */
+    PyObject *object; /* condinst_infer.serving.c_api.Model */
 };
 
 static _Thread_local char last_error[1024] = "";
@@ -128,7 +128,7 @@ static condinst_status ensure_python(const char *python) {
     return status;
 }
 
-/* The value in a reply of condinst_infer.capi, or NULL after `fail`; takes the reference. */
+/* The value in a reply of condinst_infer.serving.c_api, or NULL after `fail`; takes the reference. */
 static PyObject *value_of(PyObject *reply, condinst_status *status) {
     int code;
     const char *text;
@@ -177,7 +177,7 @@ condinst_status condinst_open(const char *path, const condinst_options *options,
     condinst_model *made = malloc(sizeof *made);
     if (made == NULL) return fail(CONDINST_OUT_OF_MEMORY, "there is no memory for a model.");
     PyGILState_STATE gil = PyGILState_Ensure();
-    PyObject *bridge = PyImport_ImportModule("condinst_infer.capi");
+    PyObject *bridge = PyImport_ImportModule("condinst_infer.serving.c_api");
     if (bridge == NULL) {
         status = fail_raised();
     } else {
@@ -284,7 +284,7 @@ static int fill_segments(condinst_result *result, char **block, const Py_buffer 
     return 1;
 }
 
-/* A result of the parts that condinst_infer.capi gives for an image, or NULL after `fail`. */
+/* A result of the parts that condinst_infer.serving.c_api gives for an image, or NULL after `fail`. */
 static condinst_result *result_from_parts(PyObject *parts, condinst_status *status) {
     int height, width, format;
     Py_buffer part[PARTS];
@@ -354,7 +354,7 @@ static condinst_status check_image(const condinst_image *image, size_t i) {
     return CONDINST_OK;
 }
 
-/* The images for condinst_infer.capi, or NULL with an exception set. */
+/* The images for condinst_infer.serving.c_api, or NULL with an exception set. */
 static PyObject *frames_from_images(const condinst_image *images, size_t n) {
     PyObject *frames = PyList_New((Py_ssize_t)n);
     for (size_t i = 0; frames != NULL && i < n; i++) {

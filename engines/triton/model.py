@@ -4,7 +4,7 @@ from pathlib import Path
 
 import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]  # Triton's
 
-from condinst_infer.triton.model import TritonModel
+from condinst_infer.serving.triton.model import TritonModel
 
 
 class TritonPythonModel:

@@ -22,7 +22,7 @@ from benchmarks import (
     whole_image,
 )
 from condinst_infer import checkpoint, load
-from condinst_infer.machine import environment
+from condinst_infer.profiling.environment import environment
 from condinst_infer.system import timing
 
 NAME, FOUND = "condinst_nano", 20

@@ -12,7 +12,12 @@ from faster_coco_eval.core import mask as coco_mask
 
 from condinst_infer.config.class_names import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 from condinst_infer.errors import InputError
-from condinst_infer.evaluate import detect, evaluate, evaluate_detections, read_truth
+from condinst_infer.evaluation.average_precision import (
+    detect,
+    evaluate,
+    evaluate_detections,
+    read_truth,
+)
 from condinst_infer.pipeline import Pipeline, load
 from tests.support.bright_model import bright_config, write_bright_model
 from tests.support.command_line import Run, assert_refused

@@ -13,7 +13,7 @@ from condinst_infer import load
 from condinst_infer.config.model import CondInstConfig
 from condinst_infer.datasets.coco_panoptic import read_panoptic
 from condinst_infer.errors import InputError
-from condinst_infer.panoptic_quality import evaluate_panoptic
+from condinst_infer.evaluation.panoptic_quality import evaluate_panoptic
 from tests.support.command_line import Run, assert_refused
 
 SIZES = ((90, 131), (131, 60), (90, 131))

@@ -11,7 +11,6 @@ import torch
 from pycocotools import mask as coco_mask
 
 from condinst_infer import checkpoint, load
-from condinst_infer.compare import compare
 from condinst_infer.config.model import override
 from condinst_infer.config.presets import preset
 from condinst_infer.errors import ConfigError, ModelFileError
@@ -19,6 +18,7 @@ from condinst_infer.export.onnx_export import export_onnx
 from condinst_infer.model.semantic_branch import SemanticBranch, semantic_by_concatenation
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.runtimes.ort import OrtSession
+from condinst_infer.verification.compare import compare
 from tests.support.command_line import Run, assert_refused
 
 

@@ -15,8 +15,8 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from condinst_infer.commands.files import media
-from condinst_infer.commands.recorder import Recorder, recording
 from condinst_infer.errors import InputError
+from condinst_infer.video.writer import Recorder, recording
 from tests.support.command_line import Run, assert_refused
 from tests.support.video_files import (
     FPS,
@@ -228,7 +228,7 @@ def test_a_second_interrupt_leaves_nothing(
 def test_a_lost_stream_keeps_what_came(
     condinst: Run, bright_model: Path, tmp_path: Path, monkeypatch: Patch
 ) -> None:
-    monkeypatch.setattr("condinst_infer.video.FIRST_PAUSE", 0.02)
+    monkeypatch.setattr("condinst_infer.video.sources.FIRST_PAUSE", 0.02)
     out = tmp_path / "out"
     with streaming(15, 25) as (url, server):
         timer = threading.Timer(2.0, server.kill)  # in the middle of a later connection

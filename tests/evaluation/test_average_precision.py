@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from condinst_infer.errors import ConfigError, InputError, MissingExtraError
-from condinst_infer.evaluate import Numbers, evaluate_detections
+from condinst_infer.evaluation.average_precision import Numbers, evaluate_detections
 from tests.support.coco_made_up import (
     Content,
     ground_truth_as_detections,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from condinst_infer.datasets.coco_panoptic import PanopticTruth, id_map, read_panoptic
-from condinst_infer.panoptic_quality import (
+from condinst_infer.evaluation.panoptic_quality import (
     Found,
     PanopticQuality,
     counted,

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 
 from benchmarks.trained_statistics import with_trained_statistics
-from condinst_infer import golden
-from condinst_infer.compare import DETECTION_ROWS, Report, compare, precision_of, report_on
 from condinst_infer.config.presets import preset
 from condinst_infer.contract.metadata import props_from_onnx
 from condinst_infer.export.onnx_export import export_onnx
@@ -18,7 +16,15 @@ from condinst_infer.quantization.qdq import Quantizer
 from condinst_infer.runtimes.openvino import OvSession
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.trt import build
-from condinst_infer.verify import finish_export
+from condinst_infer.verification import self_test
+from condinst_infer.verification.check_export import finish_export
+from condinst_infer.verification.compare import (
+    DETECTION_ROWS,
+    Report,
+    compare,
+    precision_of,
+    report_on,
+)
 from tests.support.reduced_networks import network_names, reduced_network
 
 QUICK = ("condinst_nano",)
@@ -87,8 +93,8 @@ def assert_near(report: Report) -> None:
         assert row.difference <= limits.get(row.stage, 0.25), str(report)
 
 
-def stored(path: Path) -> golden.Golden:
-    found = golden.golden_from_props(props_from_onnx(path.read_bytes(), path), path)
+def stored(path: Path) -> self_test.Golden:
+    found = self_test.golden_from_props(props_from_onnx(path.read_bytes(), path), path)
     assert found is not None and sum(found.counts) > 0
     return found
 
@@ -101,14 +107,14 @@ def test_float_files_compute_what_torch_does(
     expected = stored(path)
     assert not expected.tied
     with closing(OrtSession(path)) as session:
-        golden.check(session, expected)
+        self_test.check(session, expected)
 
 
 def test_openvino_computes_what_torch_does(network: tuple[CondInst, str, Path]) -> None:
     pytest.importorskip("openvino", reason="openvino is not installed")
     path = exported(network, "fp32")
     with closing(OvSession(path)) as session:
-        golden.check(session, stored(path))
+        self_test.check(session, stored(path))
 
 
 def test_int8_files_find_the_same_in_both_runtimes(network: tuple[CondInst, str, Path]) -> None:
@@ -150,4 +156,4 @@ def test_a_deformable_network_of_real_size_gives_torchs_instances(tmp_path: Path
     assert not expected.tied
     for runtime in (OrtSession, OvSession):
         with closing(runtime(path)) as session:
-            golden.check(session, expected)
+            self_test.check(session, expected)

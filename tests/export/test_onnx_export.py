@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from condinst_infer import checkpoint
-from condinst_infer.compare import feeds_for
 from condinst_infer.config.model import DetectConfig
 from condinst_infer.config.presets import preset
 from condinst_infer.errors import ConfigError, ParityError
@@ -20,8 +19,9 @@ from condinst_infer.model.condinst import CondInst
 from condinst_infer.model.deploy import in_precision
 from condinst_infer.processing.preprocess import read_image
 from condinst_infer.runtimes.ort import OrtSession
-from condinst_infer.stages import Lift, lift_for
-from condinst_infer.verify import finish_export, verify_export
+from condinst_infer.verification.check_export import finish_export, verify_export
+from condinst_infer.verification.compare import feeds_for
+from condinst_infer.verification.intermediates import Lift, lift_for
 from tests.support import goldens
 from tests.support.goldens import SETS
 from tests.support.shared_files import shared_file
@@ -291,7 +291,9 @@ def test_raised_scores_show_a_fault_behind_the_threshold(
 def test_where_nothing_can_be_compared_the_report_warns(
     blind_checkpoint: Path, blind_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("condinst_infer.verify.lift_for", lambda stages, detect: Lift())
+    monkeypatch.setattr(
+        "condinst_infer.verification.check_export.lift_for", lambda stages, detect: Lift()
+    )
     report = verify_export(checkpoint.load(blind_checkpoint), blind_onnx)
     assert report.ok and report.detections == (0, 0)
     (warning,) = report.warnings

@@ -11,8 +11,7 @@ import torch
 
 import condinst_infer as ci
 from benchmarks.trained_statistics import with_trained_statistics
-from condinst_infer import checkpoint, golden
-from condinst_infer.compare import compare
+from condinst_infer import checkpoint
 from condinst_infer.config.model import override
 from condinst_infer.config.presets import preset
 from condinst_infer.config.validation import CHOICES
@@ -21,8 +20,10 @@ from condinst_infer.export.onnx_export import export_onnx
 from condinst_infer.model.condinst import CondInst
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.runtimes.pytorch import TorchSession
-from condinst_infer.stages import TorchStages
-from condinst_infer.verify import finish_export, verify_export
+from condinst_infer.verification import self_test
+from condinst_infer.verification.check_export import finish_export, verify_export
+from condinst_infer.verification.compare import compare
+from condinst_infer.verification.intermediates import TorchStages
 from tests.support.command_line import Run
 
 KINDS = CHOICES["mask_nms"]
@@ -220,9 +221,9 @@ def test_an_export_is_verified(
     own = {"nms", "outputs", "params", "mask_heads", "candidate_masks"}
     assert own <= stages if graph == "full" else not own & stages
     props = {prop.key: prop.value for prop in onnx.load(path).metadata_props}
-    expected = golden.golden_from_props(props, path)
+    expected = self_test.golden_from_props(props, path)
     assert expected is not None and sum(expected.counts) > 3 and not expected.tied
-    golden.check(OrtSession(path, threads=1), expected)
+    self_test.check(OrtSession(path, threads=1), expected)
 
 
 def without_suppression(proto: onnx.ModelProto) -> None:
@@ -291,7 +292,7 @@ def test_candidates_in_other_places_are_found_out(
 ) -> None:
     path = Path(copy(mask_nms_detector_onnx, tmp_path / "detector.onnx"))
     network = TorchStages(checkpoint.load(mask_nms_checkpoint))
-    expected = golden.store(path, network, OrtSession(path))
+    expected = self_test.store(path, network, OrtSession(path))
     run = OrtSession.run
 
     def moved(self: OrtSession, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -300,4 +301,4 @@ def test_candidates_in_other_places_are_found_out(
 
     monkeypatch.setattr(OrtSession, "run", moved)
     with pytest.raises(ParityError, match="are off by"):
-        golden.check(OrtSession(path, threads=1), expected)
+        self_test.check(OrtSession(path, threads=1), expected)

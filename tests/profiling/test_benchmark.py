@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from condinst_infer import clocks
-from condinst_infer.bench import Settings, benchmark
 from condinst_infer.commands.bench import text
 from condinst_infer.contract.metadata import file_sha256
+from condinst_infer.profiling import scopes
+from condinst_infer.profiling.benchmark import Settings, benchmark
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.runtimes.runner import HostRunner
 from engines.shim import Shim
@@ -69,13 +69,13 @@ def test_the_frames_are_the_images_at_the_sizes(
     bright_model: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[np.ndarray] = []
-    measure = clocks.Scene.measure
+    measure = scopes.Scene.measure
 
-    def watched(self: clocks.Scene, *args: object) -> None:
+    def watched(self: scopes.Scene, *args: object) -> None:
         seen.extend(self.frames)
         measure(self, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(clocks.Scene, "measure", watched)
+    monkeypatch.setattr(scopes.Scene, "measure", watched)
     benchmark(bright_model, images=[photos / "a.png"], sizes=[(30, 45)], repeats=1, warmup=1)
     benchmark(bright_model, sizes=[(64, 64)], repeats=1, warmup=1)
     assert seen[0].shape == (30, 45, 3) and seen[0][15, 10].min() > 200 > 50 > seen[0][3, 40].max()
@@ -159,7 +159,7 @@ def test_pytorch_runs_too(condinst: Run, nano_checkpoint: Path) -> None:
 def test_wrong_calls_are_refused_before_anything_is_measured(
     condinst: Run, bright_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clocks.Scene, "measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(scopes.Scene, "measure", lambda *_: pytest.fail("measured"))
     (tmp_path / "file").touch()
     for words, said in (
         (("--image", photos / "none.png"), "does not exist"),
@@ -184,7 +184,7 @@ def test_a_failure_leaves_no_file(
 ) -> None:
     path = tmp_path / "times.json"
     path.write_text("old")
-    monkeypatch.setattr(clocks.Scene, "measure", lambda *_: 1 / 0)
+    monkeypatch.setattr(scopes.Scene, "measure", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         condinst("bench", bright_model, "-o", path)
     assert path.read_text() == "old" and [f.name for f in tmp_path.iterdir()] == ["times.json"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from condinst_infer.machine import PeakMemory, environment, write_result
+from condinst_infer.profiling.environment import PeakMemory, environment, write_result
 
 
 def test_a_result_file_is_whole_or_absent(tmp_path: Path) -> None:

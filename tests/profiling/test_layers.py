@@ -2,8 +2,8 @@
 
 import pytest
 
-from condinst_infer.breakdown import PARTS, convolution_share, part_times
 from condinst_infer.contract.session import NodeTime
+from condinst_infer.profiling.layers import PARTS, convolution_share, part_times
 
 NODES = [  # as ONNX Runtime and PyTorch name them
     NodeTime("Cast_7", "Cast", 1),

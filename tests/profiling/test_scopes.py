@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from condinst_infer.clocks import Scene
 from condinst_infer.contract.session import NodeTime
 from condinst_infer.cuda import kernels
 from condinst_infer.cuda.driver import Device, Graph
@@ -17,6 +16,7 @@ from condinst_infer.cuda.runner import DeviceRunner
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.processing import postprocess, preprocess
 from condinst_infer.processing.geometry import Placed
+from condinst_infer.profiling.scopes import Scene
 from condinst_infer.results import instances
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.runtimes.runner import HostRunner

@@ -10,7 +10,7 @@ from condinst_infer import checkpoint
 from condinst_infer.contract.session import Session
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.runtimes.pytorch import TorchSession
-from condinst_infer.stages import OnnxStages, StageSource, TorchStages
+from condinst_infer.verification.intermediates import OnnxStages, StageSource, TorchStages
 from tests.support import jitter
 
 Patch = pytest.MonkeyPatch

@@ -11,13 +11,14 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from condinst_infer import checkpoint, golden
+from condinst_infer import checkpoint
 from condinst_infer.contract.metadata import props_from_onnx
 from condinst_infer.errors import InputError, ParityError
 from condinst_infer.quantization import int8
 from condinst_infer.quantization.agreement import Reference, agreement, feeds_of
 from condinst_infer.quantization.qdq import Quantizer
 from condinst_infer.runtimes.ort import OrtSession
+from condinst_infer.verification import self_test
 from tests.support.command_line import Run, assert_refused
 
 DATA = Path(__file__).parents[1] / "data" / "nuclei"
@@ -147,10 +148,10 @@ def test_what_was_measured_is_in_the_file(
     for word in ("tensorrt", "mask IoU", "0 of 61 layers", "2 images"):
         assert word in f"{report} mask IoU" and data["int8"]["layers"] == 61
     # the golden outputs are its own: float32's would be too far for any limit of precision
-    expected = golden.golden_from_props(props_from_onnx(path.read_bytes(), path), path)
+    expected = self_test.golden_from_props(props_from_onnx(path.read_bytes(), path), path)
     assert expected is not None and not expected.tied
-    golden.check(OrtSession(path), expected)
-    fp32 = golden.golden_of(OrtSession(network.full), OrtSession(path).metadata)
+    self_test.check(OrtSession(path), expected)
+    fp32 = self_test.golden_of(OrtSession(network.full), OrtSession(path).metadata)
     assert fp32.rows != expected.rows
 
 
@@ -161,7 +162,7 @@ def test_golden_outputs_of_int8_say_whose_they_are(
     path = tmp_path / "int8.onnx"
     made(network, path, micrographs)
     session = OrtSession(path)
-    expected = golden.golden_of(session, session.metadata)
+    expected = self_test.golden_of(session, session.metadata)
 
     class Lower(OrtSession):
         def run(self, feeds: Any) -> dict[str, np.ndarray]:
@@ -169,7 +170,7 @@ def test_golden_outputs_of_int8_say_whose_they_are(
             return outputs | {"scores": outputs["scores"] * 0.8}
 
     with pytest.raises(ParityError, match="ONNX Runtime had at export"):
-        golden.check(Lower(path), expected)
+        self_test.check(Lower(path), expected)
 
 
 @pytest.mark.slow

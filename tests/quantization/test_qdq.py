@@ -10,7 +10,6 @@ import pytest
 from onnx import numpy_helper
 
 from benchmarks.trained_statistics import with_trained_statistics
-from condinst_infer.compare import compare
 from condinst_infer.config.presets import preset
 from condinst_infer.errors import ConfigError, SessionError
 from condinst_infer.export.onnx_export import export_onnx
@@ -19,6 +18,7 @@ from condinst_infer.quantization.agreement import Reference, agreement, feeds_of
 from condinst_infer.quantization.qdq import Quantizer, fold_batch_norms
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.trt import build
+from condinst_infer.verification.compare import compare
 
 STAINED = Path(__file__).parents[1] / "data" / "nuclei" / "stained.jpg"
 FLOAT = ("fcos/class_logits", "fcos/box_regression", "fcos/controller", "mask_branch/output")

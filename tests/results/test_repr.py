@@ -13,8 +13,8 @@ from condinst_infer.runtimes.openvino import OvSession
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.runtimes.pytorch import TorchSession
 from condinst_infer.runtimes.tensorrt import TrtSession
-from condinst_infer.triton.model import TritonSession
-from condinst_infer.video import open_source
+from condinst_infer.serving.triton.model import TritonSession
+from condinst_infer.video.sources import open_source
 from engines.shim import Shim
 from tests.results.test_instances import instances
 from tests.results.test_panoptic import segmented

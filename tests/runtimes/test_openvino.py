@@ -12,11 +12,11 @@ import numpy as np
 import onnx
 import pytest
 
-from condinst_infer.compare import precision_of, report_on
 from condinst_infer.contract.metadata import Metadata
 from condinst_infer.runtimes import openvino as engine
 from condinst_infer.runtimes.openvino import OvSession, cpu_precisions
 from condinst_infer.runtimes.ort import OrtSession
+from condinst_infer.verification.compare import precision_of, report_on
 
 ov = pytest.importorskip("openvino")
 BF16 = "bf16" in cpu_precisions()

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from condinst_infer import checkpoint
-from condinst_infer.breakdown import PARTS, part_times
 from condinst_infer.contract.session import Profiled
 from condinst_infer.errors import SessionError
+from condinst_infer.profiling.layers import PARTS, part_times
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.runtimes.ort_profile import Run, node_times, runs_from_profile
 from condinst_infer.runtimes.pytorch import TorchSession

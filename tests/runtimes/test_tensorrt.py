@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 import condinst_infer as ci
-from condinst_infer.compare import compare
 from condinst_infer.contract.tensors import output_shapes
 from condinst_infer.cuda.driver import Device, Stream
 from condinst_infer.errors import CondInstError, MissingExtraError, ModelFileError, SessionError
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.runtimes.tensorrt import TrtSession
 from condinst_infer.trt.sidecar import read, sidecar_path
+from condinst_infer.verification.compare import compare
 from engines.shim import Shim
 from tests.support.fake_tensorrt import fake_tensorrt
 from tests.support.fake_tensorrt.device import Replayed, built, install

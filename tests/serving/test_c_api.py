@@ -15,8 +15,9 @@ import pytest
 
 import condinst_infer as ci
 from benchmarks import capi as timed
-from condinst_infer import capi, errors
+from condinst_infer import errors
 from condinst_infer.commands import capi as command
+from condinst_infer.serving import c_api
 from condinst_infer.system import files
 from tests.support.command_line import Run, assert_refused
 
@@ -208,14 +209,14 @@ def test_every_error_has_its_status() -> None:
         (SystemExit(3), 8, "SystemExit: 3"),
     ):
 
-        @capi.guarded
+        @c_api.guarded
         def raising(error: BaseException = error) -> None:
             raise error
 
         assert raising() == (status, text, None)
     with pytest.raises(cv2.error) as caught:
         raise cv2.error("a")
-    assert capi.guarded(pytest.fail)("b")[0] == 8 and caught.value is not None
+    assert c_api.guarded(pytest.fail)("b")[0] == 8 and caught.value is not None
 
 
 def test_packages_for_build_systems(

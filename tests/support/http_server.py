@@ -11,9 +11,9 @@ import numpy as np
 
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.results.instances import Instances
-from condinst_infer.serve.app import Door
-from condinst_infer.serve.limits import Limits
-from condinst_infer.serve.server import Server, bound
+from condinst_infer.serving.http.app import Door
+from condinst_infer.serving.http.limits import Limits
+from condinst_infer.serving.http.server import Server, bound
 from tests.support.fake_session import FakeSession
 
 TIMEOUT = httpx.Timeout(30)

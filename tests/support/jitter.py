@@ -93,7 +93,7 @@ def _move_onnx_runtime(patch: pytest.MonkeyPatch, scale: float) -> None:
     """Move what sessions of ONNX Runtime put out, those that a test opens itself too."""
     import onnxruntime
 
-    from condinst_infer.stages import OnnxStages
+    from condinst_infer.verification.intermediates import OnnxStages
 
     def before_candidates(_: Any, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {n: moved(n, v, scale) if n in BEFORE_CANDIDATES else v for n, v in outputs.items()}
@@ -142,7 +142,7 @@ def _move_torch(patch: pytest.MonkeyPatch, scale: float) -> None:
     import torch
 
     from condinst_infer.model.condinst import CondInst
-    from condinst_infer.stages import TorchStages
+    from condinst_infer.verification.intermediates import TorchStages
 
     def tensor(name: str, value: Any) -> Any:
         if isinstance(value, tuple):

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from condinst_infer.stream import FrameStream
-from condinst_infer.video import Frame
+from condinst_infer.video.sources import Frame
+from condinst_infer.video.stream import FrameStream
 from tests.support.waiting import WAIT
 
 

@@ -21,7 +21,7 @@ from triton_python_backend_utils import InferenceRequest, InferenceResponse, Ten
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
 import condinst_infer as ci
-from condinst_infer.triton.repository import write_repository
+from condinst_infer.serving.triton.repository import write_repository
 
 Shape = Sequence[int]
 # the published schema; made when it is imported, so no type checker sees what is in it

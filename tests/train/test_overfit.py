@@ -8,9 +8,9 @@ import condinst_infer
 from condinst_infer import checkpoint
 from condinst_infer.config.presets import preset
 from condinst_infer.datasets.coco_panoptic import read_panoptic
-from condinst_infer.evaluate import evaluate
+from condinst_infer.evaluation.average_precision import evaluate
+from condinst_infer.evaluation.panoptic_quality import evaluate_panoptic
 from condinst_infer.export.onnx_export import export_onnx
-from condinst_infer.panoptic_quality import evaluate_panoptic
 from condinst_infer.train.run import DataPaths, train
 from condinst_infer.train.settings import replaced, settings_for
 from tests.support.small_training import losses_of, small_config, small_settings

@@ -13,15 +13,16 @@ import numpy as np
 import onnx
 import pytest
 
-from condinst_infer import checkpoint, cli, golden
+from condinst_infer import checkpoint, cli
 from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.errors import SessionError
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.runtimes.tensorrt import TrtSession
-from condinst_infer.stages import TorchStages
 from condinst_infer.trt import build
 from condinst_infer.trt.inspection import Found, found_in_engine
 from condinst_infer.trt.sidecar import read, sidecar_path
+from condinst_infer.verification import self_test
+from condinst_infer.verification.intermediates import TorchStages
 from engines.shim import Shim
 from tests.support.bright_model import write_bright_model
 from tests.support.command_line import Run, assert_refused
@@ -171,7 +172,7 @@ def with_golden(
 ) -> Path:
     """The nano model with golden outputs inside."""
     path = Path(copy(nano_onnx, tmp_path_factory.mktemp("golden") / "model.onnx"))
-    golden.store(path, TorchStages(checkpoint.load(nano_checkpoint)), OrtSession(path))
+    self_test.store(path, TorchStages(checkpoint.load(nano_checkpoint)), OrtSession(path))
     return path
 
 
@@ -188,7 +189,7 @@ def test_tensorrt_builds_with_our_kernels_and_runs_the_golden_input(
     assert "7.5" in text and version in text
     sidecar, _ = read(path)
     assert sidecar.smoke_run == "passed on 20 detections" and sidecar.inspected == "engine"
-    assert golden.golden_from_props(sidecar.props, path) is not None
+    assert self_test.golden_from_props(sidecar.props, path) is not None
     (config,), (network,) = state.configs, state.networks
     assert [flag.name for flag in config._cleared] == ["TF32"] and network.flags == 1 << 1
     assert list(config._limits.values()) == [300 << 20]

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from condinst_infer import checkpoint
-from condinst_infer.compare import compare
 from condinst_infer.config.model import override
 from condinst_infer.errors import ConfigError, ModelFileError
 from condinst_infer.model.condinst import CondInst
+from condinst_infer.verification.compare import compare
 
 
 def image() -> np.ndarray:

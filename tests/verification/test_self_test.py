@@ -10,11 +10,12 @@ import numpy as np
 import onnx
 import pytest
 
-from condinst_infer import checkpoint, golden
+from condinst_infer import checkpoint
 from condinst_infer.contract.metadata import props_from_onnx
 from condinst_infer.errors import ModelFileError, ParityError
 from condinst_infer.runtimes.ort import OrtSession
-from condinst_infer.stages import TorchStages
+from condinst_infer.verification import self_test
+from condinst_infer.verification.intermediates import TorchStages
 
 Outputs = dict[str, np.ndarray]
 
@@ -26,12 +27,12 @@ def file(
     """An exported file with golden outputs."""
     source = request.getfixturevalue(request.param)
     path = Path(copy(source, tmp_path_factory.mktemp("golden") / f"{request.param}.onnx"))
-    golden.store(path, TorchStages(checkpoint.load(nano_checkpoint)), OrtSession(path))
+    self_test.store(path, TorchStages(checkpoint.load(nano_checkpoint)), OrtSession(path))
     return path
 
 
-def stored(path: Path) -> golden.Golden:
-    found = golden.golden_from_props(props_from_onnx(path.read_bytes(), path), path)
+def stored(path: Path) -> self_test.Golden:
+    found = self_test.golden_from_props(props_from_onnx(path.read_bytes(), path), path)
     assert found is not None
     return found
 
@@ -52,8 +53,8 @@ class Changed(OrtSession):
 def test_the_file_itself_has_them_and_stays_what_it_was(file: Path, nano_onnx: Path) -> None:
     expected = stored(file)
     assert not expected.tied and expected.counts[0] >= 20
-    golden.check(OrtSession(file, threads=1), expected)
-    assert len(expected.to_props()[golden.KEY]) < 8000
+    self_test.check(OrtSession(file, threads=1), expected)
+    assert len(expected.to_props()[self_test.KEY]) < 8000
     if "nano" in file.name:
         proto, before = onnx.load(file), onnx.load(nano_onnx)
         del proto.metadata_props[-2:]
@@ -63,10 +64,10 @@ def test_the_file_itself_has_them_and_stays_what_it_was(file: Path, nano_onnx: P
 def test_the_input_is_within_what_an_engine_takes_and_the_same_everywhere(file: Path) -> None:
     expected = stored(file)
     assert expected.shape == (1, 128, 192)  # of a photograph of 640x480 in this model
-    feeds = golden._made_up((3, 64, 96), 1)
+    feeds = self_test._made_up((3, 64, 96), 1)
     assert feeds["image_sizes"].tolist() == [[64, 96], [57, 85], [50, 74]]
     # the numbers of this machine: they must be those of every other
-    assert golden._digest(feeds)[:16] == "4b12ee7ed3201d65"
+    assert self_test._digest(feeds)[:16] == "4b12ee7ed3201d65"
 
 
 def shifted(outputs: Outputs) -> None:
@@ -117,7 +118,7 @@ def test_a_broken_runtime_is_told_what_it_has_wrong(
     change: Callable[[Outputs], object], words: str, file: Path
 ) -> None:
     with pytest.raises(ParityError, match=words) as caught:
-        golden.check(Changed(file, change), stored(file))
+        self_test.check(Changed(file, change), stored(file))
     assert "\n" not in str(caught.value)
     if change is shifted:  # which adds to what rounding does: 0.2 here, 0.201 measured with AMX
         found = re.search(words, str(caught.value))
@@ -133,7 +134,7 @@ def test_broken_masks_and_maps_are_told_from_each_other(file: Path) -> None:
 
         word = "mean mask probabilities are off by" if name == "masks" else f"deviation of {name}"
         with pytest.raises(ParityError, match=word):
-            golden.check(Changed(file, change), stored(file))
+            self_test.check(Changed(file, change), stored(file))
 
 
 def test_one_tie_that_goes_the_other_way_is_no_defect(file: Path) -> None:
@@ -142,7 +143,7 @@ def test_one_tie_that_goes_the_other_way_is_no_defect(file: Path) -> None:
         assert boxes is not None
         boxes[0, 1] += 40
 
-    golden.check(Changed(file, change), stored(file))
+    self_test.check(Changed(file, change), stored(file))
 
 
 def test_where_the_file_differs_at_ties_only_the_best_score_counts(
@@ -154,24 +155,24 @@ def test_where_the_file_differs_at_ties_only_the_best_score_counts(
         def __init__(self, path: Path) -> None:
             super().__init__(path, lambda outputs: outputs["boxes"].__iadd__(9))
 
-    golden.store(path, TorchStages(checkpoint.load(nano_checkpoint)), Tied(path))
+    self_test.store(path, TorchStages(checkpoint.load(nano_checkpoint)), Tied(path))
     expected = stored(path)
     assert expected.tied
-    golden.check(OrtSession(path, threads=1), expected)
-    golden.check(Tied(path), expected)
+    self_test.check(OrtSession(path, threads=1), expected)
+    self_test.check(Tied(path), expected)
     with pytest.raises(ParityError, match=r"the best score is 0\.\d+, not 0\.\d+ in image 0"):
-        golden.check(Changed(path, lower), expected)
+        self_test.check(Changed(path, lower), expected)
 
 
 def test_changed_golden_outputs_are_refused_and_missing_ones_are_none(file: Path) -> None:
     props = props_from_onnx(file.read_bytes(), file)
-    assert golden.golden_from_props({"condinst": "x"}, file) is None
-    changed = {**props, golden.KEY: props[golden.KEY].replace('"picture": 0', '"picture": 1')}
+    assert self_test.golden_from_props({"condinst": "x"}, file) is None
+    changed = {**props, self_test.KEY: props[self_test.KEY].replace('"picture": 0', '"picture": 1')}
     assert changed != props
     with pytest.raises(ModelFileError, match="changed after export"):
-        golden.golden_from_props(changed, file)
+        self_test.golden_from_props(changed, file)
 
 
 def test_an_input_that_comes_out_differently_is_said(file: Path) -> None:
     with pytest.raises(ParityError, match="comes out differently"):
-        golden.check(OrtSession(file, threads=1), replace(stored(file), picture=3))
+        self_test.check(OrtSession(file, threads=1), replace(stored(file), picture=3))

@@ -11,7 +11,7 @@ import pytest
 
 import condinst_infer as ci
 from condinst_infer.errors import InputError
-from condinst_infer.video import Frame
+from condinst_infer.video.sources import Frame
 from tests.support.fake_session import FakeSession
 from tests.support.numbered_source import Numbers, numbers, stream_of
 from tests.support.video_files import left_edge, streaming
@@ -85,7 +85,7 @@ def test_a_slow_model_keeps_up_with_a_live_stream() -> None:
 
 
 def test_a_live_stream_reconnects_until_it_is_lost(monkeypatch: Patch) -> None:
-    monkeypatch.setattr("condinst_infer.video.FIRST_PAUSE", 0.02)
+    monkeypatch.setattr("condinst_infer.video.sources.FIRST_PAUSE", 0.02)
     with streaming(6, 60) as (url, server):
         stream = ci.Pipeline(FakeSession()).stream(url.replace("//", "//me:secret@"), reconnect=2)
         found = []
@@ -102,8 +102,8 @@ def test_a_live_stream_reconnects_until_it_is_lost(monkeypatch: Patch) -> None:
 
 
 def test_a_stream_that_hangs_counts_as_broken_off(monkeypatch: Patch) -> None:
-    monkeypatch.setattr("condinst_infer.video.FIRST_PAUSE", 0.02)
-    monkeypatch.setattr("condinst_infer.video.READ_TIMEOUT_MS", 300)
+    monkeypatch.setattr("condinst_infer.video.sources.FIRST_PAUSE", 0.02)
+    monkeypatch.setattr("condinst_infer.video.sources.READ_TIMEOUT_MS", 300)
     with streaming(4, 60, hang=True) as (url, _):
         stream = ci.Pipeline(FakeSession()).stream(url)
         start = time.monotonic()
@@ -114,8 +114,8 @@ def test_a_stream_that_hangs_counts_as_broken_off(monkeypatch: Patch) -> None:
 
 
 def test_stopping_ends_also_the_pause_before_an_attempt(monkeypatch: Patch) -> None:
-    monkeypatch.setattr("condinst_infer.video.FIRST_PAUSE", 1000.0)
-    monkeypatch.setattr("condinst_infer.video.LONGEST_PAUSE", 1000.0)
+    monkeypatch.setattr("condinst_infer.video.sources.FIRST_PAUSE", 1000.0)
+    monkeypatch.setattr("condinst_infer.video.sources.LONGEST_PAUSE", 1000.0)
     with streaming(3, 60) as (url, _):
         stream = ci.Pipeline(FakeSession()).stream(url)
         timer = threading.Timer(0.5, stream.stop)

@@ -12,7 +12,7 @@ import pytest
 
 import condinst_infer as ci
 from condinst_infer.errors import ConfigError, InputError
-from condinst_infer.video import Frame, is_live, open_source, shown_name
+from condinst_infer.video.sources import Frame, is_live, open_source, shown_name
 from tests.support.fake_session import FakeSession, assert_same, photograph
 from tests.support.numbered_source import Numbers, numbers, stream_of
 from tests.support.video_files import (

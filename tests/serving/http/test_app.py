@@ -18,7 +18,7 @@ import condinst_infer as ci
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.results.crop import CroppedMask
 from condinst_infer.results.rle import rle_from_crop
-from condinst_infer.serve.answers import Answers, Order
+from condinst_infer.serving.http.responses import Answers, Order
 from tests.support.fake_session import FakeSession
 from tests.support.http_server import GOOD, Running, as_json, picture, png, serving
 

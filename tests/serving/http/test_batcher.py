@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from condinst_infer.serve.batcher import Batcher
+from condinst_infer.serving.http.batcher import Batcher
 
 
 @contextmanager

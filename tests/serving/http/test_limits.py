@@ -13,8 +13,8 @@ import pytest
 
 from condinst_infer.errors import SessionError
 from condinst_infer.pipeline import Pipeline
-from condinst_infer.serve.answers import Order
-from condinst_infer.serve.upload import Upload
+from condinst_infer.serving.http.responses import Order
+from condinst_infer.serving.http.upload import Upload
 from tests.support.fake_session import FakeSession
 from tests.support.http_server import GOOD, Held, png, serving
 from tests.support.waiting import eventually

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from condinst_infer.errors import CondInstError, ConfigError
-from condinst_infer.serve.parameters import sentence
+from condinst_infer.serving.http.parameters import sentence
 
 _log = logging.getLogger(__name__)
 _TEXTS = {

@@ -22,7 +22,7 @@ from condinst_infer.datasets.coco_panoptic import (
     run_starts,
 )
 from condinst_infer.errors import ConfigError, InputError
-from condinst_infer.evaluate import Numbers, same_categories
+from condinst_infer.evaluation.average_precision import Numbers, same_categories
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.results.panoptic import PanopticSegmentation
 from condinst_infer.system.files import replacing

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from condinst_infer.compare import Limits, limits_of
 from condinst_infer.contract.metadata import Metadata, sealed, unbroken
 from condinst_infer.contract.session import Session
 from condinst_infer.contract.tensors import contract_outputs
 from condinst_infer.errors import ModelFileError, ParityError, require
 from condinst_infer.trt.shape_profile import Shape, usual_canvas
+from condinst_infer.verification.compare import Limits, limits_of
 
 KEY = "condinst_golden"
 ROWS = 100  # detections kept of all images, the best of each: a few kilobytes

@@ -15,19 +15,19 @@ from starlette.routing import Route
 from condinst_infer import __version__
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.processing.options import call_options, panoptic_settings
-from condinst_infer.serve import metrics
-from condinst_infer.serve.answers import Answer, Answers, Order
-from condinst_infer.serve.batcher import Batcher
-from condinst_infer.serve.failures import Refused, failure
-from condinst_infer.serve.limits import Limits
-from condinst_infer.serve.metrics import Counted, Metrics
-from condinst_infer.serve.parameters import (
+from condinst_infer.serving.http import metrics
+from condinst_infer.serving.http.batcher import Batcher
+from condinst_infer.serving.http.failures import Refused, failure
+from condinst_infer.serving.http.limits import Limits
+from condinst_infer.serving.http.metrics import Counted, Metrics
+from condinst_infer.serving.http.parameters import (
     PanopticParameters,
     Parameters,
     PredictParameters,
     merged,
 )
-from condinst_infer.serve.upload import uploaded
+from condinst_infer.serving.http.responses import Answer, Answers, Order
+from condinst_infer.serving.http.upload import uploaded
 
 # the page may load nothing and talk to no one but this server
 _POLICY = (
@@ -88,7 +88,9 @@ class Door:
 
     def _routes(self) -> list[str]:
         """Make the routes; their paths."""
-        page = resources.files("condinst_infer.serve").joinpath("page.html").read_text("utf-8")
+        page = (
+            resources.files("condinst_infer.serving.http").joinpath("page.html").read_text("utf-8")
+        )
         head = {"Content-Security-Policy": _POLICY, "Cache-Control": "no-cache"}
 
         async def root() -> Response:

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from condinst_infer.clocks import CLOCKS, Scene
 from condinst_infer.config.model import DetectConfig, Size
 from condinst_infer.contract.metadata import Metadata, file_sha256
 from condinst_infer.datasets.coco import coco_library
 from condinst_infer.errors import ConfigError
-from condinst_infer.evaluate import Truth, detect, read_truth, score
-from condinst_infer.machine import PeakMemory, environment
+from condinst_infer.evaluation.average_precision import Truth, detect, read_truth, score
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.processing.preprocess import read_image, resize
+from condinst_infer.profiling.environment import PeakMemory, environment
+from condinst_infer.profiling.scopes import CLOCKS, Scene
 from condinst_infer.runtimes.runner import runner_from_file
 from condinst_infer.system.timing import REPEATS, SIZES, WARMUP
 from condinst_infer.trt import sidecar

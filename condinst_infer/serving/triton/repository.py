@@ -19,8 +19,8 @@ from condinst_infer.contract.tensors import (
 from condinst_infer.errors import ModelFileError
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.runtimes.runner import check_whole_graph
+from condinst_infer.serving.triton.model import INPUTS, INSTANCES, METADATA, NETWORK, PANOPTIC
 from condinst_infer.system.files import shipped
-from condinst_infer.triton.model import INPUTS, INSTANCES, METADATA, NETWORK, PANOPTIC
 from condinst_infer.trt import sidecar
 
 MAX_BATCH = 4  # images of an ONNX file of dynamic batch; what Triton itself takes where none is set

@@ -19,7 +19,7 @@ from condinst_infer.processing.preprocess import (
     resize,
     stacked,
 )
-from condinst_infer.stages import HEADS, Stages, StageSource, stages_of
+from condinst_infer.verification.intermediates import HEADS, Stages, StageSource, stages_of
 
 HISTOGRAM_EDGES = (0.0, 0.5, 0.9, 0.99, 0.999, 1.0)  # of mask IoU
 DETECTION_ROWS = ("detections", "boxes", "scores", "masks")

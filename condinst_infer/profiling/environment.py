@@ -100,7 +100,7 @@ def _cpu_model() -> str:
 
 def _commit() -> str | None:
     """The commit of this source tree, with "+" where files differ from it; None outside git."""
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
     try:

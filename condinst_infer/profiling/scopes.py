@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from condinst_infer.breakdown import convolution_share, part_times
 from condinst_infer.contract.session import NodeTime, Profiled
 from condinst_infer.cuda.runner import DeviceRunner
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.processing.geometry import Placed, placement
 from condinst_infer.processing.postprocess import Found, instances_from_outputs
+from condinst_infer.profiling.layers import convolution_share, part_times
 from condinst_infer.results.crop import CroppedMask
 from condinst_infer.runtimes.runner import HostRunner
 from condinst_infer.system.timing import interleaved, summary

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import uvicorn
 
 from condinst_infer.errors import ConfigError
-from condinst_infer.serve.app import Door
+from condinst_infer.serving.http.app import Door
 
 
 def bound(host: str, port: int) -> socket.socket:

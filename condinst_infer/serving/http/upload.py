@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from condinst_infer.errors import InputError
 from condinst_infer.processing.preprocess import image_from_file, size_from_file
-from condinst_infer.serve.failures import Refused
+from condinst_infer.serving.http.failures import Refused
 
 NAME = "the upload"  # what messages call the image
 _FIELDS, _FIELD_BYTES = 16, 4096

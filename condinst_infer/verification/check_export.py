@@ -9,8 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from condinst_infer import golden, ops
-from condinst_infer.compare import (
+from condinst_infer import ops
+from condinst_infer.config.model import CondInstConfig
+from condinst_infer.errors import ParityError
+from condinst_infer.model.condinst import CondInst
+from condinst_infer.verification import self_test
+from condinst_infer.verification.compare import (
     DETECTION_ROWS,
     LIMITS,
     Report,
@@ -19,10 +23,13 @@ from condinst_infer.compare import (
     precision_of,
     report_on,
 )
-from condinst_infer.config.model import CondInstConfig
-from condinst_infer.errors import ParityError
-from condinst_infer.model.condinst import CondInst
-from condinst_infer.stages import OnnxStages, Stages, TorchStages, has_candidates, lift_for
+from condinst_infer.verification.intermediates import (
+    OnnxStages,
+    Stages,
+    TorchStages,
+    has_candidates,
+    lift_for,
+)
 
 _NOTHING_COMPARED = (
     "NMS and mask heads could not be compared: the network finds nothing in the inputs of the "
@@ -68,7 +75,7 @@ def finish_export(
     ours, theirs = TorchStages(model), OnnxStages(Path(path))
     report = verify_stages(ours, theirs)
     on_stage("self-test")
-    golden.store(Path(path), ours, theirs)
+    self_test.store(Path(path), ours, theirs)
     return report
 
 

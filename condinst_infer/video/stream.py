@@ -10,7 +10,7 @@ import numpy as np
 
 from condinst_infer.config.validation import check_whole
 from condinst_infer.system.ordered_map import groups
-from condinst_infer.video import Frame, Source
+from condinst_infer.video.sources import Frame, Source
 
 Result = TypeVar("Result")
 Work = Callable[[list[Frame]], Sequence[Result]]

@@ -10,8 +10,8 @@ import numpy as np
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.results.instances import Instances
 from condinst_infer.results.panoptic import PanopticSegmentation
-from condinst_infer.serve.failures import failure
-from condinst_infer.serve.upload import decoded
+from condinst_infer.serving.http.failures import failure
+from condinst_infer.serving.http.upload import decoded
 
 
 class Order(NamedTuple):

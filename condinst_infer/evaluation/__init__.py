@@ -1,0 +1,1 @@
+"""Accuracy: average precision and panoptic quality."""

@@ -1,0 +1,1 @@
+"""Benchmark, scopes of the clocks, layer groups and the environment stamp."""

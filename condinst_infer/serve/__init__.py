@@ -1,1 +1,0 @@
-"""A small HTTP door to one model on one machine: an image goes in, its instances come out."""

@@ -1,0 +1,1 @@
+"""Videos and cameras: sources, stream and writer."""
