@@ -21,7 +21,7 @@ from unittest.mock import patch
 import numpy as np
 
 import condinst_infer
-from condinst_infer.commands.capi import build
+from condinst_infer.cli.capi import build
 from condinst_infer.pipeline import Pipeline, load
 from condinst_infer.processing.preprocess import read_image
 from condinst_infer.profiling.environment import environment, write_result

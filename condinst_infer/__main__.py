@@ -2,7 +2,7 @@
 
 import sys
 
-from condinst_infer.cli import main
+from condinst_infer.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from condinst_infer import cli
+from condinst_infer.cli.main import main
 from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.cuda.driver import Device, Stream
 from condinst_infer.errors import SessionError
@@ -185,7 +185,7 @@ def condinst(capsys: pytest.CaptureFixture[str]) -> Run:
 
     def run(*words: object) -> tuple[int, str, str]:
         try:
-            status = cli.main([str(word) for word in words])
+            status = main([str(word) for word in words])
         except SystemExit as stop:  # argparse
             status = stop.code if isinstance(stop.code, int) else 1
         out, err = capsys.readouterr()

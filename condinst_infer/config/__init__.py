@@ -1,1 +1,1 @@
-"""A model's configuration: fields, validation, presets, the papers' tables, model zoo, class names."""
+"""A model's configuration: fields, validation, presets, paper tables, class names."""

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from condinst_infer import cli, doctor
+from condinst_infer.cli import doctor
+from condinst_infer.cli.main import main
 
 ALL: dict[str, str | None] = {name: "1.0" for name in doctor.PACKAGES}
 GPU = ["NVIDIA H200, 580.1, 143771 MiB, 9.0"]
@@ -92,7 +93,7 @@ def test_either_builder_will_do_and_running_an_engine_needs_more() -> None:
 
 
 def test_the_report_is_json_and_complete(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["doctor", "--json"]) == 0
+    assert main(["doctor", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert set(data["packages"]) == set(doctor.PACKAGES)
     assert data["packages"]["numpy"].count(".") == 2
@@ -160,6 +161,6 @@ def test_it_works_where_nothing_but_python_does() -> None:
     block = "import sys; sys.modules.update(dict.fromkeys({!r}))".format(
         ["numpy", "cv2", "PIL", "tqdm", "torch", "onnx", "onnxruntime", "openvino"]
     )
-    code = f"{block}; from condinst_infer.cli import main; sys.exit(main(['doctor']))"
+    code = f"{block}; from condinst_infer.cli.main import main; sys.exit(main(['doctor']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and "run on CPU              missing: onnxruntime" in done.stdout

@@ -187,7 +187,7 @@ def test_eval_keeps_its_workers_busy(
 
     monkeypatch.setattr(Pipeline, "__call__", recorded)
     monkeypatch.setattr(
-        "condinst_infer.commands.evaluate.load",
+        "condinst_infer.cli.eval.load",
         lambda *args, **options: (asked.append(options["workers"]), load(*args, **options))[1],
     )
     truth = ("--annotations", annotated(photos), "--images", photos, "--max-dets", 1)

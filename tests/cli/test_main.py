@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import condinst_infer as ci
-from condinst_infer.commands.files import image_files, print_table
+from condinst_infer.cli.sources import image_files, print_table
 from condinst_infer.errors import InputError
 from condinst_infer.system.files import new_folder, replacing
 from tests.support.command_line import Run, assert_refused
@@ -92,7 +92,7 @@ def test_an_interrupt_ends_quietly(condinst: Run, monkeypatch: pytest.MonkeyPatc
     def interrupted(args: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("condinst_infer.commands.presets.presets", interrupted)
+    monkeypatch.setattr("condinst_infer.cli.presets.presets", interrupted)
     assert condinst("presets") == (130, "", "")
 
 

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
-from condinst_infer.commands import options
-from condinst_infer.commands.predict_work import write_image
+from condinst_infer.cli import options
+from condinst_infer.cli.predict_images import write_image
 from condinst_infer.pipeline import Pipeline, load
 from condinst_infer.processing.preprocess import read_image
 from tests.support.bright_model import write_bright_model
@@ -110,10 +110,10 @@ def test_workers_do_all_that_is_done_to_an_image(
             together.wait(20)  # two workers are at the same stage at the same time
             return stage(*args, **options)
 
-        monkeypatch.setattr(f"condinst_infer.commands.predict_work.{name}", recorded)
+        monkeypatch.setattr(f"condinst_infer.cli.predict_images.{name}", recorded)
     asked = []
     monkeypatch.setattr(
-        "condinst_infer.commands.predict.load",
+        "condinst_infer.cli.predict.load",
         lambda *args, **options: (asked.append(options["workers"]), load(*args, **options))[1],
     )
     command = ("predict", bright_model, many_photos, "-o", tmp_path / "out", "--workers", 2)
@@ -138,7 +138,7 @@ def test_an_interrupt_leaves_whole_files_only(
             signal.pthread_kill(main, signal.SIGINT)
         write_image(path, image)
 
-    monkeypatch.setattr("condinst_infer.commands.predict_work.write_image", interrupted)
+    monkeypatch.setattr("condinst_infer.cli.predict_images.write_image", interrupted)
     out = tmp_path / "out"
     command = ("predict", bright_model, many_photos, "-o", out, "--workers", workers)
     assert condinst(*command) == (130, "", "")
@@ -188,7 +188,7 @@ def test_workers_are_as_many_as_keep_the_cores_busy(monkeypatch: Patch) -> None:
         (2, 4, 1, 100, 1),
         (8, None, 4, 9, 3),
     ):
-        monkeypatch.setattr("condinst_infer.commands.options.usable_cores", lambda n=cores: n)
+        monkeypatch.setattr("condinst_infer.cli.options.usable_cores", lambda n=cores: n)
         for given, workers in ((None, expected), (5, 5)):
             args = Namespace(workers=given, threads=threads, batch=batch)
             assert options.workers(args, images) == workers

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from condinst_infer.commands.files import media
+from condinst_infer.cli.sources import media
 from condinst_infer.errors import InputError
 from condinst_infer.video.writer import Recorder, recording
 from tests.support.command_line import Run, assert_refused

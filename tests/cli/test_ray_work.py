@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from pyarrow import parquet
 
-from condinst_infer import cli
-from condinst_infer.commands import predict_ray
+from condinst_infer.cli import main, predict_ray
 from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.errors import SessionError
 from tests.support.command_line import Run, assert_refused
@@ -39,7 +38,7 @@ def test_it_refuses_before_it_looks_for_ray(
 
 def shard_work(*words: object) -> predict_ray.ShardWork:
     """An actor's work, outside Ray."""
-    args = cli._parser().parse_args(["predict", *map(str, words)])
+    args = main._parser().parse_args(["predict", *map(str, words)])
     return predict_ray.ShardWork(args, file_sha256(args.model), 2)
 
 
@@ -100,7 +99,7 @@ def test_an_actor_takes_a_group_of_cores_that_a_node_has(
     words: tuple[object, ...], nodes: list[Any], group: tuple[int, int] | None
 ) -> None:
     command = ["predict", "m", "s", "-o", "o", *map(str, words)]
-    args = cli._parser().parse_args(command)
+    args = main._parser().parse_args(command)
     if group is None:
         with pytest.raises(SessionError, match=r"no node of the Ray cluster has \d cores"):
             predict_ray._core_group(args, nodes, "cuda" in words)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pyarrow import parquet
 
-from condinst_infer.commands.shards import RUN, Shard, planned, write_shard
+from condinst_infer.cli.shards import RUN, Shard, planned, write_shard
 from condinst_infer.errors import ConfigError, InputError
 
 

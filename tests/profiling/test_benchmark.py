@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from condinst_infer.commands.bench import text
+from condinst_infer.cli.bench import text
 from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.profiling import scopes
 from condinst_infer.profiling.benchmark import Settings, benchmark

@@ -24,7 +24,6 @@ ROWS = [
     ["pipeline", "verification"],
     ["evaluation", "serving"],
     ["profiling", "quantization", "train"],
-    ["commands", "doctor"],
     ["cli"],
     ["__main__", "__init__"],
 ]

@@ -16,7 +16,7 @@ import pytest
 import condinst_infer as ci
 from benchmarks import capi as timed
 from condinst_infer import errors
-from condinst_infer.commands import capi as command
+from condinst_infer.cli import capi as command
 from condinst_infer.serving import c_api
 from condinst_infer.system import files
 from tests.support.command_line import Run, assert_refused

@@ -13,7 +13,8 @@ import numpy as np
 import onnx
 import pytest
 
-from condinst_infer import checkpoint, cli
+from condinst_infer import checkpoint
+from condinst_infer.cli.main import main
 from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.errors import SessionError
 from condinst_infer.runtimes.ort import OrtSession
@@ -49,7 +50,7 @@ def rtx(nano_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
         patch.setattr(build, "Device", no_gpu)
-        assert cli.main([*command, "--workspace", "512", "--timing-cache", "none"]) == 0
+        assert main([*command, "--workspace", "512", "--timing-cache", "none"]) == 0
     data = json.loads(said.getvalue())
     assert data["engine_bytes"] == path.stat().st_size
     assert data["notes"] == [

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from condinst_infer.commands import options
+from condinst_infer.cli import options
 from condinst_infer.errors import ConfigError
 from condinst_infer.profiling.benchmark import Labelled, Settings, benchmark
 from condinst_infer.system.files import replacing

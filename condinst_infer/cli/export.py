@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from condinst_infer.commands.files import check_suffix
-from condinst_infer.commands.int8 import check_int8, int8_info, write_int8
-from condinst_infer.commands.stage_times import stage_times
-from condinst_infer.commands.triton import write_repository
+from condinst_infer.cli.int8 import check_int8, int8_info, write_int8
+from condinst_infer.cli.sources import check_suffix
+from condinst_infer.cli.stage_times import stage_times
+from condinst_infer.cli.triton import write_repository
 from condinst_infer.config.model import CondInstConfig, config_from_dict, override
 from condinst_infer.config.model_zoo import published
 from condinst_infer.contract.metadata import file_sha256

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from condinst_infer.commands.files import VideoSource
-from condinst_infer.commands.predict_work import Work, found_in, result_paths
+from condinst_infer.cli.predict_images import Work, found_in, result_paths
+from condinst_infer.cli.sources import VideoSource
 from condinst_infer.errors import InputError
 from condinst_infer.results.instances import Instances
 from condinst_infer.results.panoptic import PanopticSegmentation

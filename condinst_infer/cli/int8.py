@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from condinst_infer.commands.files import image_files
+from condinst_infer.cli.sources import image_files
 from condinst_infer.contract.metadata import file_sha256, props_from_onnx
 from condinst_infer.errors import ConfigError
 

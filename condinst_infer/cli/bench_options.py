@@ -2,15 +2,8 @@
 
 from pathlib import Path
 
-from condinst_infer.commands import options
-from condinst_infer.commands.options import (
-    Parser,
-    Verbs,
-    add_device,
-    add_json,
-    add_threads,
-    add_verb,
-)
+from condinst_infer.cli import options
+from condinst_infer.cli.options import Parser, Verbs, add_device, add_json, add_threads, add_verb
 from condinst_infer.system.timing import REPEATS, SIZES, WARMUP
 
 
@@ -44,7 +37,7 @@ def add_bench(verbs: Verbs) -> None:
     _accuracy(verb)
     verb.add_argument("-o", "--output", type=Path, metavar="FILE", help="also write it as JSON")
     add_json(verb)
-    verb.set_defaults(command="condinst_infer.commands.bench:bench")
+    verb.set_defaults(command="condinst_infer.cli.bench:bench")
 
 
 def _frames(verb: Parser) -> None:

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from condinst_infer import __version__
-from condinst_infer.commands import model_verbs, options
-from condinst_infer.commands.bench_options import add_bench
-from condinst_infer.commands.options import (
+from condinst_infer.cli import model_verbs, options
+from condinst_infer.cli.bench_options import add_bench
+from condinst_infer.cli.options import (
     Parser,
     Verbs,
     add_json,
@@ -69,7 +69,7 @@ def _demo(verbs: Verbs) -> None:
     )
     add_output(verb, "FILE", "the overlay to write (default: %(default)s)", "condinst-demo.jpg")
     add_threads(verb)
-    verb.set_defaults(command="condinst_infer.commands.predict:demo")
+    verb.set_defaults(command="condinst_infer.cli.predict:demo")
 
 
 def _predict(verbs: Verbs) -> None:
@@ -118,7 +118,7 @@ def _predict(verbs: Verbs) -> None:
     )
     options.add_ray(verb)
     add_json(verb)
-    verb.set_defaults(command="condinst_infer.commands.predict:predict")
+    verb.set_defaults(command="condinst_infer.cli.predict:predict")
 
 
 def _panoptic(verb: Parser) -> None:
@@ -175,7 +175,7 @@ def _convert(verbs: Verbs) -> None:
     verb.add_argument(
         "--panoptic", action="store_true", help="also COCO panoptic files: 8 things, 11 stuff"
     )
-    verb.set_defaults(command="condinst_infer.commands.convert:convert")
+    verb.set_defaults(command="condinst_infer.cli.convert:convert")
 
 
 def _train(verbs: Verbs) -> None:
@@ -226,7 +226,7 @@ def _train(verbs: Verbs) -> None:
         "--device", choices=("cpu", "cuda"), help="(default: a GPU where there is one)"
     )
     verb.add_argument("--resume", action="store_true", help="go on where the run stopped")
-    verb.set_defaults(command="condinst_infer.commands.train:train")
+    verb.set_defaults(command="condinst_infer.cli.train:train")
 
 
 def _eval(verbs: Verbs) -> None:
@@ -264,7 +264,7 @@ def _eval(verbs: Verbs) -> None:
     )
     add_runtime(verb)
     add_json(verb)
-    verb.set_defaults(command="condinst_infer.commands.evaluate:evaluate")
+    verb.set_defaults(command="condinst_infer.cli.eval:evaluate")
 
 
 def _ground_truth(verb: Parser) -> None:
@@ -297,4 +297,4 @@ def _doctor(verbs: Verbs) -> None:
         "condinst doctor",
     )
     add_json(verb)
-    verb.set_defaults(command="condinst_infer.doctor:run")
+    verb.set_defaults(command="condinst_infer.cli.doctor:run")

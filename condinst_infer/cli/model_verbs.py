@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from condinst_infer.commands import options
-from condinst_infer.commands.options import Parser, Verbs, add_json, add_output, add_verb
-from condinst_infer.commands.serve_options import add_serve
+from condinst_infer.cli import options
+from condinst_infer.cli.options import Parser, Verbs, add_json, add_output, add_verb
+from condinst_infer.cli.serve_options import add_serve
 from condinst_infer.config.model import DetectConfig
 from condinst_infer.config.validation import CHOICES
 
@@ -46,7 +46,7 @@ def _export(verbs: Verbs) -> None:
     _detections(verb)
     _int8(verb)
     add_json(verb)
-    verb.set_defaults(command="condinst_infer.commands.models:export")
+    verb.set_defaults(command="condinst_infer.cli.export:export")
 
 
 def _export_files(verb: Parser) -> None:
@@ -170,7 +170,7 @@ def _build(verbs: Verbs) -> None:
         help="NMS and mask heads in TensorRT's own operations instead of our kernels",
     )
     add_json(verb)
-    verb.set_defaults(command="condinst_infer.commands.build:build")
+    verb.set_defaults(command="condinst_infer.cli.build:build")
 
 
 def _import(verbs: Verbs) -> None:
@@ -195,7 +195,7 @@ def _import(verbs: Verbs) -> None:
     )
     verb.add_argument("--classes", type=Path, metavar="FILE", help="class names, one per line")
     add_output(verb, "FILE", "the .safetensors file to write")
-    verb.set_defaults(command="condinst_infer.commands.models:import_")
+    verb.set_defaults(command="condinst_infer.cli.export:import_")
 
 
 def _info(verbs: Verbs) -> None:
@@ -204,7 +204,7 @@ def _info(verbs: Verbs) -> None:
         "file", type=Path, metavar="FILE", help="a .onnx, .engine or .safetensors file"
     )
     add_json(verb)
-    verb.set_defaults(command="condinst_infer.commands.models:info")
+    verb.set_defaults(command="condinst_infer.cli.export:info")
 
 
 def _presets(verbs: Verbs) -> None:
@@ -221,7 +221,7 @@ def _presets(verbs: Verbs) -> None:
         help="instead the models whose weights AdelaiDet and mmdetection have published",
     )
     add_json(verb)
-    verb.set_defaults(command="condinst_infer.commands.presets:presets")
+    verb.set_defaults(command="condinst_infer.cli.presets:presets")
 
 
 def _compare(verbs: Verbs) -> None:
@@ -242,7 +242,7 @@ def _compare(verbs: Verbs) -> None:
         help="images (default: two made-up batches)",
     )
     add_json(verb)
-    verb.set_defaults(command="condinst_infer.commands.models:compare")
+    verb.set_defaults(command="condinst_infer.cli.export:compare")
 
 
 def _capi(verbs: Verbs) -> None:
@@ -275,7 +275,7 @@ def _capi(verbs: Verbs) -> None:
         help="folder it is built into (default: condinst, in the Python environment)",
     )
     verb.add_argument("--compiler", metavar="CC", help="of build (default: $CC, else cc)")
-    verb.set_defaults(command="condinst_infer.commands.capi:capi")
+    verb.set_defaults(command="condinst_infer.cli.capi:capi")
 
 
 VERBS = (_export, _build, _import, _info, _presets, _compare, _capi, add_serve)

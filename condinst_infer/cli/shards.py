@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from condinst_infer.commands.predict_work import image_ids
+from condinst_infer.cli.predict_images import image_ids
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.system.files import replacing
 from condinst_infer.system.ordered_map import groups

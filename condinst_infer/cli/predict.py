@@ -13,11 +13,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from condinst_infer.commands import options
-from condinst_infer.commands.files import media
-from condinst_infer.commands.predict_ray import predict_ray
-from condinst_infer.commands.predict_video import predict_videos, print_reports, video_jobs
-from condinst_infer.commands.predict_work import (
+from condinst_infer.cli import options
+from condinst_infer.cli.predict_images import (
     Job,
     PanopticWork,
     Work,
@@ -25,6 +22,9 @@ from condinst_infer.commands.predict_work import (
     write_coco,
     write_image,
 )
+from condinst_infer.cli.predict_ray import predict_ray
+from condinst_infer.cli.predict_video import predict_videos, print_reports, video_jobs
+from condinst_infer.cli.sources import media
 from condinst_infer.errors import InputError
 from condinst_infer.pipeline import Pipeline, load
 from condinst_infer.results.instances import Instances

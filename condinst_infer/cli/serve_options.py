@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from condinst_infer.commands import options
-from condinst_infer.commands.options import Verbs, add_runtime, add_verb
+from condinst_infer.cli import options
+from condinst_infer.cli.options import Verbs, add_runtime, add_verb
 from condinst_infer.serving.http.limits import Limits
 
 
@@ -37,7 +37,7 @@ def add_serve(verbs: Verbs) -> None:
         help_ = f"{text} (default: %(default)s)"
         verb.add_argument(name, type=kind, default=default, metavar=unit, help=help_)
     add_runtime(verb)
-    verb.set_defaults(command="condinst_infer.commands.serve:serve")
+    verb.set_defaults(command="condinst_infer.cli.serve:serve")
 
 
 def _port(text: str) -> int:

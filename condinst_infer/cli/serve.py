@@ -2,7 +2,7 @@
 
 import argparse
 
-from condinst_infer.commands import options
+from condinst_infer.cli import options
 from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.errors import require
 from condinst_infer.pipeline import load

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from condinst_infer.commands.files import ImageFile, VideoSource
+from condinst_infer.cli.sources import ImageFile, VideoSource
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.processing.preprocess import read_image

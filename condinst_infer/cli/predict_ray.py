@@ -17,16 +17,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from condinst_infer.commands import options
-from condinst_infer.commands.files import media
-from condinst_infer.commands.predict_work import (
-    FILTERS,
-    THRESHOLDS,
-    PanopticWork,
-    Work,
-    found_in,
-)
-from condinst_infer.commands.shards import Shard, planned, write_shard
+from condinst_infer.cli import options
+from condinst_infer.cli.predict_images import FILTERS, THRESHOLDS, PanopticWork, Work, found_in
+from condinst_infer.cli.shards import Shard, planned, write_shard
+from condinst_infer.cli.sources import media
 from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.errors import (
     CondInstError,

@@ -6,7 +6,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from condinst_infer.commands import options
+from condinst_infer.cli import options
 from condinst_infer.config.model import DetectConfig
 from condinst_infer.datasets.coco import read_json
 from condinst_infer.datasets.coco_panoptic import read_panoptic

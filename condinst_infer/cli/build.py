@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from condinst_infer.commands.files import check_suffix
+from condinst_infer.cli.sources import check_suffix
 from condinst_infer.trt.build import Built, engine_from_onnx
 from condinst_infer.trt.sidecar import replacing_engine, sidecar_path
 from condinst_infer.verification.self_test import check, golden_from_props

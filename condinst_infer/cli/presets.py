@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from condinst_infer.commands.files import print_table
+from condinst_infer.cli.sources import print_table
 from condinst_infer.config import presets as models
 from condinst_infer.config.model_zoo import LICENCES, PUBLISHED, Published
 from condinst_infer.config.paper_tables import ABLATIONS, MODELS, Row, measured, words_of
