@@ -1,4 +1,4 @@
-"""What pyproject.toml can't say: engines/ in the package, and a description without dead links."""
+"""Build steps beyond pyproject.toml: native sources in the package, a description without links."""
 
 import re
 from pathlib import Path
@@ -12,18 +12,19 @@ LINK = re.compile(r"```.*?```|`[^`\n]+`|(!?)\[([^\]]*)\]\((?![a-z]+:)[^)\s]+\)",
 
 
 class BuildPy(build_py):
-    """Copies engines/capi and /triton to condinst_infer/data; a clone reads them where they are."""
+    """Copies engines/capi and export/triton to condinst_infer/data; a clone has them in place."""
 
     def run(self) -> None:
         super().run()
         if self.editable_mode:
             return
-        engines = ROOT / "engines"
-        for path in sorted(p for name in ("capi", "triton") for p in (engines / name).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                target = Path(self.build_lib, "condinst_infer/data", path.relative_to(engines))
-                self.mkpath(str(target.parent))
-                self.copy_file(str(path), str(target))
+        for folder in (ROOT / "engines" / "capi", ROOT / "export" / "triton"):
+            for path in sorted(folder.rglob("*")):
+                if path.is_file() and "__pycache__" not in path.parts:
+                    inside = path.relative_to(folder.parent)
+                    target = Path(self.build_lib, "condinst_infer/data", inside)
+                    self.mkpath(str(target.parent))
+                    self.copy_file(str(path), str(target))
 
 
 def description() -> str:

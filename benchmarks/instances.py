@@ -12,8 +12,8 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-from benchmarks import made_up, turns
-from benchmarks.ours import Ours
+from benchmarks import harness, synthetic_models
+from benchmarks.pipelines import Ours
 from condinst_infer.profiling.environment import environment, write_result
 from condinst_infer.system import timing
 
@@ -31,11 +31,11 @@ def curve(
     **changes: Any,
 ) -> dict[str, Any]:
     """Times by instances, and what 100 cost over 1."""
-    frame = made_up.frame()
+    frame = synthetic_models.frame()
     rows, functions, canvas = [], {}, (0, 0)
     with ExitStack() as stack:
         for count in counts:
-            path = made_up.onnx_file(name, folder, count, **changes)
+            path = synthetic_models.onnx_file(name, folder, count, **changes)
             ours = stack.enter_context(closing(Ours(path, frame, threads=threads)))
             canvas = ours.canvas
             found, slots = len(ours.end_to_end()), ours.config.detect.max_detections
@@ -49,7 +49,7 @@ def curve(
     return {
         "model": name,
         "canvas": list(canvas),
-        "image": list(made_up.FRAME),
+        "image": list(synthetic_models.FRAME),
         "artefact": {"runtime": "ONNX Runtime", "precision": "fp32"},
         "threads": threads,
         "curve": rows,
@@ -67,11 +67,11 @@ def sizes(
     **changes: Any,
 ) -> dict[str, Any]:
     """Times by size of the image, whole and of the network."""
-    path = made_up.onnx_file(name, folder, **changes)
+    path = synthetic_models.onnx_file(name, folder, **changes)
     rows, functions = [], {}
     with ExitStack() as stack:
         for size in images:
-            ours = Ours(path, made_up.frame(size), threads=threads)
+            ours = Ours(path, synthetic_models.frame(size), threads=threads)
             stack.enter_context(closing(ours))
             count = len(ours.end_to_end())
             rows.append({"image": list(size), "canvas": list(ours.canvas), "instances": count})
@@ -85,10 +85,10 @@ def sizes(
 
 def main() -> None:
     """Measure, print one line per model and size, write the result."""
-    options = turns.parser(__doc__, "instances.json", repeats=15).parse_args()
+    options = harness.parser(__doc__, "instances.json", repeats=15).parse_args()
     settings = {"repeats": options.repeats, "threads": options.threads}
     results = []
-    with made_up.folder(options.keep) as folder:
+    with synthetic_models.folder(options.keep) as folder:
         for name in options.models:
             result = curve(name, folder, **settings)
             results.append(result)

@@ -12,8 +12,8 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-from benchmarks import made_up, turns
-from benchmarks.ours import Ours
+from benchmarks import harness, synthetic_models
+from benchmarks.pipelines import Ours
 from condinst_infer.config.validation import CHOICES
 from condinst_infer.profiling.environment import environment, write_result
 from condinst_infer.system import timing
@@ -45,8 +45,10 @@ def compared(
         for label, fields in variants.items():
             into = folder / label.replace(" ", "_")
             into.mkdir(exist_ok=True)
-            path = made_up.onnx_file(name, into, **changes, **fields)
-            ours = stack.enter_context(closing(Ours(path, made_up.frame(), threads=threads)))
+            path = synthetic_models.onnx_file(name, into, **changes, **fields)
+            ours = stack.enter_context(
+                closing(Ours(path, synthetic_models.frame(), threads=threads))
+            )
             canvas = ours.canvas
             rows[label] = {**fields, "instances": len(ours.end_to_end())}
             functions |= {f"whole {label}": ours.end_to_end, f"engine {label}": ours.engine}
@@ -58,7 +60,7 @@ def compared(
     return {
         "model": name,
         "canvas": list(canvas),
-        "image": list(made_up.FRAME),
+        "image": list(synthetic_models.FRAME),
         "artefact": {"runtime": "ONNX Runtime", "precision": "fp32"},
         "threads": threads,
         "rows": rows,
@@ -67,9 +69,9 @@ def compared(
 
 def main() -> None:
     """Measure, print a line per variant, write the result."""
-    options = turns.parser(__doc__, "mask_nms.json", repeats=10).parse_args()
+    options = harness.parser(__doc__, "mask_nms.json", repeats=10).parse_args()
     results = []
-    with made_up.folder(options.keep) as folder:
+    with synthetic_models.folder(options.keep) as folder:
         for name in options.models:
             result = compared(name, folder, repeats=options.repeats, threads=options.threads)
             results.append(result)

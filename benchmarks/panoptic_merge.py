@@ -16,13 +16,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from benchmarks.paste import CELLS, IMAGE_SIZE, NET_SIZE, STRIDE, scene, torch_probabilities
 from condinst_infer.processing.panoptic_merge import add_stuff, owners_of_things, semantic_labels
 from condinst_infer.processing.paste import paste
 from condinst_infer.profiling.environment import environment, write_result
+from condinst_infer.profiling.gpu.scenes import (
+    CELLS,
+    CLASSES,
+    IMAGE_SIZE,
+    NET_SIZE,
+    STRIDE,
+    scene,
+    stuff,
+    torch_probabilities,
+)
 from condinst_infer.system.timing import interleaved, summary
 
-CLASSES, REGIONS = 54, (6, 8)
 OVERLAP, AREA_LIMIT = 0.4, 4096
 RESULT = Path(__file__).parent / "results" / "panoptic_merge.json"
 CASES = {  # instances, whether the logits are noise
@@ -31,29 +39,6 @@ CASES = {  # instances, whether the logits are noise
     "100 instances, noise for logits": (100, True),
     "no instance, noise for logits": (0, True),
 }
-
-
-def stuff(
-    noise: bool = False,
-    cells: tuple[int, int] = CELLS,
-    classes: int = CLASSES,
-    seed: int = 0,
-) -> np.ndarray:
-    """Logits float32 [classes, *cells]: regions with wavy borders, or noise."""
-    random = np.random.default_rng(seed)
-    if noise:
-        return random.standard_normal((classes, *cells), dtype=np.float32)
-    coarse, fine = (
-        random.standard_normal((classes, *(n * side for side in REGIONS)), dtype=np.float32)
-        for n in (1, 4)
-    )
-    return np.stack(
-        [
-            5 * cv2.resize(a, cells[::-1], interpolation=cv2.INTER_CUBIC)
-            + 0.5 * cv2.resize(b, cells[::-1], interpolation=cv2.INTER_CUBIC)
-            for a, b in zip(coarse, fine, strict=True)
-        ]
-    )
 
 
 def ours(masks: np.ndarray, semantic: np.ndarray) -> np.ndarray:

@@ -13,67 +13,21 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torch.nn.functional import interpolate, pad
 
 from condinst_infer.processing.paste import paste
 from condinst_infer.profiling.environment import environment, write_result
-from condinst_infer.results.crop import CroppedMask
+from condinst_infer.profiling.gpu.scenes import (
+    CELLS,
+    IMAGE_SIZE,
+    NET_SIZE,
+    STRIDE,
+    dense,
+    scene,
+    torch_probabilities,
+)
 from condinst_infer.system.timing import interleaved, summary
 
-NET_SIZE, IMAGE_SIZE, STRIDE, CELLS = (800, 1088), (480, 640), 4, (200, 272)
-AREAS = (40, 100_000)  # original pixels, log-uniform: from a distant bottle to a bus
 RESULT = Path(__file__).parent / "results" / "paste.json"
-
-
-def scene(
-    count: int,
-    cells: tuple[int, int] = CELLS,
-    image_size: tuple[int, int] = IMAGE_SIZE,
-    seed: int = 0,
-) -> np.ndarray:
-    """Probabilities float32 [count, *cells] of elliptic objects with wavy, soft borders."""
-    random = np.random.default_rng(seed)
-    y, x = np.mgrid[: cells[0], : cells[1]].astype(np.float32)
-    pixels = image_size[0] * image_size[1]
-    pixels_per_cell = pixels / (cells[0] * cells[1])
-    masks = np.empty((count, *cells), dtype=np.float32)
-    for mask in masks:
-        area = np.exp(random.uniform(*np.log((AREAS[0], min(AREAS[1], pixels))))) / pixels_per_cell
-        aspect = np.exp(random.uniform(-0.7, 0.7))
-        ry, rx = np.sqrt(area / np.pi * aspect), np.sqrt(area / np.pi / aspect)
-        # Most of it inside the picture, so that areas are what AREAS says.
-        cy = random.uniform(min(ry, cells[0] / 2), max(cells[0] - ry, cells[0] / 2))
-        cx = random.uniform(min(rx, cells[1] / 2), max(cells[1] - rx, cells[1] / 2))
-        dy, dx = (y - cy) / ry, (x - cx) / rx
-        wave = 1 + 0.1 * np.sin(5 * np.arctan2(dy, dx) + random.uniform(0, 6))
-        distance = (wave - np.hypot(dy, dx)) * np.sqrt(ry * rx)  # cells, positive inside
-        mask[:] = 1 / (1 + np.exp(np.clip(-2 * distance, -30, 30)))
-    return masks
-
-
-def torch_probabilities(
-    masks: torch.Tensor,
-    stride: int = STRIDE,
-    net_size: tuple[int, int] = NET_SIZE,
-    image_size: tuple[int, int] = IMAGE_SIZE,
-) -> torch.Tensor:
-    """Native-size probabilities [K, H, W] by pad, interpolate, crop and interpolate."""
-    height, width = masks.shape[1:]
-    x = pad(masks[:, None], (0, 1, 0, 1), mode="replicate")
-    size = (height * stride + 1, width * stride + 1)
-    x = interpolate(x, size=size, mode="bilinear", align_corners=True)
-    x = pad(x, (stride // 2, 0, stride // 2, 0), mode="replicate")
-    x = x[..., : net_size[0], : net_size[1]]
-    return interpolate(x, size=image_size, mode="bilinear", align_corners=False)[:, 0]
-
-
-def dense(crops: list[CroppedMask], image_size: tuple[int, int] = IMAGE_SIZE) -> np.ndarray:
-    """Boolean masks [K, H, W]."""
-    masks = np.zeros((len(crops), *image_size), dtype=bool)
-    for mask, crop in zip(masks, crops, strict=True):
-        height, width = crop.mask.shape
-        mask[crop.y : crop.y + height, crop.x : crop.x + width] = crop.mask
-    return masks
 
 
 def measure(count: int, repeats: int, threads: int) -> dict[str, object]:

@@ -12,8 +12,8 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-from benchmarks import made_up, turns
-from benchmarks.ours import Ours
+from benchmarks import harness, synthetic_models
+from benchmarks.pipelines import Ours
 from condinst_infer.profiling.environment import environment, write_result
 
 # (precision, runtime); the first is what the others are compared with
@@ -30,10 +30,10 @@ def measure(
     name: str, folder: Path, *, repeats: int, threads: int, **changes: Any
 ) -> dict[str, Any]:
     """One result: times in each precision, whole and of the network, and ratios to the first."""
-    frame = made_up.frame()
-    files = {"fp32": made_up.onnx_file(name, folder, **changes)}
+    frame = synthetic_models.frame()
+    files = {"fp32": synthetic_models.onnx_file(name, folder, **changes)}
     files["bf16"] = files["fp32"]  # made when it is loaded
-    files["int8"] = made_up.int8_file(name, folder, **changes)
+    files["int8"] = synthetic_models.int8_file(name, folder, **changes)
     rows, sides, canvas = [], [], (0, 0)
     with ExitStack() as stack:
         for precision, runtime in ROWS:
@@ -46,7 +46,7 @@ def measure(
             canvas = ours.canvas
             rows.append({"artefact": ours.artefact, "instances": len(ours.end_to_end())})
             sides.append({key: ours.end_to_end, f"{key}, engine": ours.engine})
-        times = turns.summaries(sides, repeats=repeats)
+        times = harness.summaries(sides, repeats=repeats)
     for row, side in zip(rows, sides, strict=True):
         row["times_ms"], row["engine_ms"] = (times[clock] for clock in side)
     first = rows[0]
@@ -56,7 +56,7 @@ def measure(
     return {
         "model": name,
         "canvas": list(canvas),
-        "image": list(made_up.FRAME),
+        "image": list(synthetic_models.FRAME),
         "threads": threads,
         "precisions": rows,
     }
@@ -64,9 +64,9 @@ def measure(
 
 def main() -> None:
     """Measure, print one line per model and precision, write the result."""
-    options = turns.parser(__doc__, "precisions.json", repeats=10).parse_args()
+    options = harness.parser(__doc__, "precisions.json", repeats=10).parse_args()
     results = []
-    with made_up.folder(options.keep) as folder:
+    with synthetic_models.folder(options.keep) as folder:
         for name in options.models:
             result = measure(name, folder, repeats=options.repeats, threads=options.threads)
             results.append(result)

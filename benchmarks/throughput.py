@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import cv2
 
 import condinst_infer
-from benchmarks import made_up
+from benchmarks import synthetic_models
 from condinst_infer import Pipeline, load
 from condinst_infer.profiling.environment import environment, write_result
 from condinst_infer.system import timing
@@ -91,16 +91,18 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=16, help="of one round (default: 16)")
     parser.add_argument("--repeats", type=int, default=10, help="rounds (default: 10)")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="where exported models stay")
-    parser.add_argument("--models", nargs="+", default=[NUCLEI, *made_up.MODELS], metavar="NAME")
+    parser.add_argument(
+        "--models", nargs="+", default=[NUCLEI, *synthetic_models.MODELS], metavar="NAME"
+    )
     parser.add_argument("--output", type=Path, default=RESULT, help="JSON file to write")
     options = parser.parse_args()
     results = []
-    with made_up.folder(options.keep) as into:
+    with synthetic_models.folder(options.keep) as into:
         frame = into / "frame.jpg"
-        cv2.imwrite(str(frame), made_up.frame())
+        cv2.imwrite(str(frame), synthetic_models.frame())
         for name in options.models:
             nuclei = name == NUCLEI
-            model = DATA / "nuclei.onnx" if nuclei else made_up.onnx_file(name, into)
+            model = DATA / "nuclei.onnx" if nuclei else synthetic_models.onnx_file(name, into)
             photo = DATA / "nuclei.jpg" if nuclei else frame
             result = measure(model, photo, images=options.images, repeats=options.repeats)
             results.append(result)

@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import made_up, turns
-from benchmarks.ours import Ours
-from benchmarks.paste import torch_probabilities
+from benchmarks import harness, synthetic_models
+from benchmarks.pipelines import Ours
 from condinst_infer import checkpoint, ops
 from condinst_infer.model.condinst import CondInst
 from condinst_infer.processing.geometry import placement
 from condinst_infer.processing.preprocess import resize, stacked
 from condinst_infer.profiling.environment import environment, write_result
+from condinst_infer.profiling.gpu.scenes import torch_probabilities
 from condinst_infer.runtimes.runner import RUNTIMES
 
 FIELDS = ("boxes", "labels", "masks")  # what must agree
@@ -134,9 +134,9 @@ def measure(
 ) -> dict[str, Any]:
     """One result: what both sides found, the times of both and their ratio, and our clocks."""
     torch.set_num_threads(threads)
-    frame = made_up.frame()
-    usual = Usual(checkpoint.load(made_up.checkpoint_file(name, folder, **changes)))
-    path = made_up.onnx_file(name, folder, **changes)
+    frame = synthetic_models.frame()
+    usual = Usual(checkpoint.load(synthetic_models.checkpoint_file(name, folder, **changes)))
+    path = synthetic_models.onnx_file(name, folder, **changes)
     with closing(Ours(path, frame, threads=threads, runtime=runtime)) as ours:
         found = ours.end_to_end()
         same = agreement({n: getattr(found, n) for n in FIELDS}, usual(frame))
@@ -145,14 +145,14 @@ def measure(
             "pipeline": ours.to_network_masks,
             "engine": ours.engine,
         }
-        times = turns.summaries(
+        times = harness.summaries(
             [{"ours": ours.dense, **clocks}, {"torch": lambda: usual(frame)}], repeats=repeats
         )
     sides = {side: times.pop(side) for side in ("ours", "torch")}
     return {
         "model": name,
         "canvas": list(ours.canvas),
-        "image": list(made_up.FRAME),
+        "image": list(synthetic_models.FRAME),
         "artefact": ours.artefact,
         "against": "eager torch, naive mask heads and paste, same weights",
         "threads": threads,
@@ -167,9 +167,9 @@ def measure(
 
 def main() -> int:
     """Measure, print one line per model, write the result; 1 if the sides disagree."""
-    options = turns.parser(__doc__, "whole_image.json", repeats=10).parse_args()
+    options = harness.parser(__doc__, "whole_image.json", repeats=10).parse_args()
     results = []
-    with made_up.folder(options.keep) as folder:
+    with synthetic_models.folder(options.keep) as folder:
         for name, runtime in product(options.models, RUNTIMES):
             settings = {"repeats": options.repeats, "threads": options.threads}
             result = measure(name, folder, runtime=runtime, **settings)

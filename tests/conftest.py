@@ -16,8 +16,8 @@ from condinst_infer.cli.main import main
 from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.cuda.driver import Device, Stream
 from condinst_infer.errors import SessionError
-from engines import shim
-from engines.shim import Shim
+from engines import emulator
+from engines.emulator import Emulator
 from tests.support import jitter, time_limits
 from tests.support.bright_model import write_bright_model
 from tests.support.command_line import Run
@@ -218,7 +218,7 @@ def demo_folder() -> Path:
 
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Engines are built as where there is no GPU; the shim of other tests would be one."""
+    """Engines are built as where there is no GPU; the emulator of other tests would be one."""
 
     def refused() -> None:
         raise SessionError("there is no GPU.")
@@ -227,31 +227,31 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def cuda_shim() -> Shim:
+def cuda_emulator() -> Emulator:
     """The kernels compiled by g++, in the place of NVIDIA's driver for the whole process."""
     if shutil.which("g++") is None:
         pytest.skip("g++ is missing")
-    return shim.load()
+    return emulator.load()
 
 
 @pytest.fixture
-def device(cuda_shim: Shim) -> Iterator[Device]:
-    """The shim's; fails if anything is left in its memory or went wrong."""
-    cuda_shim.schedule("descending")
-    before = cuda_shim.allocations()
+def device(cuda_emulator: Emulator) -> Iterator[Device]:
+    """The emulator's; fails if anything is left in its memory or went wrong."""
+    cuda_emulator.schedule("descending")
+    before = cuda_emulator.allocations()
     yield Device()
-    assert cuda_shim.failure() == "" and cuda_shim.allocations() == before
+    assert cuda_emulator.failure() == "" and cuda_emulator.allocations() == before
 
 
 @pytest.fixture(
     params=[
         pytest.param(name, marks=[] if name == "descending" else [pytest.mark.slow])
-        for name in shim.SCHEDULES
+        for name in emulator.SCHEDULES
     ]
 )
-def stream(cuda_shim: Shim, request: pytest.FixtureRequest) -> Iterator[Stream]:
-    """A stream of the shim, threads in each schedule; fails on what the kernels do wrong."""
-    cuda_shim.schedule(request.param)
+def stream(cuda_emulator: Emulator, request: pytest.FixtureRequest) -> Iterator[Stream]:
+    """A stream of the emulator, threads in each schedule; fails on what the kernels do wrong."""
+    cuda_emulator.schedule(request.param)
     with closing(Device().stream()) as stream:
         yield stream
-        assert cuda_shim.failure() == ""
+        assert cuda_emulator.failure() == ""

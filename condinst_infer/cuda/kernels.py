@@ -1,4 +1,4 @@
-"""Launch geometry of the CUDA kernels in engines/src: one function per kernel, for everyone.
+"""Launch geometry of the CUDA kernels in engines/kernels: one function per kernel, for everyone.
 
 The plugin, the runtime and the tests launch what these functions return. Sizes may be numbers or
 TensorRT's symbolic dimensions; only +, * and // are used on them.
@@ -41,7 +41,7 @@ class Launch(NamedTuple):
 
 
 def ptx(source: str) -> str:
-    """The shipped PTX of engines/src/`source`.cu."""
+    """The shipped PTX of engines/kernels/`source`.cu."""
     return resources.files("condinst_infer").joinpath("data", "ptx", f"{source}.ptx").read_text()
 
 

@@ -1,7 +1,7 @@
 """Function body of `MaskNMS`: the steps of `ops.mask_nms` in standard operations.
 
-Every runtime takes it, TensorRT too: the kernels of engines/src/mask_nms.cu are several launches,
-and a plugin is one.
+Every runtime takes it, TensorRT too: the kernels of engines/kernels/mask_nms.cu are several
+launches, and a plugin is one.
 """
 
 from condinst_infer.config.model import CondInstConfig

@@ -53,11 +53,12 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 PACKAGE = Path(__file__).parents[1]
+_IN_A_CLONE = {"capi": "engines/capi", "triton": "export/triton"}
 
 
 def shipped(name: str) -> Path:
-    """The folder engines/`name`: inside an installed package, else in the clone."""
-    for folder in (PACKAGE / "data" / name, PACKAGE.parent / "engines" / name):
+    """The folder of native sources "capi" or "triton": in the package, else in the clone."""
+    for folder in (PACKAGE / "data" / name, PACKAGE.parent / _IN_A_CLONE[name]):
         if folder.is_dir():
             return folder
     raise ConfigError(

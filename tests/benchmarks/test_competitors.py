@@ -8,25 +8,25 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import made_up, no_torchvision, rivals
+from benchmarks import competitors, synthetic_models, torchvision_stub
 from condinst_infer import ops
 
 ONCE = {"repeats": 1, "threads": 1}
 
 
-def side(masks: np.ndarray, name: str = "n") -> rivals.Side:
-    return rivals.Side(name, "package 1.0", "PyTorch", (480, 640), 2_000_000, lambda: masks)
+def side(masks: np.ndarray, name: str = "n") -> competitors.Side:
+    return competitors.Side(name, "package 1.0", "PyTorch", (480, 640), 2_000_000, lambda: masks)
 
 
 def test_rivals_must_make_as_many_masks() -> None:
-    masks = np.zeros((100, *made_up.FRAME), bool)
-    result = rivals.measure([side(masks), side(masks[:95], "m")], **ONCE)
+    masks = np.zeros((100, *synthetic_models.FRAME), bool)
+    result = competitors.measure([side(masks), side(masks[:95], "m")], **ONCE)
     ours, other = result["sides"]
     assert (ours["ratio"], other["instances"]) == (1, 95)
     assert other["ratio"] == other["times_ms"]["p50"] / ours["times_ms"]["p50"]
     for wrong in (masks[:94], masks[:, 1:], masks.view(np.uint8)):
         with pytest.raises(SystemExit, match="masks"):
-            rivals.measure([side(masks), side(wrong)], **ONCE)
+            competitors.measure([side(masks), side(wrong)], **ONCE)
 
 
 def test_the_stand_in_suppresses_as_our_nms() -> None:
@@ -38,7 +38,7 @@ def test_the_stand_in_suppresses_as_our_nms() -> None:
     keep, count = ops.class_nms(
         boxes[None], scores[None], labels, iou_threshold=0.5, max_detections=60
     )
-    assert no_torchvision._nms(boxes, scores, 0.5).tolist() == keep[0, : count[0]].tolist()
+    assert torchvision_stub._nms(boxes, scores, 0.5).tolist() == keep[0, : count[0]].tolist()
     assert 5 < int(count[0]) < 60
 
 

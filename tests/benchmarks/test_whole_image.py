@@ -11,16 +11,15 @@ import numpy as np
 import pytest
 
 from benchmarks import (
+    competitors,
+    harness,
     instances,
-    made_up,
-    plots,
     precisions,
-    rivals,
-    tables,
+    synthetic_models,
     throughput,
-    turns,
     whole_image,
 )
+from benchmarks.report import plots, tables
 from condinst_infer import checkpoint, load
 from condinst_infer.profiling.environment import environment
 from condinst_infer.system import timing
@@ -37,7 +36,7 @@ def folder(
     """What scripts would have made and kept; every count of instances is the same file."""
     folder = tmp_path_factory.mktemp("keep")
     shutil.copy(nano_checkpoint, folder / f"{NAME}.safetensors")
-    for count in (0, 1, made_up.INSTANCES):
+    for count in (0, 1, synthetic_models.INSTANCES):
         shutil.copy(nano_onnx, folder / f"{NAME}.{count}.onnx")
     return folder
 
@@ -67,7 +66,7 @@ def p50(times: Mapping[str, float]) -> float:
 
 
 def test_the_usual_way_finds_what_our_pipeline_finds_in_torch(nano_checkpoint: Path) -> None:
-    frame = made_up.frame((90, 131))
+    frame = synthetic_models.frame((90, 131))
     usual = whole_image.Usual(checkpoint.load(nano_checkpoint))(frame)
     with load(nano_checkpoint) as pipeline:
         ours = pipeline(frame)
@@ -99,7 +98,7 @@ def returned(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """Every function that is timed runs once and takes 1, 2, ... ms; here is what it returned."""
     results: dict[str, object] = {}
 
-    def once(functions: turns.Functions, **_: int) -> dict[str, list[float]]:
+    def once(functions: harness.Functions, **_: int) -> dict[str, list[float]]:
         results.update({name: function() for name, function in functions.items()})
         return {name: [float(place)] for place, name in enumerate(functions, 1)}
 
@@ -205,7 +204,7 @@ def test_the_cost_of_instances_is_that_of_the_medians(curve: dict[str, Any]) -> 
 
 
 def test_our_side_of_the_rivals(folder: Path) -> None:
-    ours = rivals.ours(NAME, folder, made_up.frame(), 1)
+    ours = competitors.ours(NAME, folder, synthetic_models.frame(), 1)
     masks = ours.masks()
     assert masks.shape == (FOUND, 480, 640) and masks.dtype == bool
     assert ours.canvas == (128, 192) and 1e6 < ours.parameters < 2e6
@@ -219,9 +218,9 @@ def test_tables_say_what_was_measured(
     photos: Path,
     tmp_path: Path,
 ) -> None:
-    masks = np.zeros((100, *made_up.FRAME), bool)
-    side = rivals.Side("yolo", "package 1.0", "PyTorch", (480, 640), 2_000_000, lambda: masks)
-    rival = rivals.measure([side], **ONCE)
+    masks = np.zeros((100, *synthetic_models.FRAME), bool)
+    side = competitors.Side("yolo", "package 1.0", "PyTorch", (480, 640), 2_000_000, lambda: masks)
+    rival = competitors.measure([side], **ONCE)
     rates = throughput.measure(bright_model, photos / "a.png", images=2, repeats=1)
     timed = {"instances": 7, "times_ms": whole["times_ms"]["ours"]}
     timed |= {"engine_ms": whole["clocks_ms"]["engine"]}

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from faster_coco_eval.core import mask as coco_mask
 
-from condinst_infer.config.class_names import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 from condinst_infer.errors import InputError
 from condinst_infer.evaluation.average_precision import (
     detect,
@@ -19,37 +18,12 @@ from condinst_infer.evaluation.average_precision import (
     read_truth,
 )
 from condinst_infer.pipeline import Pipeline, load
+from tests.support.annotated import annotated
 from tests.support.bright_model import bright_config, write_bright_model
 from tests.support.command_line import Run, assert_refused
 
 NUCLEI = Path(__file__).parents[1] / "data" / "nuclei" / "instances.json"
 NUMBERS = ["AP", "AP50", "AP75", "APS", "APM", "APL", "AR1", "AR10", "AR", "ARS", "ARM", "ARL"]
-CLASSES = dict(zip(COCO_CATEGORY_IDS, COCO_CLASS_NAMES, strict=True))
-SIZES = {"a.png": (60, 90), "b/a.png": (90, 60), "12.jpg": (60, 90)}  # of `photos`
-
-
-def annotated(photos: Path, classes: dict[int, str] = CLASSES, first: int = 1) -> Path:
-    """Annotations of `photos`: 5/6 of its bright square, of the first class, and its whole box."""
-    content: dict[str, Any] = {
-        "images": [
-            {"id": 7 * number, "file_name": name, "height": height, "width": width}
-            for number, (name, (height, width)) in enumerate(SIZES.items())
-        ],
-        "categories": [{"id": id_, "name": name} for id_, name in classes.items()],
-        "annotations": [
-            {
-                "id": 5 * number,
-                "image_id": 7 * number,
-                "category_id": first,
-                "segmentation": [[10, 20, 40, 20, 40, 45, 10, 45]],
-                "bbox": [0, 0, width, height],
-            }
-            for number, (height, width) in enumerate(SIZES.values())
-        ],
-    }
-    path = photos / "annotations.json"
-    path.write_text(json.dumps(content))
-    return path
 
 
 def test_eval_prints_a_row_for_boxes_and_one_for_masks(

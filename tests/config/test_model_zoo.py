@@ -20,10 +20,10 @@ from condinst_infer.config.model_zoo import (
 from condinst_infer.config.presets import preset
 from condinst_infer.errors import CheckpointError, ConfigError
 from condinst_infer.model.condinst import CondInst
-from tests.checkpoint.test_importers import TINY_CFG, assert_same, tiny_model
 from tests.support import goldens
 from tests.support.command_line import Run, assert_refused
 from tests.support.foreign_names import adelaidet_name, renamed
+from tests.support.tiny_model import TINY_CFG, assert_same, tiny_model
 
 
 def config_of(name: str) -> CondInstConfig:

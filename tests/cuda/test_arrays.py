@@ -9,7 +9,7 @@ import pytest
 import condinst_infer as ci
 from condinst_infer.cuda.driver import Device, Stream
 from condinst_infer.errors import InputError
-from tests.cuda.test_runner import photograph, runner
+from tests.support.recorded_session import photograph, runner
 
 
 class Foreign:

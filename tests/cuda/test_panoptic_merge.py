@@ -12,8 +12,8 @@ from condinst_infer.cuda.driver import Device
 from condinst_infer.cuda.runner import DeviceRunner
 from condinst_infer.export.onnx_export import export_onnx
 from condinst_infer.results.panoptic import PanopticSegment, PanopticSegmentation
-from engines.shim import Shim
-from tests.cuda.test_runner import Recorded, photograph, resized_on
+from engines.emulator import Emulator
+from tests.support.recorded_session import Recorded, photograph, resized_on
 
 SIZES = [(60, 90), (97, 131), (40, 61)]
 RULES = {"instance_threshold": 0.5, "stuff_area_limit": 40}
@@ -82,7 +82,7 @@ def test_every_threshold_has_a_graph_of_its_own(device: Device, panoptic_onnx: P
 
 
 def test_a_larger_image_makes_room_and_warm_calls_allocate_nothing(
-    device: Device, cuda_shim: Shim, panoptic_onnx: Path, monkeypatch: pytest.MonkeyPatch
+    device: Device, cuda_emulator: Emulator, panoptic_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = [photograph(size) for size in ((64, 96), (128, 192), (256, 384))]
     with (

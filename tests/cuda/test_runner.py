@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,68 +9,14 @@ import numpy as np
 import pytest
 
 import condinst_infer as ci
-from condinst_infer.cuda import kernels
-from condinst_infer.cuda.arrays import DeviceArray
-from condinst_infer.cuda.driver import Device, Stream
+from condinst_infer.cuda.driver import Device
 from condinst_infer.cuda.runner import DeviceRunner
 from condinst_infer.errors import MissingExtraError, SessionError
 from condinst_infer.runtimes.ort import OrtSession
-from engines.shim import Shim, host
+from engines.emulator import Emulator, host
+from tests.support.recorded_session import Recorded, photograph, resized_on, runner
 
 SIZES = [(60, 90), (90, 60), (133, 200), (60, 90), (40, 61), (60, 90)]
-
-
-class Recorded:
-    """A session on the device that puts out what ONNX Runtime computed on the host.
-
-    Its work is copies on the stream, so it can be captured, as TensorRT's can.
-    """
-
-    capturable = True
-
-    def __init__(self, path: Path) -> None:
-        self._session = OrtSession(path)
-        self.metadata = self._session.metadata
-        self.contexts = self.enqueued = 0
-
-    def context(self) -> "Recorded":
-        self.contexts += 1
-        return self
-
-    def release(self, context: "Recorded") -> None:
-        self.contexts -= 1
-
-    def enqueue(
-        self, feeds: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], stream: Stream
-    ) -> None:
-        self.enqueued += 1
-        found = self._session.run({name: host(array).copy() for name, array in feeds.items()})
-        assert set(found) == set(outputs)
-        for name, value in found.items():
-            stream.upload(outputs[name], value)
-            self._kept = [*getattr(self, "_kept", []), value]  # a graph copies from it again
-
-    def close(self) -> None:
-        self._session.close()
-
-
-def photograph(size: tuple[int, int], seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (size[0] // 8 + 1, size[1] // 8 + 1, 3), np.uint8)
-    return np.kron(coarse, np.ones((8, 8, 1), np.uint8))[: size[0], : size[1]].copy()
-
-
-def resized_on(stream: Stream) -> Callable[[np.ndarray, tuple[int, int]], np.ndarray]:
-    """`preprocess.resize` by our kernel."""
-
-    def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        target = stream.empty((*size, 3), np.uint8)
-        pitch, shape = 3 * image.shape[1], (image.shape[0], image.shape[1])
-        launch = kernels.preprocess(pitch=pitch, size=shape, net_size=size, canvas=size)
-        stream.launch(launch, [stream.array(image)], [target])
-        return stream.numpy(target)
-
-    return resize
 
 
 @pytest.mark.parametrize("nms", ["box", pytest.param("mask", marks=pytest.mark.slow)])
@@ -146,7 +91,7 @@ def test_a_whole_engine_works_too_and_becomes_a_graph_at_its_third_batch(
 
 
 def test_warm_calls_allocate_nothing(
-    device: Device, cuda_shim: Shim, nano_onnx: Path, monkeypatch: pytest.MonkeyPatch
+    device: Device, cuda_emulator: Emulator, nano_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = photograph((60, 90))
     with ci.Pipeline(DeviceRunner(Recorded(nano_onnx), device)) as pipeline:
@@ -165,7 +110,7 @@ def test_warm_calls_allocate_nothing(
 
 
 def test_canvases_and_plans_that_were_not_used_lately_are_freed(
-    device: Device, cuda_shim: Shim, nano_onnx: Path, monkeypatch: pytest.MonkeyPatch
+    device: Device, cuda_emulator: Emulator, nano_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("condinst_infer.cuda.runner._CANVASES", 1)
     monkeypatch.setattr("condinst_infer.cuda.canvas._PLANS", 1)
@@ -174,7 +119,7 @@ def test_canvases_and_plans_that_were_not_used_lately_are_freed(
         counts = []
         for size in ((60, 90), (61, 90), (90, 60)) * 2:
             pipeline(photograph(size))
-            counts.append(cuda_shim.allocations())
+            counts.append(cuda_emulator.allocations())
             assert session.contexts == 1
     assert counts[2] == counts[5]
 
@@ -250,7 +195,7 @@ def test_load_wants_a_detector_and_puts_it_on_our_stream(
 
 
 def test_without_a_gpu_cuda_is_refused_in_one_sentence(nano_onnx: Path) -> None:
-    """In a process of its own: in this one the shim may be loaded."""
+    """In a process of its own: in this one the emulator may be loaded."""
     code = f"import condinst_infer as ci; ci.load({str(nano_onnx)!r}, device='cuda')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     last = done.stderr.strip().splitlines()[-1]
@@ -265,7 +210,3 @@ def test_without_its_bindings_cuda_names_the_extra(monkeypatch: pytest.MonkeyPat
         with pytest.raises(MissingExtraError, match=r"condinst-infer\[cuda\]"):
             Device()
         monkeypatch.undo()
-
-
-def runner(device: Device, path: Path) -> DeviceRunner:
-    return DeviceRunner(OrtSession(path), device)

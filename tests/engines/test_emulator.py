@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from engines.compile import ptx_from_source
-from engines.shim import SCHEDULES
+from engines.compile_ptx import ptx_from_source
+from engines.emulator import SCHEDULES
 
 pytest.importorskip("nvidia.cuda_nvrtc", reason="nvidia-cuda-nvrtc-cu12 is not installed")
 
@@ -52,14 +52,14 @@ import numpy as np
 from condinst_infer.cuda import driver as cuda
 from condinst_infer.cuda.kernels import Launch
 from condinst_infer.errors import SessionError
-from engines import shim
+from engines import emulator
 
 folder, names = Path(sys.argv[1]), sys.argv[2:]
-shim.PTX, cuda.ptx = folder, lambda source: (folder / f"{source}.ptx").read_text()
-driver = shim.Shim(shim.build(folder, folder))
+emulator.PTX, cuda.ptx = folder, lambda source: (folder / f"{source}.ptx").read_text()
+driver = emulator.Emulator(emulator.build(folder, folder))
 told = {}
 for name in names:
-    for schedule in shim.SCHEDULES:
+    for schedule in emulator.SCHEDULES:
         driver.schedule(schedule)
         stream = cuda.Device().stream()
         source, target = stream.array(np.arange(96, dtype=np.int32)), stream.empty((96,), np.int32)
@@ -79,7 +79,7 @@ Told = dict[str, tuple[list[int], str, str]]
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
-    """What happens to each kernel in each schedule: output, error, what the shim says."""
+    """What happens to each kernel in each schedule: output, error, what the emulator says."""
     folder = tmp_path_factory.mktemp("wrong")
     (folder / "wrong.cu").write_text(KERNELS)
     (folder / "wrong.ptx").write_text(ptx_from_source(folder / "wrong.cu"))

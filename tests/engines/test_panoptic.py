@@ -11,8 +11,7 @@ from condinst_infer.cuda.driver import DeviceArray, Stream
 from condinst_infer.processing.panoptic_merge import add_stuff, owners_of_things, semantic_labels
 from condinst_infer.processing.paste import paste
 from condinst_infer.processing.postprocess import kept_slots
-from tests.processing.test_panoptic_merge import assert_equal_labels, logits_of
-from tests.processing.test_postprocess import smooth_masks
+from tests.support.masks import assert_equal_labels, logits_of, smooth_masks
 
 Size = tuple[int, int]  # (height, width)
 DTYPES = [np.float32, np.float16]

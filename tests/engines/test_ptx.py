@@ -1,4 +1,4 @@
-"""The shipped PTX is what the pinned compiler makes of engines/src, and fits every GPU."""
+"""The shipped PTX is what the pinned compiler makes of engines/kernels, and fits every GPU."""
 
 import locale
 import re
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from condinst_infer.cuda import kernels
-from engines import compile as compiler
-from engines.compile import ARCHITECTURES, PTX, README, SOURCES
+from engines import compile_ptx as compiler
+from engines.compile_ptx import ARCHITECTURES, PTX, README, SOURCES
 
 pytest.importorskip("nvidia.cuda_nvrtc", reason="nvidia-cuda-nvrtc-cu12 is not installed")
 

@@ -10,6 +10,7 @@ from condinst_infer.errors import ConfigError, SessionError
 from condinst_infer.processing.paste import paste
 from condinst_infer.processing.postprocess import instances_from_outputs
 from condinst_infer.results.crop import CroppedMask
+from tests.support.masks import smooth_masks
 
 
 def reference(masks, stride, net_size, image_size):
@@ -29,13 +30,6 @@ def dense(crops: list[CroppedMask], image_size):
         height, width = crop.mask.shape
         mask[crop.y : crop.y + height, crop.x : crop.x + width] = crop.mask
     return masks
-
-
-def smooth_masks(random, count, height, width):
-    """Probabilities [count, height, width] with blobs of all sizes, some at the borders."""
-    coarse = torch.from_numpy(random.standard_normal((count, 1, 5, 6)).astype(np.float32))
-    logits = interpolate(coarse, size=(height, width), mode="bicubic") * 6 - 2
-    return torch.sigmoid(logits)[:, 0].numpy()
 
 
 CASES = [  # stride, cells (h, w), network image, original

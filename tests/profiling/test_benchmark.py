@@ -14,11 +14,11 @@ from condinst_infer.profiling import scopes
 from condinst_infer.profiling.benchmark import Settings, benchmark
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.runtimes.runner import HostRunner
-from engines.shim import Shim
-from tests.cli.test_eval import annotated
-from tests.profiling.test_scopes import Silent
+from engines.emulator import Emulator
+from tests.support.annotated import annotated
 from tests.support.command_line import Run, assert_refused
 from tests.support.fake_tensorrt.device import Replayed, built, install
+from tests.support.silent_session import Silent
 
 FEW = ("--repeats", 2, "--warmup", 1, "--threads", 1)
 _LABELS = ("engine", "pipeline", "end to end", "end to end and RLE")
@@ -203,13 +203,13 @@ def test_a_session_without_a_profile_has_one_network(
 
 def test_an_engine_has_the_clocks_of_a_gpu(
     nano_onnx: Path,
-    cuda_shim: Shim,
+    cuda_emulator: Emulator,
     condinst: Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     install(monkeypatch)
-    before = cuda_shim.allocations()
+    before = cuda_emulator.allocations()
     path = built(nano_onnx, tmp_path)
     words = ("bench", path, "--size", "128x192", "--repeats", 1, "--warmup", 1)
     status, out, _ = condinst(*words, "--json")
@@ -223,4 +223,4 @@ def test_an_engine_has_the_clocks_of_a_gpu(
     calls = 1 + 1 + 1 + 3 * 2  # first, results, found, and three functions in two turns
     assert Replayed.launches == calls - 2 + 1
     assert "end to end and RLE" in text(result)
-    assert cuda_shim.failure() == "" and cuda_shim.allocations() == before
+    assert cuda_emulator.failure() == "" and cuda_emulator.allocations() == before

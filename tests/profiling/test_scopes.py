@@ -20,8 +20,9 @@ from condinst_infer.profiling.scopes import Scene
 from condinst_infer.results import instances
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.runtimes.runner import HostRunner
-from engines.shim import Shim
-from tests.cuda.test_runner import Recorded, photograph
+from engines.emulator import Emulator
+from tests.support.recorded_session import Recorded, photograph
+from tests.support.silent_session import Silent
 
 Delay = Callable[[Any, float], Any]
 RESIZE, ENGINE, SLOTS, PASTE, RLE = 5, 20, 3, 40, 80  # ms, of one image or of one run
@@ -59,14 +60,6 @@ class Profiling(OrtSession):
             NodeTime("backbone/stem/conv/Conv_nchwc", "Conv", 6.0),
             NodeTime("", "TopK", 1.0),
         ]
-
-
-class Silent:
-    """A session that can't say where its time went."""
-
-    def __init__(self, session: OrtSession) -> None:
-        self.inputs, self.outputs = session.inputs, session.outputs
-        self.metadata, self.run, self.close = session.metadata, session.run, session.close
 
 
 def measured(session: Any, delay: Delay, count: int = 1) -> dict[str, Any]:
@@ -122,10 +115,10 @@ def test_parts_of_the_network_add_up_to_the_engine(delay: Delay, bright_model: P
 
 
 def test_on_a_gpu_the_engine_is_the_network_alone(
-    delay: Delay, cuda_shim: Shim, nano_onnx: Path, monkeypatch: pytest.MonkeyPatch
+    delay: Delay, cuda_emulator: Emulator, nano_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cuda_shim.schedule("descending")
-    before = cuda_shim.allocations()
+    cuda_emulator.schedule("descending")
+    before = cuda_emulator.allocations()
     session = Recorded(nano_onnx)
     session.capturable = False  # the delay is in what would be recorded
     monkeypatch.setattr(session, "enqueue", delay(session.enqueue, ENGINE))
@@ -152,13 +145,13 @@ def test_on_a_gpu_the_engine_is_the_network_alone(
             "RLE": found * RLE,
         }
     )
-    assert cuda_shim.failure() == "" and cuda_shim.allocations() == before
+    assert cuda_emulator.failure() == "" and cuda_emulator.allocations() == before
 
 
 def test_the_network_alone_becomes_a_graph_that_is_freed(
-    cuda_shim: Shim, nano_onnx: Path, monkeypatch: pytest.MonkeyPatch
+    cuda_emulator: Emulator, nano_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cuda_shim.schedule("descending")
+    cuda_emulator.schedule("descending")
     closed: list[Graph] = []
     close = Graph.close
     monkeypatch.setattr(Graph, "close", lambda self: (closed.append(self), close(self))[1])
@@ -173,4 +166,4 @@ def test_the_network_alone_becomes_a_graph_that_is_freed(
         assert enqueued == [3, 3, 3]  # the first time runs it and records it
         assert np.array_equal(runner.run(batch).outputs["boxes"], expected["boxes"])
     assert len(closed) == len({id(graph) for graph in closed}) == 2  # that of the whole, too
-    assert cuda_shim.failure() == ""
+    assert cuda_emulator.failure() == ""

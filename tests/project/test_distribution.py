@@ -191,9 +191,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         found = {name for name in archive.namelist() if ".dist-info/" not in name}
     package = {name for name in tracked() if name.startswith("condinst_infer/")}
     native = {
-        f"condinst_infer/data/{name.removeprefix('engines/')}"
+        f"condinst_infer/data/{name.partition('/')[2]}"
         for name in tracked()
-        if name.startswith(("engines/capi/", "engines/triton/"))
+        if name.startswith(("engines/capi/", "export/triton/"))
     }
     assert "condinst_infer/py.typed" in package and len(native) > 10
     assert found == package | native

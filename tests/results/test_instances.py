@@ -8,31 +8,9 @@ from pycocotools import mask as coco_mask
 
 from condinst_infer.errors import InputError
 from condinst_infer.results.crop import CroppedMask
-from condinst_infer.results.instances import CROWD, Instances
+from condinst_infer.results.instances import CROWD
 from condinst_infer.results.rle import compressed_counts, rle_from_crop
-
-
-def tight(mask: np.ndarray) -> CroppedMask:
-    """The crop of a dense mask."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return CroppedMask(0, 0, np.zeros((0, 0), dtype=bool))
-    y, x = int(rows[0]), int(columns[0])
-    return CroppedMask(x, y, mask[y : rows[-1] + 1, x : columns[-1] + 1])
-
-
-def instances(masks: np.ndarray, image: np.ndarray | None = None) -> Instances:
-    count = len(masks)
-    return Instances(
-        boxes=np.tile(np.array([1, 2, 11.5, 22], dtype=np.float32), (count, 1)),
-        scores=np.linspace(0.9, 0.5, count, dtype=np.float32),
-        labels=np.arange(count, dtype=np.int32) % 2,
-        names=tuple(("cat", "dog")[k % 2] for k in range(count)),
-        crops=[tight(mask) for mask in masks],
-        image_size=(int(masks.shape[1]), int(masks.shape[2])),
-        category_ids=(17, 18),
-        image=image,
-    )
+from tests.support.results import instances, tight
 
 
 def masks_of(kind: str, random: np.random.Generator, height: int, width: int) -> np.ndarray:

@@ -15,12 +15,11 @@ from condinst_infer.runtimes.pytorch import TorchSession
 from condinst_infer.runtimes.tensorrt import TrtSession
 from condinst_infer.serving.triton.model import TritonSession
 from condinst_infer.video.sources import open_source
-from engines.shim import Shim
-from tests.results.test_instances import instances
-from tests.results.test_panoptic import segmented
+from engines.emulator import Emulator
 from tests.support.fake_session import FakeSession
 from tests.support.fake_tensorrt.device import built, install
 from tests.support.numbered_source import Numbers, stream_of
+from tests.support.results import instances, segmented
 
 
 def test_instances_are_counted_by_class() -> None:
@@ -137,7 +136,7 @@ def test_a_session_of_pytorch(nano_checkpoint: Path) -> None:
 
 
 def test_an_engine_and_its_pipeline(
-    cuda_shim: Shim, nano_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cuda_emulator: Emulator, nano_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version = install(monkeypatch).__version__
     session = TrtSession(built(nano_onnx, tmp_path, least=(1, 64, 64), most=(3, 192, 192)))

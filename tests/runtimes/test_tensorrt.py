@@ -1,6 +1,6 @@
 """The TensorRT session: names, addresses, shapes, memory and threads, without TensorRT or a GPU.
 
-The engine is the stand-in's (tests/support/fake_tensorrt), the device is the CUDA shim's.
+The engine is the stand-in's (tests/support/fake_tensorrt), the device is the CUDA emulator's.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.runtimes.tensorrt import TrtSession
 from condinst_infer.trt.sidecar import read, sidecar_path
 from condinst_infer.verification.compare import compare
-from engines.shim import Shim
+from engines.emulator import Emulator
 from tests.support.fake_tensorrt import fake_tensorrt
 from tests.support.fake_tensorrt.device import Replayed, built, install
 from tests.support.fake_tensorrt.types import state
@@ -31,12 +31,12 @@ Feeds = dict[str, np.ndarray]
 
 
 @pytest.fixture
-def trt(cuda_shim: Shim, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def trt(cuda_emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The stand-in as the installed tensorrt; fails if memory is left or written outside."""
     module = install(monkeypatch)
-    before = cuda_shim.allocations()
+    before = cuda_emulator.allocations()
     yield module
-    assert cuda_shim.failure() == "" and cuda_shim.allocations() == before
+    assert cuda_emulator.failure() == "" and cuda_emulator.allocations() == before
 
 
 @pytest.fixture
@@ -87,12 +87,12 @@ def test_a_static_engine_runs(trt: ModuleType, nano_static_onnx: Path, tmp_path:
 
 
 def test_after_warm_up_nothing_is_allocated_and_graphs_do_the_work(
-    session: TrtSession, nano_onnx: Path, cuda_shim: Shim, monkeypatch: pytest.MonkeyPatch
+    session: TrtSession, nano_onnx: Path, cuda_emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes = [(1, 64, 96), (2, 64, 96)]
     first = [session.run(feeds(*shape)) for shape in shapes]
     assert first[0].keys() == session.outputs.keys() and Replayed.launches == 0
-    allocations, contexts = cuda_shim.allocations(), len(state.contexts)
+    allocations, contexts = cuda_emulator.allocations(), len(state.contexts)
     for name in ("empty", "pinned", "graph", "__init__"):
         monkeypatch.setattr(Stream, name, None)
     expected = OrtSession(nano_onnx, threads=1)
@@ -102,19 +102,19 @@ def test_after_warm_up_nothing_is_allocated_and_graphs_do_the_work(
                 session.run(feeds(*shape, seed=seed)), expected.run(feeds(*shape, seed=seed))
             )
     assert Replayed.launches == 6
-    assert (cuda_shim.allocations(), len(state.contexts)) == (allocations, contexts)
+    assert (cuda_emulator.allocations(), len(state.contexts)) == (allocations, contexts)
     assert_same(session.run(feeds()), first[0])  # arrays of earlier calls are nobody else's
 
 
 def test_few_idle_shapes_are_kept_and_contexts_are_used_again(
-    session: TrtSession, cuda_shim: Shim
+    session: TrtSession, cuda_emulator: Emulator
 ) -> None:
-    before = cuda_shim.allocations()
+    before = cuda_emulator.allocations()
     session.run(feeds())
-    per_shape = cuda_shim.allocations() - before
+    per_shape = cuda_emulator.allocations() - before
     for width in (64, 96, 128, 160, 192) * 2:
         session.run(feeds(1, 64, width))
-    assert cuda_shim.allocations() - before == 4 * per_shape
+    assert cuda_emulator.allocations() - before == 4 * per_shape
     assert len(state.contexts) == 5
 
 
@@ -154,7 +154,7 @@ def test_wrong_feeds_are_refused(session: TrtSession) -> None:
             session.run(wrong)
 
 
-def test_a_closed_session_says_so(engine: Path, cuda_shim: Shim) -> None:
+def test_a_closed_session_says_so(engine: Path, cuda_emulator: Emulator) -> None:
     session = TrtSession(engine)
     context = session.context()
     session.run(feeds())
@@ -234,9 +234,9 @@ def test_a_graph_with_a_loop_is_not_captured(
 
 
 def test_a_failing_run_is_one_sentence_and_leaves_nothing(
-    session: TrtSession, monkeypatch: pytest.MonkeyPatch, cuda_shim: Shim
+    session: TrtSession, monkeypatch: pytest.MonkeyPatch, cuda_emulator: Emulator
 ) -> None:
-    before = cuda_shim.allocations()
+    before = cuda_emulator.allocations()
     with monkeypatch.context() as patch:
         patch.setattr(
             "tests.support.fake_tensorrt.runtime.IExecutionContext.execute_async_v3",
@@ -244,7 +244,7 @@ def test_a_failing_run_is_one_sentence_and_leaves_nothing(
         )
         with pytest.raises(SessionError, match="execute_async_v3 failed") as caught:
             session.run(feeds())
-    assert "\n" not in str(caught.value) and cuda_shim.allocations() == before
+    assert "\n" not in str(caught.value) and cuda_emulator.allocations() == before
     session.run(feeds())
 
 

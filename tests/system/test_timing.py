@@ -2,8 +2,8 @@
 
 import pytest
 
+from benchmarks import harness
 from benchmarks import paste as paste_benchmark
-from benchmarks import turns
 from condinst_infer.system.timing import interleaved, summary
 
 
@@ -19,7 +19,7 @@ def test_runs_are_interleaved_and_warm_up_is_not_counted() -> None:
 def test_only_what_comes_after_its_own_kind_counts() -> None:
     calls: list[str] = []
     sides = [{name: (lambda n=name: calls.append(n)) for name in side} for side in ("ab", "c")]
-    times = turns.summaries(sides, repeats=2, warmup=1)
+    times = harness.summaries(sides, repeats=2, warmup=1)
     assert calls == list("aabcc") * 3
     assert {name: value["count"] for name, value in times.items()} == {"a": 2, "b": 2, "c": 2}
 

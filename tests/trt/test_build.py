@@ -24,7 +24,7 @@ from condinst_infer.trt.inspection import Found, found_in_engine
 from condinst_infer.trt.sidecar import read, sidecar_path
 from condinst_infer.verification import self_test
 from condinst_infer.verification.intermediates import TorchStages
-from engines.shim import Shim
+from engines.emulator import Emulator
 from tests.support.bright_model import write_bright_model
 from tests.support.command_line import Run, assert_refused
 from tests.support.fake_tensorrt.device import install
@@ -32,7 +32,7 @@ from tests.support.fake_tensorrt.types import state
 
 
 def no_gpu(index: int = 0) -> None:
-    """As `Device` where there is no driver; the shim of other tests would be one."""
+    """As `Device` where there is no driver; the emulator of other tests would be one."""
     raise SessionError("there is no NVIDIA driver here (libcuda.so.1: no such file). Run on ...")
 
 
@@ -161,10 +161,10 @@ def test_without_tensorrt_or_a_gpu_one_sentence_says_what_is_missing(
 
 
 @pytest.fixture
-def trt(cuda_shim: Shim, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """TensorRT's stand-in, on the shim."""
+def trt(cuda_emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """TensorRT's stand-in, on the emulator."""
     yield install(monkeypatch)
-    assert cuda_shim.failure() == ""
+    assert cuda_emulator.failure() == ""
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from condinst_infer.errors import MissingExtraError, SessionError
 from condinst_infer.trt import plugin
 from tests.support import tensorrt_stubs
 
-SOURCES = Path(__file__).parents[2] / "engines" / "src"
+SOURCES = Path(__file__).parents[2] / "engines" / "kernels"
 DTYPES = {"FLOAT": np.dtype(np.float32), "HALF": np.dtype(np.float16)}
 Node = dict[str, Any]  # as tests/support/tensorrt_stubs/host.py takes it
 Sizes = dict[str, int]
@@ -243,7 +243,7 @@ def test_attributes_of_an_exported_file_make_its_launches(
 
 
 def parameter_names(source: str) -> list[str]:
-    """Of the entry points in engines/src, all alike, in order."""
+    """Of the entry points in engines/kernels, all alike, in order."""
     text = (SOURCES / f"{source}.cu").read_text().replace("\\", " ")
     pattern = r'extern "C" __global__ void\s+(?:__launch_bounds__\([^)]*\)\s+)?\w+\(([^)]*)\)'
     (parameters,) = re.findall(pattern, text)

@@ -9,7 +9,7 @@ import pytest
 
 from condinst_infer.trt import build
 from condinst_infer.trt.progress_monitor import Progress
-from engines.shim import Shim
+from engines.emulator import Emulator
 from tests.support.fake_tensorrt.device import install
 from tests.support.fake_tensorrt.types import state
 
@@ -35,7 +35,7 @@ def test_phases_within_phases_add_up_and_never_go_back() -> None:
 
 
 def test_an_interrupt_stops_the_builder(
-    cuda_shim: Shim, monkeypatch: pytest.MonkeyPatch, nano_onnx: Path
+    cuda_emulator: Emulator, monkeypatch: pytest.MonkeyPatch, nano_onnx: Path
 ) -> None:
     install(monkeypatch)
     shares: list[float] = []

@@ -11,14 +11,14 @@ import pytest
 from condinst_infer.errors import InputError, ModelFileError
 from condinst_infer.runtimes.tensorrt import TrtSession
 from condinst_infer.trt.sidecar import Gpu, read, replacing_engine, sidecar_path
-from engines.shim import Shim
+from engines.emulator import Emulator
 from tests.support.fake_tensorrt.device import built, install
 from tests.support.fake_tensorrt.types import state
 
 
 @pytest.fixture
 def engine(
-    cuda_shim: Shim, monkeypatch: pytest.MonkeyPatch, nano_onnx: Path, tmp_path: Path
+    cuda_emulator: Emulator, monkeypatch: pytest.MonkeyPatch, nano_onnx: Path, tmp_path: Path
 ) -> Path:
     """An engine of the stand-in."""
     install(monkeypatch)

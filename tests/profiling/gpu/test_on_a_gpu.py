@@ -1,4 +1,4 @@
-"""What needs an NVIDIA GPU; in other processes, because this one may have the shim loaded."""
+"""What needs an NVIDIA GPU; in other processes, because this one may have the emulator loaded."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ def run(*words: str | Path) -> str:
 
 
 def test_kernels_and_pipeline_on_the_gpu(tmp_path: Path) -> None:
-    assert " 0 failed" in run("-m", "benchmarks.gpu", "--output", tmp_path / "gpu.json")
+    assert " 0 failed" in run("-m", "benchmarks.gpu.pipelines", "--output", tmp_path / "gpu.json")
 
 
 def test_a_pycuda_array_goes_in_and_masks_come_out(detector_onnx: Path, photos: Path) -> None:
@@ -31,4 +31,6 @@ def test_a_pycuda_array_goes_in_and_masks_come_out(detector_onnx: Path, photos: 
     onnxruntime = pytest.importorskip("onnxruntime")
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("onnxruntime-gpu is not installed")
-    assert "mean probability" in run("-m", "engines.pycuda_frame", detector_onnx, photos / "a.png")
+    assert "mean probability" in run(
+        "-m", "engines.examples.pycuda_frame", detector_onnx, photos / "a.png"
+    )

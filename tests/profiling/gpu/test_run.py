@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu` runs to its end without a GPU, so that it works where there is one."""
+"""`python -m benchmarks.gpu.pipelines` runs to its end without a GPU, as it must on one."""
 
 import json
 import sys
@@ -6,25 +6,26 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu
-from benchmarks.check import Check
-from engines.shim import Shim
+from benchmarks.gpu import pipelines
+from condinst_infer.profiling.gpu import run
+from condinst_infer.profiling.gpu.checks import Check
+from engines.emulator import Emulator
 
 
 @pytest.fixture
-def benchmark(cuda_shim: Shim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def benchmark(cuda_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The JSON file it will write; it believes that there is no GPU."""
-    cuda_shim.schedule("shuffled")
-    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
+    cuda_emulator.schedule("shuffled")
+    monkeypatch.setattr(run.torch.cuda, "is_available", lambda: False)
     output = tmp_path / "gpu.json"
     monkeypatch.setattr(sys, "argv", ["gpu", "--output", str(output)])
     return output
 
 
 def test_it_checks_every_kernel_and_times_every_stage(
-    benchmark: Path, cuda_shim: Shim, capsys: pytest.CaptureFixture[str]
+    benchmark: Path, cuda_emulator: Emulator, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert gpu.main() == 0
+    assert pipelines.main() == 0
     result = json.loads(benchmark.read_text())
     kernels = {check["kernel"] for check in result["checks"]}
     expected = {"class_nms", "select", "dynamic_mask_head", "preprocess", "paste", "panoptic"}
@@ -36,15 +37,16 @@ def test_it_checks_every_kernel_and_times_every_stage(
     assert "instances" in result["results"][-1]["what"]
     assert " 0 instances" not in result["results"][-1]["what"]
     assert "no GPU" in result["device"] and "mean nothing" in capsys.readouterr().err
-    assert cuda_shim.failure() == ""
+    assert cuda_emulator.failure() == ""
 
 
 def test_a_failed_check_is_told_and_nothing_is_lost(
     benchmark: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wrong = Check("paste", "made up", float("nan"), 0)
-    monkeypatch.setattr(gpu, "checks", lambda *_, **__: [wrong])
-    monkeypatch.setattr(gpu, "measurements", lambda *_, **__: [])
-    assert gpu.main() == 1
+    monkeypatch.setattr(run, "checks", lambda *_, **__: [wrong])
+    monkeypatch.setattr(run, "kernel_times", lambda *_, **__: [])
+    monkeypatch.setattr(pipelines, "pipeline_times", lambda *_, **__: [])
+    assert pipelines.main() == 1
     assert "FAILED" in capsys.readouterr().out
     assert [check["ok"] for check in json.loads(benchmark.read_text())["checks"]] == [False]

@@ -15,7 +15,7 @@ from triton_python_backend_utils import InferenceRequest, InferenceResponse, Ten
 from tritonclient.utils import InferenceServerException
 
 import condinst_infer as ci
-from engines.triton import client
+from export.triton import client
 from tests.support.bright_model import write_bright_model
 from tests.support.fake_session import SIZES, photograph
 from tests.support.triton_server import Door, Server, assert_equal, outputs, served

@@ -10,7 +10,7 @@ from google.protobuf import text_format
 
 import condinst_infer as ci
 from condinst_infer.trt import sidecar
-from engines.shim import Shim
+from engines.emulator import Emulator
 from tests.support.bright_model import write_bright_model
 from tests.support.command_line import Run, assert_refused
 from tests.support.fake_session import photograph
@@ -23,7 +23,9 @@ def config_of(folder: Path) -> Any:
 
 
 @pytest.fixture
-def engine(cuda_shim: Shim, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path]:
+def engine(
+    cuda_emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Path]:
     """Makes an engine with the stand-in for TensorRT."""
     install(monkeypatch)
     return lambda source, **options: built(source, tmp_path, **options)

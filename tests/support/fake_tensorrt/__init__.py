@@ -1,6 +1,6 @@
 """A stand-in for the `tensorrt` module: its engine is the ONNX file, run by ONNX Runtime.
 
-Device memory is the host memory of the CUDA shim, so addresses are read and written as TensorRT
+Device memory is the host memory of the CUDA emulator, so addresses are read and written as TensorRT
 would. Only what the package uses is here, under TensorRT's names; a test compares them with those
 of the library that is installed.
 """

@@ -1,4 +1,4 @@
-"""The stand-in in the place of TensorRT, on the CUDA shim in the place of a GPU."""
+"""The stand-in in the place of TensorRT, on the CUDA emulator in the place of a GPU."""
 
 import sys
 from functools import partial
@@ -18,7 +18,7 @@ from tests.support.fake_tensorrt.types import state
 class Replayed:
     """What was put on a stream while it was captured, in the place of a CUDA graph.
 
-    The shim can't know of the stand-in's work; the order and the frozen addresses are kept.
+    The emulator can't know of the stand-in's work; the order and the frozen addresses are kept.
     """
 
     launches = 0

@@ -118,7 +118,7 @@ class IExecutionContext:
 
 
 def _memory(address: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """What lies at an address of the CUDA shim."""
+    """What lies at an address of the CUDA emulator."""
     size = prod(shape) * np.dtype(dtype).itemsize
     raw = (ctypes.c_uint8 * size).from_address(address)
     return np.ndarray(shape, dtype, memoryview(raw))

@@ -1,4 +1,4 @@
-"""Times of single kernels on a GPU, a part of benchmarks.gpu, beside torch's own way."""
+"""Times of single kernels on a GPU beside torch's own way."""
 
 import time
 from collections.abc import Callable
@@ -7,20 +7,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.gpu_checks import candidates, head_inputs
-from benchmarks.gpu_panoptic_checks import RULES, Scene
-from benchmarks.panoptic_merge import stuff
-from benchmarks.paste import scene, torch_probabilities
-from benchmarks.torch_detector import tensor_from
 from condinst_infer import ops
 from condinst_infer.cuda import kernels
 from condinst_infer.cuda.download import words_expected
 from condinst_infer.cuda.driver import Stream
 from condinst_infer.ops.panoptic import panoptic_merge
 from condinst_infer.processing.geometry import canvas_size
+from condinst_infer.profiling.gpu import kernel_costs
+from condinst_infer.profiling.gpu.checks import candidates, head_inputs
+from condinst_infer.profiling.gpu.kernel_costs import PAPER_HEAD, Work
+from condinst_infer.profiling.gpu.panoptic_checks import RULES, Scene
+from condinst_infer.profiling.gpu.scenes import scene, stuff, tensor_from, torch_probabilities
 from condinst_infer.system.timing import summary
-from engines import work
-from engines.work import PAPER_HEAD, Work
 
 LAUNCHES = 20  # of a kernel in one graph, so that starting it costs nothing
 HALF = np.dtype(np.float16)
@@ -88,7 +86,7 @@ def time_mask_heads(stream: Stream, k: int, h: int, w: int, repeats: int) -> dic
         return ops.aligned_bilinear(logits, 2).sigmoid()
 
     ours = timed(stream, lambda: stream.launch(launch, arrays, [out]), repeats)
-    needs = work.dynamic_mask_head(1, k, h, w, 2, 2)
+    needs = kernel_costs.dynamic_mask_head(1, k, h, w, 2, 2)
     beside = {"torch grouped convolution": timed_torch(usual, repeats)}
     return row(f"{k} mask heads on {h}x{w} features, float16", ours, needs, **beside)
 
@@ -98,7 +96,9 @@ def time_nms(stream: Stream, runs: int, t: int, k: int, repeats: int) -> dict[st
     out = [stream.empty((1, k), np.int32), stream.empty((1,), np.int32)]
     launch = kernels.class_nms(1, runs * t, runs=runs, max_detections=k, iou_threshold=0.6)
     ours = timed(stream, lambda: stream.launch(launch, arrays, out), repeats)
-    return row(f"class NMS, {runs} x {t} candidates to {k}", ours, work.class_nms(1, runs * t, k))
+    return row(
+        f"class NMS, {runs} x {t} candidates to {k}", ours, kernel_costs.class_nms(1, runs * t, k)
+    )
 
 
 def time_preprocess(
@@ -110,7 +110,7 @@ def time_preprocess(
     launch = kernels.preprocess(pitch=3 * size[1], size=size, net_size=net_size, canvas=canvas)
     ours = timed(stream, lambda: stream.launch(launch, [frame], [out]), repeats)
     what = f"resize {size[0]}x{size[1]} to {net_size[0]}x{net_size[1]}"
-    return row(what, ours, work.preprocess(size, net_size, canvas))
+    return row(what, ours, kernel_costs.preprocess(size, net_size, canvas))
 
 
 def time_paste(
@@ -144,7 +144,7 @@ def time_paste(
         return torch_probabilities(tensor, 4, net_size, image_size) > 0.5
 
     ours = timed(stream, launch, repeats)
-    needs = work.paste(k, shape, int(stream.numpy(used)[0]) * 32, 2)
+    needs = kernel_costs.paste(k, shape, int(stream.numpy(used)[0]) * 32, 2)
     beside = {"torch whole frames": timed_torch(usual, repeats)}
     what = f"paste {k} masks {shape[0]}x{shape[1]} to {image_size[0]}x{image_size[1]}, packed"
     return row(what, ours, needs, **beside)
@@ -169,7 +169,7 @@ def time_merge(
     def usual() -> torch.Tensor:
         return panoptic_merge(*tensors, stride=4, **sizes, **RULES)
 
-    needs = work.panoptic(classes, shape, image_size, made.words * 32)
+    needs = kernel_costs.panoptic(classes, shape, image_size, made.words * 32)
     beside = {"torch whole frames": timed_torch(usual, repeats)}
     height, width = image_size
     what = f"panoptic merge of {k} masks and {classes} classes, {height}x{width}, to host memory"

@@ -1,4 +1,4 @@
-"""The kernels of engines/src on a CPU: a stand-in for NVIDIA's driver library, built by g++.
+"""The kernels of engines/kernels on a CPU: a stand-in for NVIDIA's driver library, built by g++.
 
 `load()` puts it in the place of libcuda.so.1 for this process, so that what runs is
 condinst_infer.cuda.driver itself. For tests and for trying the benchmarks; it is slow.
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from condinst_infer.cuda.arrays import DeviceArray
-from engines.compile import PTX, SOURCES
+from engines.compile_ptx import PTX, SOURCES
 
 HERE = Path(__file__).parent
 SCHEDULES = ("ascending", "descending", "shuffled")  # orders in which threads of a block run
@@ -44,7 +44,9 @@ def build(folder: Path, sources: Path = SOURCES) -> Path:
         names = re.findall(r"\.entry (\w+)\(", (PTX / f"{source.stem}.ptx").read_text())
         units.append(folder / f"{source.stem}.cpp")
         lines = ['#include "cuda_on_cpu.h"', f'#include "{source}"']
-        units[-1].write_text("\n".join([*lines, *(f"SHIM_KERNEL({name})" for name in names), ""]))
+        units[-1].write_text(
+            "\n".join([*lines, *(f"EMULATED_KERNEL({name})" for name in names), ""])
+        )
     objects = [folder / f"{unit.stem}.o" for unit in units]
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda unit, o: _run(compiler, "-c", unit, "-o", o), units, objects))
@@ -61,37 +63,37 @@ def _run(compiler: str, *words: str | Path) -> None:
 
 
 def host(array: DeviceArray) -> np.ndarray:
-    """`array` itself: the shim's device memory is host memory."""
+    """`array` itself: the emulator's device memory is host memory."""
     raw = (ctypes.c_uint8 * array.nbytes).from_address(array.pointer)
     return np.ndarray(array.shape, array.dtype, memoryview(raw))
 
 
-class Shim:
+class Emulator:
     """The loaded library, and what a real driver would not tell."""
 
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
-        self._library.shim_failure.restype = ctypes.c_char_p
+        self._library.emulator_failure.restype = ctypes.c_char_p
 
     def schedule(self, name: str) -> None:
         """Run the threads of every later block in the order `name`, one of SCHEDULES."""
-        self._library.shim_schedule(SCHEDULES.index(name))
+        self._library.emulator_schedule(SCHEDULES.index(name))
 
     def failure(self) -> str:
         """What went wrong since the last call; empty if nothing did."""
-        return self._library.shim_failure().decode()
+        return self._library.emulator_failure().decode()
 
     def allocations(self) -> int:
         """How many pieces of device memory are allocated now."""
-        return self._library.shim_allocations()
+        return self._library.emulator_allocations()
 
 
-_loaded: list[Shim] = []
+_loaded: list[Emulator] = []
 
 
-def load() -> Shim:
+def load() -> Emulator:
     """The driver of this process from now on; must come before the first use of CUDA."""
     if not _loaded:
         with tempfile.TemporaryDirectory() as folder:
-            _loaded.append(Shim(build(Path(folder))))
+            _loaded.append(Emulator(build(Path(folder))))
     return _loaded[0]

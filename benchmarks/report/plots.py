@@ -1,9 +1,9 @@
 """Plots for README.md from the result files: latency by instances, and where the time goes.
 
-    python -m benchmarks.plots
+    python -m benchmarks.report.plots
 
-Called by benchmarks.readme. The first reads results/whole_image/instances.json, the second every
-`condinst bench MODEL -o benchmarks/results/bench/NAME.json`. Equal results give equal files.
+Called by benchmarks.report.readme. The first reads results/whole_image/instances.json, the second
+every `condinst bench MODEL -o benchmarks/results/bench/NAME.json`. Equal results give equal files.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 LEFT_OUT = "RLE"  # of the stages: not part of a call
 SETTINGS: dict[Any, Any] = {"svg.hashsalt": "condinst", "svg.fonttype": "none", "font.size": 9}
 COLOURS = matplotlib.color_sequences["tab20"]

@@ -4,23 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from condinst_infer.contract.metadata import Metadata
 from condinst_infer.cuda.arrays import DeviceArray
 from condinst_infer.cuda.driver import Stream
 from condinst_infer.model.condinst import CondInst
 from condinst_infer.model.deploy import in_precision
-from engines.shim import host
+from condinst_infer.profiling.gpu.scenes import tensor_from
 
 WARM_UP = 3  # runs before PyTorch records a graph; it asks for some
-
-
-def tensor_from(array: DeviceArray) -> Tensor:
-    """`array` as a tensor on its device, not a copy; on the shim's, that is the CPU."""
-    if torch.cuda.is_available():
-        return torch.as_tensor(array, device="cuda")
-    return torch.from_numpy(host(array))
 
 
 class TorchDetector:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results" / "whole_image"
+RESULTS = Path(__file__).parents[1] / "results" / "whole_image"
 PACKAGES = ("onnxruntime", "openvino", "torch", "ultralytics", "rfdetr")
 CLOCKS = {"end_to_end": "end to end", "pipeline": "to network masks", "engine": "network"}
 Result = Mapping[str, Any]

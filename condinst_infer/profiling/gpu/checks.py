@@ -1,39 +1,48 @@
-"""Every kernel beside its torch or numpy twin, at many sizes: what benchmarks.gpu checks first."""
+"""Checks of every kernel against the torch or numpy twin, at many sizes."""
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.check import Check
-from benchmarks.gpu_panoptic_checks import panoptic_checks
-from benchmarks.paste import dense, scene
-from benchmarks.torch_detector import tensor_from
 from condinst_infer import ops
 from condinst_infer.config.model import mask_layers
 from condinst_infer.cuda import kernels
 from condinst_infer.cuda.download import crops_from_bits
 from condinst_infer.cuda.driver import Stream
-from condinst_infer.processing import postprocess
+from condinst_infer.processing import paste
 from condinst_infer.processing.geometry import canvas_size
-from engines.work import PAPER_HEAD
+from condinst_infer.profiling.gpu.kernel_costs import PAPER_HEAD
+from condinst_infer.profiling.gpu.scenes import dense, scene, tensor_from
 
 NEAR_HALF = 1e-5  # where rounding may decide whether a pixel is foreground
 
 
-def checks(stream: Stream, *, small: bool) -> Iterator[Check]:
-    """All checks; `small` ones for the CPU."""
+class Check(NamedTuple):
+    """How far a kernel is from its twin in one case, and how far it may be."""
+
+    kernel: str
+    case: str
+    difference: float
+    limit: float
+
+    @property
+    def ok(self) -> bool:
+        return self.difference <= self.limit  # also refuses NaN
+
+
+def instance_checks(stream: Stream, small: bool) -> Iterator[Check]:
+    """Check all kernels but those of the panoptic merge; `small` sizes for the CPU."""
     yield from nms_checks(stream, small)
     yield from mask_nms_checks(stream, small)
     yield from select_checks(stream, small)
     yield from mask_head_checks(stream, small)
     yield from preprocess_checks(stream, small)
     yield from paste_checks(stream, small)
-    yield from panoptic_checks(stream, small)
 
 
 def candidates(n: int, runs: int, t: int, classes: int, seed: int = 0) -> tuple[np.ndarray, ...]:
@@ -224,11 +233,9 @@ def paste_checks(stream: Stream, small: bool) -> Iterator[Check]:
         for dtype in (np.float32, np.float16):
             masks = scene(k, shape, image_size).astype(dtype)
             found = pasted(stream, masks, stride, net_size, image_size)
-            expected = postprocess.paste(
-                masks, stride=stride, net_size=net_size, image_size=image_size
-            )
+            expected = paste.paste(masks, stride=stride, net_size=net_size, image_size=image_size)
             rows, columns = (
-                postprocess._axis(cells, stride, net, side).weights
+                paste._axis(cells, stride, net, side).weights
                 for cells, net, side in zip(shape, net_size, image_size, strict=True)
             )
             wrong = 0

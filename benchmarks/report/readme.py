@@ -1,6 +1,6 @@
 """Write the generated parts of README.md: presets, the help text and measured results.
 
-    python -m benchmarks.readme
+    python -m benchmarks.report.readme
 
 A part stands between `<!-- name -->` and `<!-- /name -->`. A test says when README.md is stale.
 """
@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import plots, tables
+from benchmarks.report import plots, tables
 from condinst_infer.config import presets
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
@@ -77,7 +77,7 @@ def result_table() -> str:
 
 
 def gpu_tables() -> str:
-    """What `python -m benchmarks.gpu` found on each card."""
+    """What `python -m condinst_infer.profiling.gpu.run` found on each card."""
     parts = []
     for path in sorted((RESULTS / "gpu").glob("*.json")):
         data = json.loads(path.read_text())

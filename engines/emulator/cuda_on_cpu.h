@@ -1,4 +1,4 @@
-// cuda_on_cpu.h - enough of CUDA C++ for g++ to compile the kernels in engines/src.
+// cuda_on_cpu.h - enough of CUDA C++ for g++ to compile the kernels in engines/kernels.
 // The threads of a block are fibres on one thread of the system. Between two barriers they run one
 // after the other, in the order of a schedule: what lacks a barrier gives another result when the
 // order changes. Shared memory is poisoned before each block.
@@ -31,7 +31,7 @@ struct alignas(16) int4 {
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
 
-namespace shim {
+namespace emulator {
 void block_barrier();
 // values of all lanes of the calling fibre's warp, once all have given theirs
 const uint32_t* warp_exchange(unsigned mask, uint32_t value);
@@ -49,14 +49,14 @@ Work bound(void (*kernel)(A...), void** args) {
 struct Register {
   Register(const char* name, Work (*bind)(void** args));
 };
-}  // namespace shim
+}  // namespace emulator
 
-#define SHIM_KERNEL(name) \
-  static shim::Register register_##name(#name, [](void** args) { return shim::bound(&name, args); });
+#define EMULATED_KERNEL(name) \
+  static emulator::Register register_##name(#name, [](void** args) { return emulator::bound(&name, args); });
 
-inline void __syncthreads() { shim::block_barrier(); }
+inline void __syncthreads() { emulator::block_barrier(); }
 inline unsigned __ballot_sync(unsigned mask, int predicate) {
-  const uint32_t* values = shim::warp_exchange(mask, predicate != 0);
+  const uint32_t* values = emulator::warp_exchange(mask, predicate != 0);
   unsigned bits = 0;
   for (int i = 0; i < 32; i++) bits |= values[i] << i;
   return bits;
@@ -64,11 +64,11 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source) {
   static_assert(sizeof(T) == 4);
-  return std::bit_cast<T>(shim::warp_exchange(mask, std::bit_cast<uint32_t>(value))[source & 31]);
+  return std::bit_cast<T>(emulator::warp_exchange(mask, std::bit_cast<uint32_t>(value))[source & 31]);
 }
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int bits) {
-  return __shfl_sync(mask, value, shim::lane() ^ bits);
+  return __shfl_sync(mask, value, emulator::lane() ^ bits);
 }
 
 template <class T>

@@ -1,7 +1,7 @@
-"""Compile engines/src/*.cu into the PTX that ships in the package, and write engines/README.md.
+"""Compile engines/kernels/*.cu into the PTX that ships in the package, and write engines/README.md.
 
     pip install -r requirements-dev.txt
-    python -m engines.compile
+    python -m engines.compile_ptx
 
 NVRTC is pinned: PTX of a newer one asks for a newer driver. Neither a GPU nor a CUDA toolkit is
 needed. A test compiles again and compares byte for byte.
@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from engines import work
+from condinst_infer.profiling.gpu import kernel_costs
 
-SOURCES = Path(__file__).parent / "src"
+SOURCES = Path(__file__).parent / "kernels"
 PTX = Path(__file__).parents[1] / "condinst_infer" / "data" / "ptx"
 README = Path(__file__).parent / "README.md"
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90")
@@ -107,7 +107,7 @@ def _nvidia(package: str) -> Path:
 
 def written(text: str) -> str:
     """The README with its tables made anew."""
-    for name, table in (("resources", resource_table()), ("work", work.table())):
+    for name, table in (("resources", resource_table()), ("work", kernel_costs.table())):
         before, _, rest = text.partition(f"<!-- {name} -->\n")
         _, _, after = rest.partition(f"<!-- /{name} -->")
         text = f"{before}<!-- {name} -->\n{table}\n<!-- /{name} -->{after}"

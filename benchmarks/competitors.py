@@ -4,10 +4,10 @@
     rivals/bin/pip install --no-deps ultralytics ultralytics-thop rfdetr transformers
     rivals/bin/pip install polars psutil requests pydantic pydeprecate regex tokenizers \
         huggingface_hub
-    rivals/bin/python -m benchmarks.rivals
+    rivals/bin/python -m benchmarks.competitors
 
 None of these is a dependency of ours: Ultralytics is AGPL-3.0, RF-DETR Apache-2.0. They need
-torchvision; where there is none, a stand-in has what runs here (benchmarks/no_torchvision.py).
+torchvision; where there is none, a stand-in has what runs here (benchmarks/torchvision_stub.py).
 
 Inside the time: from a frame in memory to dense masks [K, 480, 640] by the package's own call.
 Each network has random weights of its own and the input size of its package, and is made to give
@@ -31,8 +31,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks import made_up, no_torchvision, turns
-from benchmarks.ours import Ours
+from benchmarks import harness, synthetic_models, torchvision_stub
+from benchmarks.pipelines import Ours
 from condinst_infer import checkpoint
 from condinst_infer.profiling.environment import environment, write_result
 
@@ -54,8 +54,10 @@ class Side(NamedTuple):
 
 def ours(name: str, folder: Path, frame: np.ndarray, threads: int, **changes: Any) -> Side:
     """Our pipeline in ONNX Runtime."""
-    parameters = _parameters(checkpoint.load(made_up.checkpoint_file(name, folder, **changes)))
-    side = Ours(made_up.onnx_file(name, folder, **changes), frame, threads=threads)
+    parameters = _parameters(
+        checkpoint.load(synthetic_models.checkpoint_file(name, folder, **changes))
+    )
+    side = Ours(synthetic_models.onnx_file(name, folder, **changes), frame, threads=threads)
     runtime = side.artefact["runtime"]
     return Side(name, "condinst-infer", runtime, side.canvas, parameters, side.dense)
 
@@ -64,7 +66,7 @@ def yolo(name: str, folder: Path, frame: np.ndarray) -> Iterator[Side]:
     """A model of Ultralytics in PyTorch, and its export in ONNX Runtime."""
     os.environ |= {"YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
     os.environ["YOLO_CONFIG_DIR"] = str(folder)
-    no_torchvision.stand_in()
+    torchvision_stub.stand_in()
     from ultralytics import YOLO as Model  # pyright: ignore
 
     model = Model(f"{name}.yaml")
@@ -73,7 +75,7 @@ def yolo(name: str, folder: Path, frame: np.ndarray) -> Iterator[Side]:
     canvas = (-(-frame.shape[0] // 32) * 32, -(-frame.shape[1] // 32) * 32)
     options = {"imgsz": canvas, "iou": 1.0, "verbose": False, "device": "cpu"}
     scores = model.predict(frame, conf=0.0, max_det=200, **options)[0].boxes.conf
-    options |= {"conf": float(scores[119]), "max_det": made_up.INSTANCES}
+    options |= {"conf": float(scores[119]), "max_det": synthetic_models.INSTANCES}
     options |= {"retina_masks": True}  # what it calls masks of the image's size
 
     def masks(of: Any) -> np.ndarray:
@@ -89,7 +91,7 @@ def yolo(name: str, folder: Path, frame: np.ndarray) -> Iterator[Side]:
 
 def rf_detr(name: str, folder: Path, frame: np.ndarray) -> Iterator[Side]:
     """A model of RF-DETR in PyTorch, as its `inference()` makes it."""
-    no_torchvision.stand_in()
+    torchvision_stub.stand_in()
     logging.disable(logging.WARNING)  # that the weights are not theirs
     import rfdetr  # pyright: ignore
 
@@ -126,27 +128,27 @@ def measure(sides: list[Side], *, repeats: int, threads: int) -> dict[str, Any]:
     rows, functions = [], []
     for side in sides:
         masks = side.masks()
-        right = masks.dtype == bool and masks.shape[1:] == made_up.FRAME
-        if not (right and LEAST <= len(masks) <= made_up.INSTANCES):
+        right = masks.dtype == bool and masks.shape[1:] == synthetic_models.FRAME
+        if not (right and LEAST <= len(masks) <= synthetic_models.INSTANCES):
             raise SystemExit(f"{side.name} gives masks {masks.dtype} {masks.shape}.")
         functions.append({f"{side.name}, {side.runtime}": side.masks})
         area = float(np.median(masks.sum((1, 2))))
         row = side._asdict() | {"instances": len(masks), "median_mask_area_px": area}
         rows.append({name: value for name, value in row.items() if name != "masks"})
-    times = turns.summaries(functions, repeats=repeats)
+    times = harness.summaries(functions, repeats=repeats)
     ours_ms = times[f"{sides[0].name}, {sides[0].runtime}"]["p50"]
     for row in rows:
         row["times_ms"] = times[f"{row['name']}, {row['runtime']}"]
         row["ratio"] = row["times_ms"]["p50"] / ours_ms
-    return {"image": list(made_up.FRAME), "threads": threads, "sides": rows}
+    return {"image": list(synthetic_models.FRAME), "threads": threads, "sides": rows}
 
 
 def main() -> None:
     """Measure, print one line per side, write the result."""
-    options = turns.parser(__doc__, "rivals.json", repeats=10).parse_args()
+    options = harness.parser(__doc__, "rivals.json", repeats=10).parse_args()
     torch.manual_seed(0)
-    frame = made_up.frame()
-    with made_up.folder(options.keep) as folder, warnings.catch_warnings():
+    frame = synthetic_models.frame()
+    with synthetic_models.folder(options.keep) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         folder = folder.resolve()
         sides = [ours(name, folder, frame, options.threads) for name in options.models]

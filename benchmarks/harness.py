@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.made_up import MODELS
+from benchmarks.synthetic_models import MODELS
 from condinst_infer.system import timing
 
 RESULTS = Path(__file__).parent / "results" / "whole_image"

@@ -1,7 +1,7 @@
 """Example: a frame that PyCUDA holds in device memory goes into the pipeline without a copy.
 
     pip install 'condinst-infer[gpu,pycuda]'
-    python -m engines.pycuda_frame detector.onnx street.jpg      (or model.engine)
+    python -m engines.examples.pycuda_frame detector.onnx street.jpg      (or model.engine)
 
 Both work in the device's primary context. PyTorch and CuPy arrays are given in the same way.
 """

@@ -1,5 +1,5 @@
 // driver.cpp - a CUDA driver for machines without a GPU: device memory is host memory, kernels are
-// the sources of engines/src compiled by g++ beside this file. It answers what
+// the sources of engines/kernels compiled by g++ beside this file. It answers what
 // condinst_infer.cuda.driver asks, and tests see what a real driver hides: writes outside an
 // allocation, barriers that not all threads reach, reads of memory nobody wrote (poison).
 
@@ -21,7 +21,7 @@
 
 Index3 threadIdx, blockIdx, blockDim, gridDim;
 
-namespace shim {
+namespace emulator {
 namespace {
 
 constexpr size_t kStack = 64 * 1024;
@@ -205,14 +205,14 @@ const uint32_t* warp_exchange(unsigned mask, uint32_t value) {
   return fibres[current].seen;
 }
 
-}  // namespace shim
+}  // namespace emulator
 
-using namespace shim;
+using namespace emulator;
 #define API extern "C" __attribute__((visibility("default"))) int
 
 // what tests ask
-API shim_schedule(int order) { return schedule = order; }
-extern "C" const char* shim_failure() {
+API emulator_schedule(int order) { return schedule = order; }
+extern "C" const char* emulator_failure() {
   static std::string text;
   std::lock_guard guard(driver_lock);
   for (auto [address, size] : allocations)
@@ -221,7 +221,7 @@ extern "C" const char* shim_failure() {
   failure.clear();
   return text.c_str();
 }
-API shim_allocations() { return static_cast<int>(allocations.size()); }
+API emulator_allocations() { return static_cast<int>(allocations.size()); }
 
 API cuInit(unsigned) { return kSuccess; }
 API cuDriverGetVersion(int* version) { return *version = 12020, kSuccess; }
@@ -242,7 +242,7 @@ API cuGetErrorName(int status, const char** name) {
   *name = status == kSuccess ? "CUDA_SUCCESS" : status == kNotFound ? "CUDA_ERROR_NOT_FOUND" : "CUDA_ERROR";
   return kSuccess;
 }
-API cuGetErrorString(int, const char** text) { return *text = "of the CPU shim", kSuccess; }
+API cuGetErrorString(int, const char** text) { return *text = "of the CPU emulator", kSuccess; }
 
 API cuModuleLoadData(void** module, const void* image) {
   *module = new Module{static_cast<const char*>(image)};

@@ -1,4 +1,4 @@
-"""The panoptic merge by the kernels beside torch: a part of what benchmarks.gpu checks first."""
+"""Checks of the panoptic merge's kernels against torch."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,9 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.check import Check
-from benchmarks.panoptic_merge import stuff
-from benchmarks.paste import scene
 from condinst_infer.config.model import PanopticConfig
 from condinst_infer.cuda import kernels
 from condinst_infer.cuda.download import Report
@@ -16,6 +13,8 @@ from condinst_infer.cuda.driver import Stream
 from condinst_infer.cuda.panoptic_merge import Merging
 from condinst_infer.ops.panoptic import panoptic_merge
 from condinst_infer.processing.geometry import Placed
+from condinst_infer.profiling.gpu.checks import Check
+from condinst_infer.profiling.gpu.scenes import scene, stuff
 
 RULES: dict[str, Any] = {"overlap_threshold": 0.4, "stuff_area_limit": 500}
 

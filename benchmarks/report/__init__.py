@@ -1,0 +1,1 @@
+"""Tables, plots and generated parts of README.md."""
