@@ -70,9 +70,9 @@ def test_workers_read_and_run_and_make_masks(
     threads = []
     together = threading.Barrier(2)
     stages = (
-        ("preprocess.cv2.cvtColor", cv2.cvtColor),
-        ("runners.stacked", stacked),
-        ("postprocess.paste", paste),
+        ("processing.preprocess.cv2.cvtColor", cv2.cvtColor),
+        ("runtimes.runner.stacked", stacked),
+        ("processing.postprocess.paste", paste),
     )
     for name, stage in stages:
 

@@ -45,9 +45,9 @@ def test_the_stand_in_suppresses_as_our_nms() -> None:
 def test_the_stand_in_is_found_where_torchvision_is_missing() -> None:
     code = (
         "import importlib.util, sys\n"
-        "from benchmarks import no_torchvision\n"
+        "from benchmarks import torchvision_stub\n"
         "missing = importlib.util.find_spec('torchvision') is None\n"
-        "no_torchvision.stand_in()\n"
+        "torchvision_stub.stand_in()\n"
         "from importlib.metadata import version\n"
         "import torch, torchvision\n"
         "from torchvision.transforms import functional as F\n"

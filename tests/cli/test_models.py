@@ -161,16 +161,15 @@ def fake_torch_side(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return Report()
 
     modules = {
-        "checkpoint": SimpleNamespace(
-            load=model_of, save=save, import_weights=model_of, file_sha256=lambda path: "abc"
-        ),
-        "export": SimpleNamespace(export_onnx=export_onnx),
-        "verify": SimpleNamespace(finish_export=finish_export),
-        "compare": SimpleNamespace(compare=compare),
+        "checkpoint": SimpleNamespace(load=model_of, save=save, import_weights=model_of),
+        "export.onnx_export": SimpleNamespace(export_onnx=export_onnx),
+        "verification.check_export": SimpleNamespace(finish_export=finish_export),
+        "verification.compare": SimpleNamespace(compare=compare),
     }
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, f"condinst_infer.{name}", module)
-        monkeypatch.setattr(ci, name, module, raising=False)
+    monkeypatch.setattr(ci, "checkpoint", modules["checkpoint"], raising=False)
+    monkeypatch.setattr("condinst_infer.cli.export.file_sha256", lambda path: "abc")
     return seen
 
 

@@ -10,7 +10,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from condinst_infer import checkpoint
-from condinst_infer.panoptic_data import id_map, read_panoptic
+from condinst_infer.datasets.coco_panoptic import id_map, read_panoptic
 from tests.support.command_line import Run, assert_refused
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # pycocotools' decode

@@ -8,8 +8,14 @@ import cv2
 import numpy as np
 import pytest
 
+from condinst_infer.datasets.coco_panoptic import (
+    id_map,
+    read_found,
+    read_panoptic,
+    relabelled,
+    run_starts,
+)
 from condinst_infer.errors import InputError
-from condinst_infer.panoptic_data import id_map, read_found, read_panoptic, relabelled, run_starts
 from tests.support.panoptic_files import CATEGORIES, coloured, made_up, segment, write_panoptic
 
 IDS = np.zeros((4, 6), np.int64)

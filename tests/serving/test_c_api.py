@@ -188,9 +188,10 @@ def test_no_exception_leaves(
     checks: Path, tmp_path: Path, line: str, status: str, text: str
 ) -> None:
     package = tmp_path / "condinst_infer"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "capi.py").write_text(line)
+    (package / "serving").mkdir(parents=True)
+    for folder in (package, package / "serving"):
+        (folder / "__init__.py").touch()
+    (package / "serving" / "c_api.py").write_text(line)
     said = run(checks, "open", "x.onnx", variables={"PYTHONPATH": str(tmp_path)})
     assert said.startswith(status) and text in said
 
@@ -271,11 +272,10 @@ def test_an_installed_package_brings_the_sources(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "setup.py", *map(str, words)], cwd=ROOT, check=True, capture_output=True
     )
-    engines = ROOT / "engines"
-    for path in (*engines.glob("capi/**/*"), *engines.glob("triton/*")):
-        if path.is_file():
-            copy = lib / "condinst_infer" / "data" / path.relative_to(engines)
-            assert copy.read_bytes() == path.read_bytes()
+    for source in (ROOT / "engines" / "capi", ROOT / "export" / "triton"):
+        for path in filter(Path.is_file, source.rglob("*")):
+            copy = lib / "condinst_infer" / "data" / path.relative_to(source.parent)
+            assert "__pycache__" in path.parts or copy.read_bytes() == path.read_bytes()
 
 
 def test_the_benchmark_runs(tmp_path: Path, prefix: Path, bright_model: Path) -> None:
