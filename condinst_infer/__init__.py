@@ -11,33 +11,32 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from condinst_infer.config.model import (
-    BackboneConfig,
-    CondInstConfig,
-    DetectConfig,
-    HeadsConfig,
-    InputConfig,
-    MaskConfig,
-    NeckConfig,
-    PanopticConfig,
-    override,
-)
-from condinst_infer.config.presets import names as preset_names
-from condinst_infer.config.presets import preset
-from condinst_infer.contract.metadata import Metadata
-from condinst_infer.errors import (
-    CheckpointError,
-    CondInstError,
-    ConfigError,
-    InputError,
-    MissingExtraError,
-    ModelFileError,
-    ParityError,
-    SessionError,
-    TrainingError,
-)
-
 if TYPE_CHECKING:
+    from condinst_infer.config.model import (
+        BackboneConfig,
+        CondInstConfig,
+        DetectConfig,
+        HeadsConfig,
+        InputConfig,
+        MaskConfig,
+        NeckConfig,
+        PanopticConfig,
+        override,
+        with_classes,
+    )
+    from condinst_infer.config.presets import preset, preset_names
+    from condinst_infer.contract.metadata import Metadata
+    from condinst_infer.errors import (
+        CheckpointError,
+        CondInstError,
+        ConfigError,
+        InputError,
+        MissingExtraError,
+        ModelFileError,
+        ParityError,
+        SessionError,
+        TrainingError,
+    )
     from condinst_infer.pipeline import Pipeline, load
     from condinst_infer.results.crop import CroppedMask
     from condinst_infer.results.instances import Instances
@@ -81,18 +80,41 @@ __all__ = [
     "override",
     "preset",
     "preset_names",
+    "with_classes",
 ]
 
-# Loaded when first asked for: OpenCV and Pillow cost more than all the rest.
+# Loaded when first asked for, so that each program loads what it uses.
 _LAZY = {
+    "BackboneConfig": "condinst_infer.config.model",
+    "CheckpointError": "condinst_infer.errors",
+    "CondInstConfig": "condinst_infer.config.model",
+    "CondInstError": "condinst_infer.errors",
+    "ConfigError": "condinst_infer.errors",
     "CroppedMask": "condinst_infer.results.crop",
+    "DetectConfig": "condinst_infer.config.model",
     "Frame": "condinst_infer.video.sources",
     "FrameStream": "condinst_infer.video.stream",
+    "HeadsConfig": "condinst_infer.config.model",
+    "InputConfig": "condinst_infer.config.model",
+    "InputError": "condinst_infer.errors",
     "Instances": "condinst_infer.results.instances",
+    "MaskConfig": "condinst_infer.config.model",
+    "Metadata": "condinst_infer.contract.metadata",
+    "MissingExtraError": "condinst_infer.errors",
+    "ModelFileError": "condinst_infer.errors",
+    "NeckConfig": "condinst_infer.config.model",
+    "PanopticConfig": "condinst_infer.config.model",
     "PanopticSegment": "condinst_infer.results.panoptic",
     "PanopticSegmentation": "condinst_infer.results.panoptic",
+    "ParityError": "condinst_infer.errors",
     "Pipeline": "condinst_infer.pipeline",
+    "SessionError": "condinst_infer.errors",
+    "TrainingError": "condinst_infer.errors",
     "load": "condinst_infer.pipeline",
+    "override": "condinst_infer.config.model",
+    "preset": "condinst_infer.config.presets",
+    "preset_names": "condinst_infer.config.presets",
+    "with_classes": "condinst_infer.config.model",
 }
 
 if not TYPE_CHECKING:  # to a type checker it would make every misspelt name an Any

@@ -53,10 +53,10 @@ class MissingExtraError(CondInstError):
     """A package that an extra of this distribution would have installed."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean NAME?" with the name that is nearest to `name`, or "." if none is near."""
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {near[0]}?" if near else "."
+def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
+    """A "; did you mean NAME?" hint for the `most` closest matches, or "." if there is none."""
+    near = difflib.get_close_matches(name, list(known), most)
+    return f"; did you mean {' or '.join(near)}?" if near else "."
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -48,7 +48,7 @@ wall-other-merged,rug-merged""".replace("\n", "").split(",")
 
 
 def classes_of(count: int) -> dict[str, Any]:
-    """`class_names` and `category_ids` of a model with `count` classes whose names are not known.
+    """`class_names` and `category_ids` of a model with `count` classes without known names.
 
     80 are taken for COCO's; others are numbered.
     """

@@ -1,21 +1,23 @@
 """Everything that decides what a model computes: frozen dataclasses, to and from JSON.
 
 Field names are unique over all sections, so that a variant is one flat override away:
-`override(config, mask_stride=2, num_classes=1)`.
+`override(config, mask_stride=2, nms="mask")`.
 """
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from condinst_infer.config.class_names import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
-from condinst_infer.config.validation import check
-from condinst_infer.errors import ConfigError, did_you_mean
+from condinst_infer.config.validation import check, replace_fields
+from condinst_infer.errors import ConfigError
 
 Size = tuple[int, int]  # (height, width), pixels
 
+SEMANTIC_STRIDE = 4  # network pixels per cell of the semantic logits
+MILLION = 1_000_000  # shares are compared as whole numbers: exactly 40 % is not more than 40 %
 MAX_PIXELS = 100_000_000  # 300 MB decoded; a hostile file of a few kilobytes can claim more
 MAX_BATCH = 1  # images a dynamic file is given at once: more gain nothing on a CPU, and cost memory
 RECONNECT = 5  # attempts to open a camera or a live stream again, before it counts as lost
@@ -23,7 +25,7 @@ RECONNECT = 5  # attempts to open a camera or a live stream again, before it cou
 
 @dataclass(frozen=True)
 class InputConfig:
-    """How a photograph becomes network input."""
+    """Resizing and normalisation of a photograph into network input."""
 
     short_side: int = 800  # MIN_SIZE_TEST; paper section 4.1
     long_side: int = 1333  # MAX_SIZE_TEST
@@ -97,7 +99,7 @@ class MaskConfig:
 
 @dataclass(frozen=True)
 class DetectConfig:
-    """How raw head outputs become kept instances."""
+    """Rules that turn raw head outputs into kept instances."""
 
     score_threshold: float = 0.05  # on the quantity of threshold_by, before the root
     threshold_by: str = "product"  # class * centreness; "class": class alone, as mmdetection
@@ -159,12 +161,12 @@ class CondInstConfig:
 
     @property
     def is_panoptic(self) -> bool:
-        """Whether there is a semantic branch: `semantic` has 1 + len(stuff_names) channels."""
+        """True if there is a semantic branch: `semantic` has 1 + len(stuff_names) channels."""
         return bool(self.panoptic.stuff_names)
 
     @property
     def mask_candidates(self) -> int:
-        """How many candidates of an image get masks for mask NMS."""
+        """Number of candidates of an image that get masks for mask NMS."""
         detect = self.detect
         return min(detect.mask_nms_candidates, len(self.strides) * detect.pre_nms_topk)
 
@@ -265,34 +267,34 @@ def config_from_dict(data: Mapping[str, Any]) -> CondInstConfig:
 def override(config: CondInstConfig, **values: Any) -> CondInstConfig:
     """`config` with fields replaced, each named flat: `override(c, mask_stride=2)`.
 
-    `num_classes` alone also replaces class names and category ids by numbered ones;
-    `class_names` alone also sets `num_classes`.
+    Classes are three fields that change together: see `with_classes`.
 
     Raises:
         ConfigError: unknown field, or values that make no model.
     """
-    top: dict[str, Any] = {}
-    sections: dict[str, dict[str, Any]] = {}
-    for name, value in values.items():
-        value = tuple(value) if isinstance(value, list) else value
-        if name in SECTION_OF:
-            sections.setdefault(SECTION_OF[name], {})[name] = value
-        elif name in {f.name for f in fields(CondInstConfig)}:
-            top[name] = value
-        else:
-            hint = did_you_mean(name, [*SECTION_OF, "class_names"])
-            raise ConfigError(f"there is no configuration field {name!r}{hint}")
-    if "class_names" in top:
-        sections.setdefault("heads", {}).setdefault("num_classes", len(top["class_names"]))
-    count = sections.get("heads", {}).get("num_classes")
-    if count is not None and count != len(config.class_names):
-        top.setdefault("class_names", tuple(f"class {i}" for i in range(count)))
-    if len(top.get("class_names", ())) != len(config.category_ids) and "class_names" in top:
-        top.setdefault("category_ids", tuple(range(1, len(top["class_names"]) + 1)))
-    for section, changes in sections.items():
-        base = top.get(section, getattr(config, section))
-        top[section] = dataclasses.replace(base, **changes)
-    return dataclasses.replace(config, **top)
+    return replace_fields(config, SECTIONS, values, "configuration field")
+
+
+def with_classes(
+    config: CondInstConfig, names: Sequence[str], ids: Sequence[int] | None = None
+) -> CondInstConfig:
+    """`config` with other classes.
+
+    Args:
+        names: class names, by label.
+        ids: their category ids in the data set; None keeps those of as many classes, or numbers
+            them 1, 2, ...
+
+    Raises:
+        ConfigError: names and ids are not as many, or there is none.
+    """
+    if ids is None:
+        same = len(names) == len(config.category_ids)
+        ids = config.category_ids if same else range(1, len(names) + 1)
+    heads = dataclasses.replace(config.heads, num_classes=len(names))
+    return dataclasses.replace(
+        config, heads=heads, class_names=tuple(names), category_ids=tuple(ids)
+    )
 
 
 def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:

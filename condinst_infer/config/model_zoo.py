@@ -17,7 +17,7 @@ LICENCES = {
 }
 
 
-class Published(NamedTuple):
+class PublishedModel(NamedTuple):
     """One model of a list: what differs from its family's defaults, and what it reaches."""
 
     name: str
@@ -32,22 +32,22 @@ _BIFPN = {"MODEL.BACKBONE.NAME": "build_fcos_resnet_bifpn_backbone"}
 _SEM = {"MODEL.CONDINST.MASK_BRANCH.SEMANTIC_LOSS_ON": True}
 
 _MODELS = (
-    Published("condinst_r50_fpn_ms-poly-90k_coco_instance", MMDET, {}, 39.8, 36.0),
-    Published("MS_R_50_1x", ADELAIDET, {}, 39.7, 35.7),
-    Published("MS_R_50_3x", ADELAIDET, {}, 41.9, 37.5),
-    Published("MS_R_101_3x", ADELAIDET, _101, 43.3, 38.6),
-    Published("MS_R_50_3x_sem", ADELAIDET, _SEM, 42.6, 38.2),
-    Published("MS_R_101_3x_sem", ADELAIDET, _101 | _SEM, 44.6, 39.8),
-    Published("MS_R_50_BiFPN_1x", ADELAIDET, _BIFPN, 42.5, 37.3),
-    Published("MS_R_50_BiFPN_3x", ADELAIDET, _BIFPN, 44.3, 38.9),
-    Published("MS_R_50_BiFPN_3x_sem", ADELAIDET, _BIFPN | _SEM, 44.7, 39.4),
-    Published("MS_R_101_BiFPN_3x", ADELAIDET, _101 | _BIFPN, 45.3, 39.6),
-    Published("MS_R_101_BiFPN_3x_sem", ADELAIDET, _101 | _BIFPN | _SEM, 45.7, 40.2),
+    PublishedModel("condinst_r50_fpn_ms-poly-90k_coco_instance", MMDET, {}, 39.8, 36.0),
+    PublishedModel("MS_R_50_1x", ADELAIDET, {}, 39.7, 35.7),
+    PublishedModel("MS_R_50_3x", ADELAIDET, {}, 41.9, 37.5),
+    PublishedModel("MS_R_101_3x", ADELAIDET, _101, 43.3, 38.6),
+    PublishedModel("MS_R_50_3x_sem", ADELAIDET, _SEM, 42.6, 38.2),
+    PublishedModel("MS_R_101_3x_sem", ADELAIDET, _101 | _SEM, 44.6, 39.8),
+    PublishedModel("MS_R_50_BiFPN_1x", ADELAIDET, _BIFPN, 42.5, 37.3),
+    PublishedModel("MS_R_50_BiFPN_3x", ADELAIDET, _BIFPN, 44.3, 38.9),
+    PublishedModel("MS_R_50_BiFPN_3x_sem", ADELAIDET, _BIFPN | _SEM, 44.7, 39.4),
+    PublishedModel("MS_R_101_BiFPN_3x", ADELAIDET, _101 | _BIFPN, 45.3, 39.6),
+    PublishedModel("MS_R_101_BiFPN_3x_sem", ADELAIDET, _101 | _BIFPN | _SEM, 45.7, 40.2),
 )
-PUBLISHED: Mapping[str, Published] = {model.name: model for model in _MODELS}
+PUBLISHED: Mapping[str, PublishedModel] = {model.name: model for model in _MODELS}
 
 
-def published(name: str) -> Published:
+def published_model(name: str) -> PublishedModel:
     """The published model called `name`; "CondInst_" before it, as AdelaiDet's list has, may stay.
 
     Raises:

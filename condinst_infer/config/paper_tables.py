@@ -15,7 +15,7 @@ from condinst_infer.config.presets import preset
 JOURNAL, ECCV = "journal", "ECCV"
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """One row of a table: how `condinst train` reproduces it, and the number it is to reach."""
 
     paper: str
@@ -46,22 +46,22 @@ def _ablation(
     journal: float | None,
     eccv: float | None,
     eccv_table: str = "",
-) -> list[Row]:
+) -> list[TableRow]:
     """The row of the journal and that of the first paper, where each has it."""
     papers = (
         (JOURNAL, table, "condinst_r50", journal),
         (ECCV, eccv_table or table, "condinst_eccv_r50", eccv),
     )
     return [
-        Row(paper, of, row, base, changes, number)
+        TableRow(paper, of, row, base, changes, number)
         for paper, of, base, number in papers
         if number is not None
     ]
 
 
-def _varied(
+def _vary(
     table: str, noun: str, field: str, numbers: Mapping[int, tuple[float, float]]
-) -> list[Row]:
+) -> list[TableRow]:
     """The rows of a table that varies the number in `field`; value -> AP, journal and ECCV."""
     rows = []
     for value, (journal, eccv) in numbers.items():
@@ -69,20 +69,20 @@ def _varied(
     return rows
 
 
-ABLATIONS: tuple[Row, ...] = (
-    *_varied(
+ABLATIONS: tuple[TableRow, ...] = (
+    *_vary(
         "1a",
         "depth",
         "mask_head_depth",
         {1: (30.5, 30.9), 2: (35.5, 35.5), 3: (35.6, 35.7), 4: (35.6, 35.7)},
     ),
-    *_varied(
+    *_vary(
         "1b",
         "width",
         "mask_head_width",
         {2: (33.9, 34.1), 4: (35.4, 35.6), 8: (35.6, 35.7), 16: (35.7, 35.6)},
     ),
-    *_varied(
+    *_vary(
         "2",
         "C_bottom",
         "mask_channels",
@@ -102,15 +102,15 @@ ABLATIONS: tuple[Row, ...] = (
 )
 
 
-def _models(paper: str, table: str, metric: str, *rows: tuple[Any, ...]) -> list[Row]:
+def _models(paper: str, table: str, metric: str, *rows: tuple[Any, ...]) -> list[TableRow]:
     """Rows of a table of models: row, preset, number, and where it takes more: training, model."""
     return [
-        Row(paper, table, row, base, dict(*model), number, metric, training)
+        TableRow(paper, table, row, base, dict(*model), number, metric, training)
         for row, base, number, training, *model in rows
     ]
 
 
-MODELS: tuple[Row, ...] = (
+MODELS: tuple[TableRow, ...] = (
     *_models(
         JOURNAL,
         "7",
@@ -178,12 +178,12 @@ MODELS: tuple[Row, ...] = (
 )
 
 
-def config_of(row: Row) -> CondInstConfig:
+def config_of(row: TableRow) -> CondInstConfig:
     """The model of a row."""
     return preset(row.preset, **row.changes)
 
 
-def words_of(row: Row) -> str:
+def train_arguments(row: TableRow) -> str:
     """A row as `condinst train` takes it: the preset, and what is set on it."""
     pairs = {**row.changes, **row.training}.items()
     sets = [f"--set {name}={_value(value)}" for name, value in pairs]
@@ -194,6 +194,6 @@ def _value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
-def measured(row: Row) -> float | None:
-    """What was measured here for a row, or None."""
+def measurement_of(row: TableRow) -> float | None:
+    """The number measured here for a row, or None."""
     return MEASURED.get((row.paper, row.table, row.row))

@@ -16,7 +16,7 @@ from condinst_infer.errors import ConfigError, did_you_mean
 
 
 class Preset(NamedTuple):
-    """What a preset changes on its base, and the paper's figure it stands for."""
+    """Changes on a base preset, and the paper's figure that the preset stands for."""
 
     base: str | None
     changes: dict[str, Any]
@@ -39,6 +39,7 @@ _DLA = {"backbone_type": "dla34", "frozen_stages": 0}
 _SHARED_TOWER = {"share_convs": 4, "class_convs": 0, "box_convs": 0}
 _CITYSCAPES = {
     # the original scale, 2048x1024, and masks at half of it; journal paper section 4.9
+    "num_classes": len(CITYSCAPES_CLASS_NAMES),
     "class_names": CITYSCAPES_CLASS_NAMES,
     "category_ids": (24, 25, 26, 27, 28, 31, 32, 33),
     "short_side": 1024,
@@ -104,7 +105,7 @@ _PRESETS: dict[str, Preset] = {
 }
 
 
-def names() -> tuple[str, ...]:
+def preset_names() -> tuple[str, ...]:
     """Every preset's name, in the order of the papers."""
     return tuple(_PRESETS)
 

@@ -1,10 +1,11 @@
-"""What a configuration has to fulfil to make a model."""
+"""Validation of configurations, of training settings and of numbers that callers give."""
 
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from condinst_infer.errors import ConfigError
+from condinst_infer.errors import ConfigError, did_you_mean
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -29,25 +30,91 @@ def check(config: Any) -> None:
     for section in fields(config):
         settings, kind = getattr(config, section.name), section.type
         if isinstance(kind, type) and is_dataclass(kind) and not is_dataclass(settings):
-            raise ConfigError(f"{section.name} is {settings!r}; it must be an {kind.__name__}.")
+            raise ConfigError(
+                f"{section.name} is {settings!r}; it must be of type {kind.__name__}."
+            )
         for f in fields(settings) if is_dataclass(settings) else ():
-            _check_field(f.name, f.type, getattr(settings, f.name))
+            least = 0 if f.name in _MAY_BE_ZERO else 1
+            check_field(f.name, f.type, getattr(settings, f.name), least=least, most=1)
+            _check_levels(f.name, f.type, getattr(settings, f.name))
     for rule, holds in _rules(config):
         if not holds:
             raise ConfigError(f"{rule}.")
 
 
-def _check_field(name: str, kind: Any, value: Any) -> None:
-    """ConfigError for a value that could not be right whatever the others are."""
-    if name in CHOICES and value not in CHOICES[name]:
-        raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(CHOICES[name])}.")
-    least = 0 if name in _MAY_BE_ZERO else 1
-    if kind is int and (type(value) is not int or value < least):
-        raise ConfigError(f"{name} is {value!r}; it must be a whole number >= {least}.")
-    if kind is float and not (type(value) in (int, float) and 0 <= value <= 1):
-        raise ConfigError(f"{name} is {value!r}; it must be a number from 0 to 1.")
-    if kind is bool and type(value) is not bool:
-        raise ConfigError(f"{name} is {value!r}; it must be true or false.")
+def check_field(
+    name: str,
+    kind: Any,
+    value: Any,
+    *,
+    choices: Mapping[str, tuple[str, ...]] = CHOICES,
+    least: int = 1,
+    most: float = math.inf,
+) -> None:
+    """ConfigError for a value that could not be right whatever the others are.
+
+    Args:
+        name, kind: of the field of a dataclass.
+        choices: the texts that fields of these names may have.
+        least: of a whole number; a real number is at least 0.
+        most: of a real number.
+    """
+    is_number = type(value) in (int, float) and 0 <= value <= most  # not NaN either
+    wanted = None
+    if name in choices and value not in choices[name]:
+        wanted = f"one of {', '.join(choices[name])}"
+    elif kind is int and (type(value) is not int or value < least):
+        wanted = f"a whole number >= {least}"
+    elif kind is float and not is_number:
+        wanted = "a number >= 0" if most == math.inf else f"a number from 0 to {most:g}"
+    elif kind is bool and type(value) is not bool:
+        wanted = "true or false"
+    elif kind == tuple[int, ...] and not _is_list_of_whole_numbers(value):
+        wanted = "a list of whole numbers"
+    if wanted is not None:
+        raise ConfigError(f"{name} is {value!r}; it must be {wanted}.")
+
+
+def _is_list_of_whole_numbers(value: Any) -> bool:
+    return isinstance(value, tuple) and all(type(number) is int for number in value)
+
+
+def replace_fields(
+    config: Any, sections: Mapping[str, type], values: Mapping[str, Any], what: str
+) -> Any:
+    """`config` with fields replaced, each named without the section it is in.
+
+    Args:
+        config: a dataclass.
+        sections: fields of `config` that are dataclasses themselves, and their types.
+        values: by name; lists become tuples.
+        what: what a field is called in errors.
+
+    Raises:
+        ConfigError: there is no such field, or the values don't fit.
+    """
+    section_of = {f.name: s for s, kind in sections.items() for f in fields(kind)}
+    own = {f.name: f for f in fields(config)}
+    changes: dict[str, dict[str, Any]] = {}
+    top: dict[str, Any] = {}
+    for name, value in values.items():
+        value = tuple(value) if isinstance(value, list) else value
+        if name in section_of:
+            changes.setdefault(section_of[name], {})[name] = value
+        elif name in own:
+            kind = sections.get(name, object)
+            if not isinstance(value, kind):
+                raise ConfigError(f"{name} is {value!r}; it must be of type {kind.__name__}.")
+            top[name] = value
+        else:
+            hint = did_you_mean(name, [*section_of, *(own.keys() - sections.keys())])
+            raise ConfigError(f"there is no {what} {name!r}{hint}")
+    for section, replaced in changes.items():
+        top[section] = replace(top.get(section, getattr(config, section)), **replaced)
+    return replace(config, **top)
+
+
+def _check_levels(name: str, kind: Any, value: Any) -> None:
     if name.endswith("levels") and kind is not int:
         levels: Any = value
         if not levels or tuple(levels) != tuple(range(levels[0], levels[0] + len(levels))):
@@ -55,7 +122,7 @@ def _check_field(name: str, kind: Any, value: Any) -> None:
 
 
 def _rules(config: Any) -> Iterator[tuple[str, bool]]:
-    """What must hold between fields, and whether it does."""
+    """Rules between fields, each with True if it holds."""
     heads, mask, neck, backbone = config.heads, config.mask, config.neck, config.backbone
     size, stride = config.input, config.mask_feature_stride
     last = neck.neck_in_levels[-1] + neck.neck_extra_levels
@@ -70,7 +137,7 @@ def _rules(config: Any) -> Iterator[tuple[str, bool]]:
         len(heads.sizes_of_interest) == len(heads.head_levels),
     )
     yield (
-        "class_names and category_ids need num_classes entries each",
+        "class_names and category_ids need num_classes entries each; with_classes sets all three",
         heads.num_classes == len(config.class_names) == len(config.category_ids),
     )
     yield (

@@ -1,15 +1,15 @@
-"""What a model file says about itself: written by export, checked by every runtime."""
+"""Metadata of a model file: written by export, checked by every runtime."""
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from condinst_infer.config.model import CondInstConfig, config_from_dict
-from condinst_infer.errors import ConfigError, ModelFileError
+from condinst_infer.errors import ConfigError, ModelFileError, require
 
 CONTRACT_VERSION = 1  # of tensor names, shapes and meanings; export/README.md
 KEY, DIGEST_KEY = "condinst", "condinst_sha256"
@@ -29,19 +29,33 @@ class Metadata:
     versions: Mapping[str, str] = field(default_factory=dict)  # what exported it
     contract: int = CONTRACT_VERSION
 
+    def describe(self) -> str:
+        """Network, classes, precision, batch and size in a few words."""
+        config, count = self.config, len(self.config.class_names)
+        parts = [config.name, "1 class" if count == 1 else f"{count} classes"]
+        if config.is_panoptic:
+            parts.append(f"{len(config.panoptic.stuff_names)} kinds of stuff")
+        parts.append(self.precision)
+        if self.graph != "full":
+            parts.append(f"{self.graph} graph")
+        parts.append("any batch" if self.batch is None else f"batch {self.batch}")
+        size = self.size
+        parts.append("any size" if size is None else f"{size[1]} x {size[0]} pixels")
+        return ", ".join(parts)
+
     def to_props(self) -> dict[str, str]:
         """This as ONNX metadata_props; the digest shows later tampering."""
-        return sealed(KEY, self)
+        return seal(KEY, self)
 
 
-def sealed(key: str, data: Any) -> dict[str, str]:
+def seal(key: str, data: Any) -> dict[str, str]:
     """A dataclass as JSON under `key`, and the SHA-256 of that text under `key`_sha256."""
     text = json.dumps(dataclasses.asdict(data), sort_keys=True)
     return {key: text, f"{key}_sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
-def unbroken(key: str, props: Mapping[str, str]) -> bool:
-    """Whether what `sealed` made is as it was."""
+def is_unbroken(key: str, props: Mapping[str, str]) -> bool:
+    """True if what `seal` made is as it was."""
     return hashlib.sha256(props[key].encode()).hexdigest() == props.get(f"{key}_sha256")
 
 
@@ -63,7 +77,7 @@ def metadata_from_props(props: Mapping[str, str], path: object) -> Metadata:
             "Export it again: condinst export MODEL.safetensors -o MODEL.onnx"
         )
     text = props[KEY]
-    if not unbroken(KEY, props):
+    if not is_unbroken(KEY, props):
         raise ModelFileError(
             f"the metadata of {path} was changed after export. "
             "Export it again: condinst export MODEL.safetensors -o MODEL.onnx"
@@ -83,44 +97,17 @@ def metadata_from_props(props: Mapping[str, str], path: object) -> Metadata:
 
 
 def props_from_onnx(data: bytes, path: object) -> dict[str, str]:
-    """The metadata_props of a serialised ONNX model, read without the onnx package.
+    """The metadata_props of a serialised ONNX model.
 
     Raises:
         ModelFileError: `data`, the content of `path`, is not ONNX.
+        MissingExtraError: the package onnx is not installed.
     """
+    onnx = require("onnx", "tensorrt")
     try:
-        entries = [dict(_fields(value)) for number, value in _fields(data) if number == 14]
-        return {entry[1].decode(): entry.get(2, b"").decode() for entry in entries}
-    except (IndexError, KeyError, ValueError):
-        raise ModelFileError(f"{path} is not an ONNX file.") from None
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
-    """(number, content) of the texts and messages inside a protobuf message."""
-    at = 0
-    while at < len(message):
-        key, at = _varint(message, at)
-        kind = key & 7
-        if kind == 0:
-            _, at = _varint(message, at)
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
-        elif kind == 2:
-            size, at = _varint(message, at)
-            if at + size > len(message):
-                raise ValueError("cut off")
-            yield key >> 3, message[at : at + size]
-            at += size
-        else:
-            raise ValueError("no protobuf")
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """The number of variable length at `at`, and where it ends."""
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at
+        model = onnx.load_model_from_string(data)
+    except Exception as error:  # protobuf's, which is not ours to import
+        raise ModelFileError(
+            f"{path} is not an ONNX file: {' '.join(str(error).split())}."
+        ) from None
+    return {prop.key: prop.value for prop in model.metadata_props}

@@ -6,6 +6,7 @@ from math import prod
 
 import numpy as np
 
+from condinst_infer.config.model import SEMANTIC_STRIDE
 from condinst_infer.contract.metadata import Metadata
 from condinst_infer.errors import ModelFileError, SessionError
 
@@ -22,6 +23,7 @@ class TensorSpec:
 
 
 _INT32, _FLOAT32 = np.dtype(np.int32), np.dtype(np.float32)
+_SEMANTIC_SIZE = (f"H/{SEMANTIC_STRIDE}", f"W/{SEMANTIC_STRIDE}")
 
 
 def contract_inputs(metadata: Metadata) -> dict[str, TensorSpec]:
@@ -41,7 +43,7 @@ def contract_outputs(metadata: Metadata) -> dict[str, TensorSpec]:
     semantic = {}
     if config.is_panoptic:
         classes = 1 + len(config.panoptic.stuff_names)
-        semantic["semantic"] = TensorSpec(half, ("N", classes, "H/4", "W/4"))
+        semantic["semantic"] = TensorSpec(half, ("N", classes, *_SEMANTIC_SIZE))
     if metadata.graph == "full":
         return {
             "num_detections": TensorSpec(_INT32, ("N",)),
@@ -80,8 +82,7 @@ def output_shapes(
         "A": sum(prod(cells(stride)) for stride in config.strides),
         "h": rows,
         "w": columns,
-        "H/4": canvas[0] // 4,
-        "W/4": canvas[1] // 4,
+        **dict(zip(_SEMANTIC_SIZE, cells(SEMANTIC_STRIDE), strict=True)),
     }
     return {
         name: tuple(sizes[side] if isinstance(side, str) else side for side in spec.shape)
@@ -137,7 +138,7 @@ def check_feeds(inputs: Mapping[str, TensorSpec], feeds: Mapping[str, np.ndarray
 
 
 def _like(got: TensorSpec, needed: TensorSpec) -> bool:
-    """Whether type and rank are the same, and sizes wherever both are fixed."""
+    """True if type and rank are the same, and sizes wherever both are fixed."""
     return (
         got.dtype == needed.dtype
         and len(got.shape) == len(needed.shape)

@@ -1,4 +1,4 @@
-"""One mask: the part of the image that holds its foreground, and its run-length encoding."""
+"""Masks of instances, cropped to their foreground."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,6 +25,12 @@ class CroppedMask:
         )
 
 
+def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """x, y, width and height of the foreground of a bool mask [h, w]; zeros if it is empty."""
+    x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+    return x, y, width, height
+
+
 def boxes_from_crops(crops: Iterable[CroppedMask], count: int) -> np.ndarray:
     """The tight boxes of the first `count` masks, float32 [count, 4] in original pixels, xyxy.
 
@@ -32,7 +38,7 @@ def boxes_from_crops(crops: Iterable[CroppedMask], count: int) -> np.ndarray:
     """
     boxes = np.zeros((count, 4), dtype=np.float32)
     for box, crop in zip(boxes, crops, strict=False):
-        if crop.mask.any():  # a crop may have background around its foreground
-            x, y, width, height = cv2.boundingRect(crop.mask.view(np.uint8))
+        x, y, width, height = tight_box(crop.mask)  # background may surround the foreground
+        if width:
             box[:] = (crop.x + x, crop.y + y, crop.x + x + width, crop.y + y + height)
     return boxes

@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from condinst_infer.config.model import Size
+from condinst_infer.errors import InputError
 from condinst_infer.results.crop import CroppedMask
 
 Colour = tuple[int, int, int]  # blue, green, red
@@ -48,7 +50,21 @@ def overlay(
     if texts is None:
         return canvas
     anchors = [_extent(crop, None if boxes is None else boxes[k]) for k, crop in enumerate(crops)]
-    return _labelled(canvas, texts, anchors, colours)
+    return _draw_labels(canvas, texts, anchors, colours)
+
+
+def canvas_to_draw_on(
+    image: np.ndarray | None, original: np.ndarray | None, size: Size
+) -> np.ndarray:
+    """`image`, or else the `original`; InputError if it is not BGR uint8 [H, W, 3] of `size`."""
+    image = original if image is None else image
+    if image is None:
+        raise InputError("this result keeps no image to draw on; give one: plot(image)")
+    if image.dtype != np.uint8 or image.shape != (*size, 3):
+        raise InputError(
+            f"the image to draw on is {image.dtype} {image.shape}; it must be uint8 {(*size, 3)}."
+        )
+    return image
 
 
 def line_unit(height: int, width: int) -> float:
@@ -92,7 +108,7 @@ def _outline(canvas: np.ndarray, crop: CroppedMask, colour: Colour, unit: float)
 
 
 def _extent(crop: CroppedMask, box: np.ndarray | None) -> Rectangle | None:
-    """What a label belongs to: the box where it is drawn, else the mask; None if it is empty."""
+    """Rectangle of the box where it is drawn, else of the mask; None if it is empty."""
     if box is not None:
         x1, y1, x2, y2 = (round(v) for v in box.tolist())
         return x1, y1, x2, y2
@@ -106,7 +122,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _labelled(
+def _draw_labels(
     canvas: np.ndarray,
     texts: Sequence[str],
     anchors: Sequence[Rectangle | None],
@@ -141,7 +157,7 @@ def free_place(
     image_size: tuple[int, int],
     taken: Sequence[Rectangle],
 ) -> Rectangle | None:
-    """Where a chip (width, height) goes: above, inside or below its anchor, off other chips.
+    """Find a place for a chip (width, height): above, inside or below its anchor, off other chips.
 
     Always inside the image; None where every place is taken or the chip is larger than the image.
     """

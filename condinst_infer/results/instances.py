@@ -1,4 +1,4 @@
-"""What an image turned out to hold: boxes, scores, labels and masks in original pixels."""
+"""Instances of one image: boxes, scores, labels and masks in original pixels."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from condinst_infer.errors import InputError, require
+from condinst_infer.errors import require
 from condinst_infer.results.crop import CroppedMask
 from condinst_infer.results.rle import rle_from_crop
 
@@ -80,6 +80,21 @@ class Instances:
             )
         ]
 
+    def to_coco_record(self, image_id: int) -> dict[str, Any]:
+        """The entries of `to_coco` under "detections", as JSON lines and shards hold them."""
+        return {"detections": self.to_coco(image_id)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: image_size, boxes, scores, labels, names and masks (COCO RLEs)."""
+        return {
+            "image_size": list(self.image_size),
+            "boxes": self.boxes.tolist(),
+            "scores": self.scores.tolist(),
+            "labels": self.labels.tolist(),
+            "names": list(self.names),
+            "masks": self.rle(),
+        }
+
     def to_supervision(self) -> "Detections":
         """This as `supervision.Detections`, with dense masks and `data["class_name"]`.
 
@@ -114,19 +129,11 @@ class Instances:
         Raises:
             InputError: there is no image, or it has another size.
         """
-        from condinst_infer.results.draw import overlay  # OpenCV and fonts, only for those who draw
+        from condinst_infer.results.draw import canvas_to_draw_on, overlay  # loads fonts
 
-        image = self.image if image is None else image
-        if image is None:
-            raise InputError("this result keeps no image to draw on; give one: plot(image)")
-        if image.dtype != np.uint8 or image.shape != (*self.image_size, 3):
-            raise InputError(
-                f"the image to draw on is {image.dtype} {image.shape}; "
-                f"it must be uint8 {(*self.image_size, 3)}."
-            )
         texts = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores, strict=True)]
         return overlay(
-            image,
+            canvas_to_draw_on(image, self.image, self.image_size),
             self.crops,
             texts=texts if (len(self) <= CROWD if labels is None else labels) else None,
             boxes=self.boxes if boxes else None,

@@ -1,4 +1,4 @@
-"""What every pixel of an image shows: instances in front, stuff behind them."""
+"""Panoptic segmentation of one image: instances in front, stuff behind them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ class PanopticSegment(NamedTuple):
     instance: int | None  # its place in `instances`
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it but `instance`, for those who get no `instances`."""
+        """Plain data for JSON: all fields but `instance`."""
         data = self._asdict()
         del data["instance"]
         return data
@@ -51,6 +51,11 @@ class PanopticSegmentation:
         )
 
     @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the original image."""
+        return self.id_map.shape[0], self.id_map.shape[1]
+
+    @property
     def crops(self) -> list[CroppedMask]:
         """The pixels of each segment, cut out."""
         return [
@@ -61,8 +66,21 @@ class PanopticSegmentation:
 
     def rle(self) -> list[dict[str, Any]]:
         """A compressed COCO RLE, {"size": [H, W], "counts": str}, of each segment."""
-        height, width = self.id_map.shape
-        return [rle_from_crop(crop, (height, width)) for crop in self.crops]
+        return [rle_from_crop(crop, self.image_size) for crop in self.crops]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: image_size, and segments with a mask (COCO RLE) each."""
+        pairs = zip(self.segments, self.rle(), strict=True)
+        return {
+            "image_size": list(self.image_size),
+            "segments": [segment.to_dict() | {"mask": rle} for segment, rle in pairs],
+        }
+
+    def to_coco_record(self, image_id: int) -> dict[str, Any]:
+        """Entries of COCO's segments_info with their RLEs, as JSON lines and shards hold them."""
+        infos = self.to_coco(image_id, "")["segments_info"]
+        pairs = zip(infos, self.rle(), strict=True)
+        return {"segments": [info | {"segmentation": rle} for info, rle in pairs]}
 
     def to_coco(self, image_id: int, file_name: str) -> dict[str, Any]:
         """An entry of a COCO panoptic result file, whose PNG is `file_name`."""
@@ -107,19 +125,12 @@ class PanopticSegmentation:
         Raises:
             InputError: there is no image, or it has another size.
         """
-        from condinst_infer.results.draw import overlay  # fonts, only for those who draw
+        from condinst_infer.results.draw import canvas_to_draw_on, overlay  # loads fonts
 
-        image = self.image if image is None else image
-        if image is None:
-            raise InputError("this result keeps no image to draw on; give one: plot(image)")
-        if image.dtype != np.uint8 or image.shape != (*self.id_map.shape, 3):
-            raise InputError(
-                f"the image to draw on is {image.dtype} {image.shape}; "
-                f"it must be uint8 {(*self.id_map.shape, 3)}."
-            )
+        canvas = canvas_to_draw_on(image, self.image, self.image_size)
         texts = []
         for segment in self.segments:
             score = "" if segment.score is None else f" {segment.score:.2f}"
             texts.append(segment.name + score)
         shown = len(self.segments) <= CROWD if labels is None else labels
-        return overlay(image, self.crops, texts=texts if shown else None, opacity=opacity)
+        return overlay(canvas, self.crops, texts=texts if shown else None, opacity=opacity)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from condinst_infer.system.files import replacing
+from condinst_infer.system.files import atomic_file
 
 
 def write_id_png(path: Path, ids: Any) -> None:
@@ -16,5 +16,5 @@ def write_id_png(path: Path, ids: Any) -> None:
     import numpy as np
 
     colours = np.stack([ids >> shift & 255 for shift in (16, 8, 0)], -1)  # B, G, R
-    with replacing(path) as part:
+    with atomic_file(path) as part:
         part.write_bytes(cv2.imencode(".png", colours.astype(np.uint8))[1].tobytes())

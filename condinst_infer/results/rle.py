@@ -6,33 +6,49 @@ from typing import Any
 import cv2
 import numpy as np
 
+from condinst_infer.config.model import Size
 from condinst_infer.results.crop import CroppedMask
 
 
-def rle_from_crop(crop: CroppedMask, image_size: tuple[int, int]) -> dict[str, Any]:
+def rle_from_crop(crop: CroppedMask, image_size: Size) -> dict[str, Any]:
     """The compressed COCO RLE of a mask, equal to `pycocotools.mask.encode` of the dense one."""
     height, width = image_size
+    starts, stops = _join_touching_runs(*_column_major_runs(crop, height))
+    counts = _run_lengths(starts, stops, height * width)
+    return {"size": [height, width], "counts": compress_counts(counts)}
+
+
+def _column_major_runs(crop: CroppedMask, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and stops of the foreground runs that go down the columns of the whole image."""
     rows, columns = crop.mask.shape
     padded = np.zeros((columns, rows + 1), np.uint8)  # a zero below closes the runs of a column
     if crop.mask.size:
-        padded[:, :rows] = cv2.transpose(crop.mask.view(np.uint8))  # runs go down the columns
+        padded[:, :rows] = cv2.transpose(crop.mask.view(np.uint8))
     flat = np.concatenate([[np.uint8(0)], padded.ravel()])
     column, row = np.divmod(np.flatnonzero(flat[1:] != flat[:-1]), rows + 1)
-    places = (crop.x + column) * height + crop.y + row
-    starts, stops = places[::2], places[1::2]
-    # Full-height columns touch the next one: one run, not two.
+    changes = (crop.x + column) * height + crop.y + row  # positions in the image, column by column
+    return changes[::2], changes[1::2]
+
+
+def _join_touching_runs(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One run in place of two where a column of full height touches the next one."""
     apart = starts[1:] != stops[:-1]
-    edges = np.empty(2 * (np.count_nonzero(apart) + min(len(starts), 1)) + 2, dtype=np.int64)
-    edges[0], edges[-1] = 0, height * width
-    edges[1:-1:2] = starts[np.concatenate([[True], apart])[: len(starts)]]
-    edges[2:-1:2] = stops[np.concatenate([apart, [True]])[: len(stops)]]
+    is_start = np.concatenate([[True], apart])[: len(starts)]
+    is_stop = np.concatenate([apart, [True]])[: len(stops)]
+    return starts[is_start], stops[is_stop]
+
+
+def _run_lengths(starts: np.ndarray, stops: np.ndarray, pixels: int) -> np.ndarray:
+    """Lengths of alternating background and foreground runs, as COCO counts them."""
+    edges = np.empty(2 * len(starts) + 2, dtype=np.int64)
+    edges[0], edges[1:-1:2], edges[2:-1:2], edges[-1] = 0, starts, stops, pixels
     counts = np.diff(edges)
     if len(counts) > 1 and counts[-1] == 0:  # COCO writes no empty run at the end
-        counts = counts[:-1]
-    return {"size": [height, width], "counts": compressed_counts(counts)}
+        return counts[:-1]
+    return counts
 
 
-def compressed_counts(counts: Sequence[int] | np.ndarray) -> str:
+def compress_counts(counts: Sequence[int] | np.ndarray) -> str:
     """Run lengths [n] as COCO's text: differences to the run two before, five bits a character."""
     rest = np.array(counts, dtype=np.int64)
     rest[3:] -= np.asarray(counts, dtype=np.int64)[1:-2]

@@ -1,16 +1,18 @@
-"""Files and folders that are written whole or not at all."""
+"""Atomic writing: files and folders are there whole or not at all."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from condinst_infer.errors import ConfigError, InputError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; on success it takes the final name, else it is deleted.
 
     Folders are made as needed.
@@ -28,6 +30,12 @@ def replacing(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{path} can't be written: {error.strerror or error}.") from None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as JSON; InputError if the file can't be written."""
+    with atomic_file(path) as part:
+        part.write_text(json.dumps(content), encoding="utf-8")
 
 
 @contextmanager
@@ -56,7 +64,7 @@ PACKAGE = Path(__file__).parents[1]
 _IN_A_CLONE = {"capi": "engines/capi", "triton": "export/triton"}
 
 
-def shipped(name: str) -> Path:
+def native_sources(name: str) -> Path:
     """The folder of native sources "capi" or "triton": in the package, else in the clone."""
     for folder in (PACKAGE / "data" / name, PACKAGE.parent / _IN_A_CLONE[name]):
         if folder.is_dir():

@@ -1,11 +1,13 @@
 """One function on many items in several threads, with results in order."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeVar
+
+from condinst_infer.system.progress import progress_bar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -59,3 +61,24 @@ def groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     rest = iter(items)
     while group := list(islice(rest, size)):
         yield group
+
+
+def run_over_images(
+    run_batch: Callable[[list[Item]], Iterable[Result]],
+    images: Sequence[Item],
+    batch: int,
+    workers: int,
+) -> Iterator[Result]:
+    """The results of `run_batch` for all images, in order, with a progress bar.
+
+    Args:
+        run_batch: gives the result of each of at most `batch` images; several threads call it.
+    """
+    parts = groups(images, batch)
+    with (
+        closing(in_order(run_batch, parts, workers=workers)) as done,
+        progress_bar(len(images), "image") as bar,
+    ):
+        for result in chain.from_iterable(done):
+            yield result
+            bar.update()

@@ -8,17 +8,17 @@ SIZES = ((480, 640), (1080, 1920), (2160, 3840))  # (height, width) of frames
 REPEATS, WARMUP = 10, 2
 
 
-def interleaved(
+def time_interleaved(
     functions: Mapping[str, Callable[[], object]],
     *,
     repeats: int,
     warmup: int = 1,
-    turned: Callable[[], object] = lambda: None,
+    after_turn: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
     """Milliseconds of each function, `repeats` values each.
 
-    The functions take turns, so that a machine that slows down slows all of them. `turned` is
-    called when each has had its turn, the warm-up's too.
+    The functions alternate, so that a machine that slows down slows all of them. `after_turn` is
+    called each time all have run once, in the warm-up too.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(warmup + repeats):
@@ -28,7 +28,7 @@ def interleaved(
             elapsed_ms = (time.perf_counter() - start) * 1000
             if turn >= warmup:
                 times[name].append(elapsed_ms)
-        turned()
+        after_turn()
     return times
 
 
