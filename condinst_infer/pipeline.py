@@ -1,11 +1,11 @@
 """Photographs in, Instances out: the stages around one session."""
 
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from condinst_infer.config.model import (
     MAX_BATCH,
@@ -16,28 +16,31 @@ from condinst_infer.config.model import (
 )
 from condinst_infer.config.validation import check_threads, check_whole, check_workers
 from condinst_infer.contract.metadata import Metadata
-from condinst_infer.contract.session import Session
-from condinst_infer.cuda.runner import DeviceRunner
 from condinst_infer.errors import InputError
-from condinst_infer.processing import options as finish
 from condinst_infer.processing.batching import by_canvas, is_one, until_failure
-from condinst_infer.processing.geometry import Placed, placement
+from condinst_infer.processing.geometry import PlacedImage, place_image
 from condinst_infer.processing.options import (
-    Finish,
-    Result,
+    Classes,
+    Filter,
     Thresholds,
-    call_options,
+    filter_for,
     panoptic_settings,
 )
-from condinst_infer.processing.postprocess import Classes
+from condinst_infer.processing.postprocess import BatchOutputs, instances_from_outputs
 from condinst_infer.processing.preprocess import ImageSource
 from condinst_infer.results.instances import Instances
-from condinst_infer.results.panoptic import PanopticSegmentation
-from condinst_infer.runtimes.runner import HostRunner, runner_from_file
-from condinst_infer.system.hardware import usable_cores
+from condinst_infer.runtimes.runner import CpuRunner, Runner, open_model
 from condinst_infer.system.ordered_map import flat, groups, in_order
-from condinst_infer.video.sources import StreamSource, open_source
-from condinst_infer.video.stream import FrameStream, of_images
+
+if TYPE_CHECKING:
+    from condinst_infer.contract.session import Session
+    from condinst_infer.results.panoptic import PanopticSegmentation
+    from condinst_infer.video.sources import StreamSource
+    from condinst_infer.video.stream import FrameStream
+
+Result = TypeVar("Result")
+# outputs of a batch, the index of the image and the image -> its result
+ToResult = Callable[[BatchOutputs, int, PlacedImage], Result]
 
 
 def load(
@@ -51,7 +54,7 @@ def load(
     max_pixels: int = MAX_PIXELS,
     max_batch: int = MAX_BATCH,
 ) -> "Pipeline":
-    """The pipeline around a model file.
+    """Load the pipeline around a model file.
 
     Args:
         path: .onnx (ONNX Runtime or OpenVINO), .engine (TensorRT) or .safetensors (PyTorch).
@@ -72,8 +75,10 @@ def load(
     check_threads(threads)
     check_workers(workers)
     if threads is None and workers > 1:
+        from condinst_infer.system.hardware import usable_cores
+
         threads = max(1, usable_cores() // workers)
-    runner = runner_from_file(
+    runner = open_model(
         Path(path), device, threads, runtime=runtime, precision=precision, workers=workers
     )
     return Pipeline(runner, max_pixels=max_pixels, max_batch=max_batch)
@@ -93,14 +98,13 @@ class Pipeline:
 
     def __init__(
         self,
-        session: Session | HostRunner | DeviceRunner,
+        session: "Session | Runner",
         *,
         max_pixels: int = MAX_PIXELS,
         max_batch: int = MAX_BATCH,
     ) -> None:
         check_whole(max_pixels=max_pixels, max_batch=max_batch)
-        runners = (HostRunner, DeviceRunner)
-        self._runner = session if isinstance(session, runners) else HostRunner(session)
+        self._runner = session if isinstance(session, Runner) else CpuRunner(session)
         self._max_pixels, self._max_batch = max_pixels, max_batch
 
     def __repr__(self) -> str:
@@ -108,7 +112,7 @@ class Pipeline:
 
     @property
     def metadata(self) -> Metadata:
-        """What the model file says about itself."""
+        """Metadata of the model file."""
         return self._runner.metadata
 
     @property
@@ -163,18 +167,23 @@ class Pipeline:
             InputError: an image that can't be read; nothing is returned for the others.
             ConfigError: an option out of range.
         """
-        options = call_options(self.config, score_threshold, max_detections, classes)
-        return self._called(source, partial(finish.instances, options=options))
+        filter_ = filter_for(
+            self.config,
+            score_threshold=score_threshold,
+            max_detections=max_detections,
+            classes=classes,
+        )
+        return self._run(source, self._to_instances(filter_))
 
     @overload
     def panoptic(
         self, source: ImageSource, **thresholds: Unpack[Thresholds]
-    ) -> PanopticSegmentation: ...
+    ) -> "PanopticSegmentation": ...
 
     @overload
     def panoptic(
         self, source: Iterable[ImageSource], **thresholds: Unpack[Thresholds]
-    ) -> list[PanopticSegmentation]: ...
+    ) -> "list[PanopticSegmentation]": ...
 
     def panoptic(
         self,
@@ -183,8 +192,8 @@ class Pipeline:
         instance_threshold: float | None = None,
         overlap_threshold: float | None = None,
         stuff_area_limit: int | None = None,
-    ) -> PanopticSegmentation | list[PanopticSegmentation]:
-        """What every pixel shows: instances and, where there is none, stuff; journal section 3.4.
+    ) -> "PanopticSegmentation | list[PanopticSegmentation]":
+        """Segment every pixel: instances and, where there is none, stuff; journal section 3.4.
 
         None is what the model file says, usually the papers' value.
 
@@ -204,7 +213,10 @@ class Pipeline:
             overlap_threshold=overlap_threshold,
             stuff_area_limit=stuff_area_limit,
         )
-        return self._called(source, partial(finish.panoptic, settings=settings), settings)
+        from condinst_infer.processing.panoptic import panoptic_from_outputs
+
+        to_result = partial(panoptic_from_outputs, config=self.config, settings=settings)
+        return self._run(source, to_result, settings)
 
     def map(
         self,
@@ -236,13 +248,19 @@ class Pipeline:
         check_workers(workers)
         if is_one(sources):
             raise InputError("map takes an iterable of images; call the pipeline with one image.")
-        options = call_options(self.config, score_threshold, max_detections, classes)
+        filter_ = filter_for(
+            self.config,
+            score_threshold=score_threshold,
+            max_detections=max_detections,
+            classes=classes,
+        )
         batches = groups(sources, self.metadata.batch or self._max_batch)
-        return flat(in_order(partial(self._part, options=options), batches, workers=workers))
+        run = partial(self._run_until_failure, filter_=filter_)
+        return flat(in_order(run, batches, workers=workers))
 
     def stream(
         self,
-        source: StreamSource,
+        source: "StreamSource",
         *,
         workers: int = 1,
         every: int = 1,
@@ -250,7 +268,7 @@ class Pipeline:
         score_threshold: float | None = None,
         max_detections: int | None = None,
         classes: Classes | None = None,
-    ) -> FrameStream[Instances]:
+    ) -> "FrameStream[Instances]":
         """(frame, instances) of each frame of a video, in order; `FrameStream` says how.
 
         Args:
@@ -263,45 +281,58 @@ class Pipeline:
         Raises:
             InputError: the source can't be opened; later, in the place of a result, it is lost.
         """
-        options = call_options(self.config, score_threshold, max_detections, classes)
-        opened = open_source(source, reconnect=reconnect, max_pixels=self._max_pixels)
-        found = of_images(partial(self.map, **options))
-        batch = self.metadata.batch or self._max_batch
-        return FrameStream(opened, found, workers=workers, every=every, batch=batch)
+        from condinst_infer.video.sources import open_source
+        from condinst_infer.video.stream import FrameStream, work_on_images
 
-    def _part(
-        self, sources: list[ImageSource], options: dict[str, Any]
+        options = {
+            "score_threshold": score_threshold,
+            "max_detections": max_detections,
+            "classes": classes,
+        }
+        filter_for(self.config, **options)  # raises here, not in the place of a result
+        opened = open_source(source, reconnect=reconnect, max_pixels=self._max_pixels)
+        work = work_on_images(partial(self.map, **options))
+        batch = self.metadata.batch or self._max_batch
+        return FrameStream(opened, work, workers=workers, every=every, batch=batch)
+
+    def _to_instances(self, filter_: Filter) -> ToResult[Instances]:
+        return partial(instances_from_outputs, config=self.config, filter_=filter_)
+
+    def _run_until_failure(
+        self, sources: list[ImageSource], filter_: Filter
     ) -> tuple[list[Instances], InputError | None]:
         """Results up to the first image that can't be read, and why it can't."""
-        placed, failure = until_failure(sources, self._placed)
-        results = self._results(placed, partial(finish.instances, options=options))
+        images, failure = until_failure(sources, self._place)
+        results = self._run_batches(images, self._to_instances(filter_))
         return [replace(r, on_device=None) if r.on_device else r for r in results], failure
 
-    def _called(
-        self, source: Any, made: Finish[Result], panoptic: PanopticConfig | None = None
+    def _run(
+        self, source: Any, to_result: ToResult[Result], panoptic: PanopticConfig | None = None
     ) -> Any:
-        """The result of one image, or a list of those of many."""
+        """The result of one image, or a list of the results of many."""
         one = is_one(source)
-        results = self._results(map(self._placed, [source] if one else source), made, panoptic)
+        images = map(self._place, [source] if one else source)
+        results = self._run_batches(images, to_result, panoptic)
         return results[0] if one else results
 
-    def _results(
+    def _run_batches(
         self,
-        images: Iterable[Placed],
-        made: Finish[Result],
+        images: Iterable[PlacedImage],
+        to_result: ToResult[Result],
         panoptic: PanopticConfig | None = None,
     ) -> list[Result]:
+        """The result of each image, in order; images of one canvas share a batch."""
         results: dict[int, Result] = {}
         for batch in by_canvas(images, self.metadata.batch or self._max_batch):
-            found = self._runner.run([placed for _, placed in batch], panoptic)
-            for slot, (place, placed) in enumerate(batch):
-                results[place] = made(found, slot, placed, self.config)
-        return [results[place] for place in sorted(results)]
+            outputs = self._runner.run([placed for _, placed in batch], panoptic)
+            for index, (position, placed) in enumerate(batch):
+                results[position] = to_result(outputs, index, placed)
+        return [results[position] for position in sorted(results)]
 
-    def _placed(self, source: ImageSource) -> Placed:
+    def _place(self, source: ImageSource) -> PlacedImage:
+        """Read an image, and decide its size and canvas."""
         image = self._runner.image(source, self._max_pixels)
-        size = (image.shape[0], image.shape[1])
-        return Placed(image, *placement(size, self.config.input, self.metadata.size))
+        return place_image(image, self.config.input, self.metadata.size)
 
     def close(self) -> None:
         """Free the model; later calls raise SessionError."""

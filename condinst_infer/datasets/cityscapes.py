@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
-from tqdm import tqdm
 
 from condinst_infer.config.model import Size
 from condinst_infer.config.presets import preset
@@ -21,7 +20,8 @@ from condinst_infer.errors import InputError
 from condinst_infer.results.crop import CroppedMask
 from condinst_infer.results.panoptic_png import write_id_png
 from condinst_infer.results.rle import rle_from_crop
-from condinst_infer.system.files import replacing
+from condinst_infer.system.files import atomic_file
+from condinst_infer.system.progress import progress
 
 IMAGE_SUFFIX = "_leftImg8bit.png"
 LABELS = (  # by id; "license plate" has -1: its polygons are not drawn
@@ -38,7 +38,7 @@ THINGS = dict(zip(_CONFIG.category_ids, _CONFIG.class_names, strict=True))
 STUFF = dict(zip(_CONFIG.panoptic.stuff_ids, _CONFIG.panoptic.stuff_names, strict=True))
 
 
-class Segment(NamedTuple):
+class CityscapesSegment(NamedTuple):
     """One thing, one group of things, or all stuff of one kind in an image."""
 
     id: int  # as in the ground truth: 1000 * label + n, or the label
@@ -47,8 +47,8 @@ class Segment(NamedTuple):
     crop: CroppedMask
 
 
-class Converted(NamedTuple):
-    """What became of one split."""
+class SplitSummary(NamedTuple):
+    """Files and counts of one converted split."""
 
     instances: Path
     panoptic: Path | None
@@ -60,7 +60,7 @@ class Converted(NamedTuple):
 
 def convert(
     root: str | Path, output: str | Path, split: str, *, panoptic: bool = False
-) -> Converted:
+) -> SplitSummary:
     """Write OUTPUT/instances_SPLIT.json, a COCO instances file of the eight classes with masks.
 
     Groups are crowds; everything else is left out. File names are relative to
@@ -87,7 +87,7 @@ def convert(
         )
     output, images, rows, merged = Path(output), [], [], []
     pngs = output / f"panoptic_{split}"
-    for id_, path in enumerate(tqdm(photographs, unit="image", disable=None, delay=2), 1):
+    for id_, path in enumerate(progress(photographs, "image"), 1):
         city, name = path.parent.name, path.name.removesuffix(IMAGE_SUFFIX)
         ids, source = _ids(Path(root) / "gtFine" / split / city / f"{name}_gtFine", path)
         file_name = f"{city}/{path.name}"
@@ -107,7 +107,7 @@ def convert(
     if panoptic:
         _write(pngs.with_suffix(".json"), images, merged, _categories(THINGS | STUFF))
     groups = sum(row["iscrowd"] for row in rows)
-    return Converted(
+    return SplitSummary(
         instances=instances,
         panoptic=pngs.with_suffix(".json") if panoptic else None,
         photographs=folder,
@@ -119,14 +119,14 @@ def convert(
 
 def _ids(stem: Path, photograph: Path) -> tuple[np.ndarray, Path]:
     """The id of each pixel, int [H, W], and the file it is from."""
-    with _opened(photograph) as image:
+    with _open(photograph) as image:
         size = (image.height, image.width)
     drawn, polygons = (stem.with_name(stem.name + end) for end in _GROUND_TRUTH)
     if not drawn.is_file():
         if not polygons.is_file():
             raise InputError(f"{photograph} has no ground truth: neither {drawn} nor {polygons}.")
-        return _drawn(polygons, size), polygons
-    with _opened(drawn) as image:
+        return _draw_polygons(polygons, size), polygons
+    with _open(drawn) as image:
         if image.mode not in ("I;16", "I", "L"):
             raise InputError(f"{drawn} is {image.mode}; ids of instances are one channel.")
         ids = np.asarray(image)
@@ -136,7 +136,7 @@ def _ids(stem: Path, photograph: Path) -> tuple[np.ndarray, Path]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _open(path: Path) -> Iterator[Image.Image]:
     """An image whose pixels are decoded when they are asked for; InputError if that fails."""
     try:
         with Image.open(path) as image:
@@ -148,7 +148,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 _GROUND_TRUTH = ("_instanceIds.png", "_polygons.json")
 
 
-def _drawn(file: Path, size: Size) -> np.ndarray:
+def _draw_polygons(file: Path, size: Size) -> np.ndarray:
     """The ids of a file of polygons, int32 [H, W]: each drawn over those before it.
 
     Drawn by Pillow with its outline, as by the authors of the data: pixels are the same.
@@ -184,8 +184,8 @@ def _id_of(name: str, counts: Counter[int]) -> int:
     return PER_LABEL * label + counts[label] - 1
 
 
-def _segments(ids: np.ndarray, source: Path) -> Iterator[Segment]:
-    """What is evaluated in an image, in the order of their ids."""
+def _segments(ids: np.ndarray, source: Path) -> Iterator[CityscapesSegment]:
+    """The evaluated segments of an image, in the order of their ids."""
     flat = ids.ravel()
     order = np.argsort(flat.astype(np.uint16), kind="stable")
     values, starts = np.unique(flat[order], return_index=True)
@@ -198,11 +198,13 @@ def _segments(ids: np.ndarray, source: Path) -> Iterator[Segment]:
         rows, columns = np.divmod(places, ids.shape[1])
         y, x = int(rows[0]), int(columns.min())  # places ascend
         mask = ids[y : rows[-1] + 1, x : columns.max() + 1] == id_
-        yield Segment(id_, label, label in THINGS and id_ == label, CroppedMask(x, y, mask))
+        yield CityscapesSegment(
+            id_, label, label in THINGS and id_ == label, CroppedMask(x, y, mask)
+        )
 
 
-def _info(segment: Segment) -> dict[str, Any]:
-    """What both formats say of a segment."""
+def _info(segment: CityscapesSegment) -> dict[str, Any]:
+    """The fields of a segment that both formats share."""
     crop = segment.crop
     return {
         "category_id": segment.label,
@@ -212,7 +214,7 @@ def _info(segment: Segment) -> dict[str, Any]:
     }
 
 
-def _annotation(segment: Segment, ids: np.ndarray) -> dict[str, Any]:
+def _annotation(segment: CityscapesSegment, ids: np.ndarray) -> dict[str, Any]:
     height, width = ids.shape
     return _info(segment) | {"segmentation": rle_from_crop(segment.crop, (height, width))}
 
@@ -222,7 +224,7 @@ def _categories(names: dict[int, str]) -> list[dict[str, Any]]:
     return [{"id": id_, "name": name, "isthing": int(id_ in THINGS)} for id_, name in rows]
 
 
-def _write_ids(path: Path, ids: np.ndarray, segments: list[Segment]) -> None:
+def _write_ids(path: Path, ids: np.ndarray, segments: list[CityscapesSegment]) -> None:
     """A PNG as COCO's, 0 where nothing is evaluated."""
     kept = np.zeros(1 << 16, np.int32)
     known = [segment.id for segment in segments]
@@ -237,5 +239,5 @@ def _write(
     categories: list[dict[str, Any]],
 ) -> None:
     content = {"images": images, "annotations": annotations, "categories": categories}
-    with replacing(path) as part:
+    with atomic_file(path) as part:
         part.write_text(json.dumps(content), encoding="utf-8")

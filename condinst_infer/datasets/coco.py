@@ -55,7 +55,7 @@ def read_parts(file: Path, kind: str) -> dict[str, Any]:
 
 
 def has_segments(content: Mapping[str, Any]) -> bool:
-    """Whether annotations are whole images with a list of segments, as in a panoptic file."""
+    """True if annotations are whole images with a list of segments, as in a panoptic file."""
     rows = content["annotations"]
     return bool(rows) and all(isinstance(row, dict) and "segments_info" in row for row in rows)
 
@@ -85,7 +85,7 @@ def check_images(paths: Iterable[Path], file: Path) -> None:
 
 
 def unusable(what: str, number: int, row: Any, error: Exception) -> InputError:
-    """What to say of row `number` of a list, counted from 1, that raised `error`."""
+    """The error for row `number` of a list, counted from 1, that raised `error`."""
     name = row["id"] if isinstance(row, Mapping) and "id" in row else f"number {number}"
     reason = error if isinstance(error, ValueError) else f"{error!r:.200}"
     return InputError(f"{what} {name} can't be used: {reason}.")

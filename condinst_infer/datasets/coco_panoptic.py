@@ -41,7 +41,7 @@ class PanopticImage(NamedTuple):
 
 
 class PanopticTruth(NamedTuple):
-    """What a COCO panoptic file holds, checked; PNGs are checked as they are read."""
+    """Content of a COCO panoptic file, checked; PNGs are checked as they are read."""
 
     file: Path
     images: tuple[PanopticImage, ...]  # those with an annotation
@@ -80,15 +80,15 @@ def read_panoptic(
         for entry in content["images"]
     }
     empty = PanopticTruth(file, (), categories)
-    found = _annotated(file, content["annotations"], pngs, empty, photographs)
+    found = _read_annotations(file, content["annotations"], pngs, empty, photographs)
     images = tuple(found[id_] for id_ in photographs if id_ in found)[:limit]
     if not images:
         raise InputError(f"{file} can't be used: it has no annotation.")
     return empty._replace(images=images)
 
 
-def read_found(file: str | Path, truth: PanopticTruth) -> PanopticTruth:
-    """What was found in the images of `truth`, from a file in the format of COCO's results.
+def read_results(file: str | Path, truth: PanopticTruth) -> PanopticTruth:
+    """Read panoptic results for the images of `truth` from a file in COCO's result format.
 
     That is a panoptic file of which only `annotations` is read, with its PNGs beside it.
 
@@ -101,14 +101,14 @@ def read_found(file: str | Path, truth: PanopticTruth) -> PanopticTruth:
     if not isinstance(rows, list) or not has_segments({"annotations": rows}):
         raise InputError(f"{file} is no COCO panoptic result: it has no annotations with segments.")
     photographs = {image.id: (image.file_name, image.size) for image in truth.images}
-    found = _annotated(file, rows, None, truth, photographs, others=True)
+    found = _read_annotations(file, rows, None, truth, photographs, others=True)
     for image in truth.images:
         if image.id not in found:
             raise InputError(f"{file} has nothing on image {image.id} ({image.file_name}).")
     return PanopticTruth(file, tuple(found[image.id] for image in truth.images), truth.categories)
 
 
-def _annotated(
+def _read_annotations(
     file: Path,
     rows: list[dict[str, Any]],
     pngs: str | Path | None,
@@ -208,12 +208,12 @@ def _pixels(image: PanopticImage, what: str) -> np.ndarray:
 
 
 def run_starts(ids: np.ndarray) -> np.ndarray:
-    """Where, in `ids` [H, W] row by row, another value than the one before it stands."""
+    """Positions, row by row in `ids` [H, W], of each value that differs from the one before."""
     flat = ids.ravel()
     return np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
 
 
-def relabelled(ids: np.ndarray, new: Mapping[int, int]) -> np.ndarray:
+def relabel(ids: np.ndarray, new: Mapping[int, int]) -> np.ndarray:
     """`ids` [H, W] with each value replaced by its `new` one, uint16 [H, W]."""
     starts = run_starts(ids)  # some thousands: looking them up costs a twentieth of all pixels
     keys = np.array(sorted(new))

@@ -2,14 +2,12 @@
 
 import logging
 from collections.abc import Iterable, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from condinst_infer.config.model import MAX_BATCH, CondInstConfig, DetectConfig, Size
 from condinst_infer.datasets.coco import (
@@ -22,14 +20,14 @@ from condinst_infer.datasets.coco import (
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.results.instances import Instances
-from condinst_infer.system.ordered_map import groups, in_order
+from condinst_infer.system.ordered_map import run_over_images
 
 Numbers = dict[str, float | None]
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class AveragePrecision:
     """COCO's twelve numbers for boxes and for masks, 0 to 100; None where nothing defines one.
 
     AP: mean over IoU 0.50 to 0.95; AP50, AP75: at one IoU; S, M, L: objects below 32^2, between,
@@ -44,8 +42,17 @@ class Evaluation:
     max_detections: int
 
 
-class Truth(NamedTuple):
-    """What a COCO instances file holds, checked."""
+@dataclass(frozen=True)
+class LabelledImages:
+    """Annotated images to measure the accuracy on."""
+
+    annotations: Path  # a COCO instances file
+    images: Path  # folder that its `file_name` entries are relative to
+    limit: int | None = None  # only the first images of the file; None takes all
+
+
+class CocoTruth(NamedTuple):
+    """Content of a COCO instances file, checked."""
 
     file: Path
     images: dict[int, str]  # file names of the images to evaluate, by id
@@ -63,7 +70,7 @@ def evaluate(
     limit: int | None = None,
     batch: int = MAX_BATCH,
     workers: int = 1,
-) -> Evaluation:
+) -> AveragePrecision:
     """The average precision of what `pipeline` finds in the images of an annotation file.
 
     Args:
@@ -89,12 +96,12 @@ def evaluate_detections(
     detections: Iterable[Mapping[str, Any]],
     *,
     max_detections: int = DetectConfig.max_detections,
-) -> Evaluation:
+) -> AveragePrecision:
     """The average precision of rows of a COCO result file; errors as in `evaluate`."""
     return score(read_truth(annotations), detections, max_detections=max_detections)
 
 
-def read_truth(annotations: str | Path, *, limit: int | None = None) -> Truth:
+def read_truth(annotations: str | Path, *, limit: int | None = None) -> CocoTruth:
     """The first `limit` images of a COCO instances file, or all, with what is on them.
 
     Crowds, polygons, compressed and uncompressed RLE are taken; missing `iscrowd` is 0, missing
@@ -108,46 +115,38 @@ def read_truth(annotations: str | Path, *, limit: int | None = None) -> Truth:
     sizes = {entry["id"]: (entry["height"], entry["width"]) for entry in content["images"]}
     images = {entry["id"]: entry["file_name"] for entry in content["images"][:limit]}
     categories = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
-    truth = Truth(file, images, sizes, categories, [])
+    truth = CocoTruth(file, images, sizes, categories, [])
     rows = _entries(truth, content["annotations"], f"{file}: annotation", scored=False)
     return truth._replace(annotations=rows)
 
 
 def detect(
     pipeline: Pipeline,
-    truth: Truth,
+    truth: CocoTruth,
     images: str | Path,
     *,
     batch: int = MAX_BATCH,
     workers: int = 1,
 ) -> list[dict[str, Any]]:
-    """What `pipeline` finds in the images of `truth`, as rows of a COCO result file."""
+    """Run `pipeline` on the images of `truth`; returns rows of a COCO result file."""
     category_of = category_of_model(pipeline.config, truth)
     paths = {id_: Path(images) / name for id_, name in truth.images.items()}
     check_images(paths.values(), truth.file)  # before minutes of work
 
-    def found(ids: list[int]) -> list[list[dict[str, Any]]]:
+    def detect_batch(ids: list[int]) -> list[list[dict[str, Any]]]:
         results = pipeline([paths[id_] for id_ in ids])
         return [_rows(truth, *pair, category_of) for pair in zip(ids, results, strict=True)]
 
     # images of one size share a canvas, and only those fill a batch
     ids = sorted(truth.images, key=lambda id_: truth.sizes[id_])
-    parts = groups(ids, max(batch, pipeline.metadata.batch or 1))
-    rows: list[dict[str, Any]] = []
-    with (
-        closing(in_order(found, parts, workers=workers)) as done,
-        tqdm(total=len(ids), unit="image", disable=None, delay=2) as bar,
-    ):
-        for image_rows in chain.from_iterable(done):
-            rows += image_rows
-            bar.update()
-    return rows
+    size = max(batch, pipeline.metadata.batch or 1)
+    return list(chain.from_iterable(run_over_images(detect_batch, ids, size, workers)))
 
 
 def _rows(
-    truth: Truth, image: int, result: Instances, category_of: dict[int, int]
+    truth: CocoTruth, image: int, result: Instances, category_of: dict[int, int]
 ) -> list[dict[str, Any]]:
-    """What was found in one image, with the categories of the file."""
+    """Result rows of one image, with the categories of the file."""
     if result.image_size != truth.sizes[image]:
         raise InputError(
             f"{truth.images[image]} has (height, width) {result.image_size}, but "
@@ -157,20 +156,20 @@ def _rows(
 
 
 def score(
-    truth: Truth,
+    truth: CocoTruth,
     detections: Iterable[Mapping[str, Any]],
     *,
     max_detections: int = DetectConfig.max_detections,
-) -> Evaluation:
+) -> AveragePrecision:
     """The average precision of rows of a COCO result file against `truth`."""
     if max_detections < 1:
         raise ConfigError(f"max_detections is {max_detections}; it must be at least 1.")
     rows = _entries(truth, detections, "detection", scored=True)
     box, mask = (_numbers(truth, rows, kind, max_detections) for kind in ("bbox", "segm"))
-    return Evaluation(box, mask, len(truth.images), len(rows), max_detections)
+    return AveragePrecision(box, mask, len(truth.images), len(rows), max_detections)
 
 
-def category_of_model(config: CondInstConfig, truth: Truth) -> dict[int, int]:
+def category_of_model(config: CondInstConfig, truth: CocoTruth) -> dict[int, int]:
     """Category id of the model -> that of the file: where the names agree, else the same id."""
     own = dict(zip(config.category_ids, config.class_names, strict=True))
     return same_categories(own, truth.categories, truth.file)
@@ -194,7 +193,7 @@ def same_categories(
 
 
 def _entries(
-    truth: Truth, rows: Iterable[Mapping[str, Any]], what: str, *, scored: bool
+    truth: CocoTruth, rows: Iterable[Mapping[str, Any]], what: str, *, scored: bool
 ) -> list[dict[str, Any]]:
     """The rows on the images of `truth`, checked and as COCO's evaluation reads them.
 
@@ -228,7 +227,7 @@ def _entries(
 
 
 def _numbers(
-    truth: Truth, detections: list[dict[str, Any]], kind: str, max_detections: int
+    truth: CocoTruth, detections: list[dict[str, Any]], kind: str, max_detections: int
 ) -> Numbers:
     """COCO's twelve numbers; `kind` is "bbox" or "segm"."""
     library = coco_library()

@@ -1,15 +1,11 @@
 """Panoptic quality (arXiv:1801.00868) of what a pipeline finds, or of segments in a file."""
 
-import json
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from condinst_infer.config.model import MAX_BATCH, CondInstConfig
 from condinst_infer.datasets.coco import check_images
@@ -18,15 +14,15 @@ from condinst_infer.datasets.coco_panoptic import (
     PanopticImage,
     PanopticTruth,
     id_map,
-    read_found,
+    read_results,
     run_starts,
 )
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.evaluation.average_precision import Numbers, same_categories
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.results.panoptic import PanopticSegmentation
-from condinst_infer.system.files import replacing
-from condinst_infer.system.ordered_map import groups, in_order
+from condinst_infer.system.files import write_json
+from condinst_infer.system.ordered_map import run_over_images
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ class PanopticQuality:
     images: int
 
 
-class Found(NamedTuple):
+class PredictedSegments(NamedTuple):
     """The segments found in one image."""
 
     ids: np.ndarray  # int32 [H, W], 0 where there is none
@@ -93,38 +89,32 @@ def evaluate_panoptic(
     check_images(paths.values(), truth.file)  # before minutes of work
     folder = None if save is None else Path(save).with_suffix("")
 
-    def found(part: list[PanopticImage]) -> list[tuple[np.ndarray, dict[str, Any]]]:
-        results = pipeline.panoptic([paths[image.id] for image in part])
+    def judge_batch(batch: list[PanopticImage]) -> list[tuple[np.ndarray, dict[str, Any]]]:
+        results = pipeline.panoptic([paths[image.id] for image in batch])
         return [
-            _judged(truth, image, result, category_of, folder)
-            for image, result in zip(part, results, strict=True)
+            _judge(truth, image, result, category_of, folder)
+            for image, result in zip(batch, results, strict=True)
         ]
 
     # images of one size share a canvas, and only those fill a batch
     ordered = sorted(truth.images, key=lambda image: image.size)
     total, rows = np.zeros((4, len(truth.categories))), []
-    parts = groups(ordered, max(batch, pipeline.metadata.batch or 1))
-    with (
-        closing(in_order(found, parts, workers=workers)) as done,
-        tqdm(total=len(ordered), unit="image", disable=None, delay=2) as bar,
-    ):
-        for counts, row in chain.from_iterable(done):
-            total += counts
-            rows.append(row)
-            bar.update()
+    size = max(batch, pipeline.metadata.batch or 1)
+    for counts, row in run_over_images(judge_batch, ordered, size, workers):
+        total += counts
+        rows.append(row)
     if save is not None:
-        with replacing(Path(save)) as part:
-            part.write_text(json.dumps({"annotations": rows}), encoding="utf-8")
+        write_json(Path(save), {"annotations": rows})
     return quality(truth, total)
 
 
 def evaluate_panoptic_file(truth: PanopticTruth, file: str | Path) -> PanopticQuality:
     """The panoptic quality of segments in a file of COCO's panoptic results, PNGs beside it."""
-    found = read_found(file, truth)
+    found = read_results(file, truth)
     total = np.zeros((4, len(truth.categories)))
     for image, result in zip(truth.images, found.images, strict=True):
         categories = {segment.id: segment.category for segment in result.segments}
-        total += counted(truth, image, Found(id_map(result), categories))
+        total += count_matches(truth, image, PredictedSegments(id_map(result), categories))
     return quality(truth, total)
 
 
@@ -142,7 +132,7 @@ def category_of_model(config: CondInstConfig, truth: PanopticTruth) -> dict[int,
     return same_categories(own, listed, truth.file)
 
 
-def _judged(
+def _judge(
     truth: PanopticTruth,
     image: PanopticImage,
     result: PanopticSegmentation,
@@ -161,11 +151,13 @@ def _judged(
     if folder is not None:
         result.write_png(folder / row["file_name"])
     categories = {segment["id"]: segment["category_id"] for segment in row["segments_info"]}
-    return counted(truth, image, Found(result.id_map, categories)), row
+    return count_matches(truth, image, PredictedSegments(result.id_map, categories)), row
 
 
-def counted(truth: PanopticTruth, image: PanopticImage, found: Found) -> np.ndarray:
-    """What one image adds to each of the C categories, float64 [4, C].
+def count_matches(
+    truth: PanopticTruth, image: PanopticImage, found: PredictedSegments
+) -> np.ndarray:
+    """Counts of one image for each of the C categories, float64 [4, C].
 
     The rows: sum of the IoUs of matched segments, how many they are, missed and wrong ones.
     Segments of one category match above an IoU of 0.5; what the truth leaves void counts in no
@@ -215,7 +207,7 @@ def _common(
 
 
 def quality(truth: PanopticTruth, total: np.ndarray) -> PanopticQuality:
-    """PQ, SQ and RQ from the sum over all images of what `counted` gives, float64 [4, C]."""
+    """PQ, SQ and RQ from the sum over all images of what `count_matches` gives, float64 [4, C]."""
     classes = []
     for category, (iou, matched, missed, wrong) in zip(
         truth.categories.values(), total.T.tolist(), strict=True

@@ -1,4 +1,4 @@
-"""Images on their way through a pipeline: one or many, and which of them share a batch."""
+"""Batching: one image or many, and the images that share a batch."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -8,32 +8,32 @@ import numpy as np
 from PIL import Image
 
 from condinst_infer.errors import InputError
-from condinst_infer.processing.geometry import Placed
+from condinst_infer.processing.geometry import PlacedImage
 from condinst_infer.processing.preprocess import ImageSource
 
 
 def is_one(source: Any) -> bool:
-    """Whether `source` is one image; what is neither, `read_image` refuses with its reason."""
+    """True if `source` is one image; what is neither, `read_image` refuses with its reason."""
     single = (str, bytes, os.PathLike, np.ndarray, Image.Image)
     return isinstance(source, single) or is_device_array(source) or not isinstance(source, Iterable)
 
 
 def until_failure(
-    sources: Iterable[ImageSource], placed: Callable[[ImageSource], Placed]
-) -> tuple[list[Placed], InputError | None]:
-    """`sources` as they are `placed`, up to the first that can't be read, and why it can't."""
-    done = []
+    sources: Iterable[ImageSource], place: Callable[[ImageSource], PlacedImage]
+) -> tuple[list[PlacedImage], InputError | None]:
+    """`place` of each of `sources` up to the first that can't be read, and why it can't."""
+    images = []
     for source in sources:
         try:
-            done.append(placed(source))
+            images.append(place(source))
         except InputError as error:
-            return done, error
-    return done, None
+            return images, error
+    return images, None
 
 
-def by_canvas(items: Iterable[Placed], most: int) -> Iterator[list[tuple[int, Placed]]]:
+def by_canvas(items: Iterable[PlacedImage], most: int) -> Iterator[list[tuple[int, PlacedImage]]]:
     """Groups of up to `most` items of one canvas, each item with its place in `items`."""
-    waiting: dict[tuple[int, int], list[tuple[int, Placed]]] = {}
+    waiting: dict[tuple[int, int], list[tuple[int, PlacedImage]]] = {}
     for place, item in enumerate(items):
         group = waiting.setdefault(item.canvas, [])
         group.append((place, item))
@@ -43,5 +43,5 @@ def by_canvas(items: Iterable[Placed], most: int) -> Iterator[list[tuple[int, Pl
 
 
 def is_device_array(source: object) -> bool:
-    """Whether `source` lies in device memory as far as it says."""
+    """True if `source` lies in device memory as far as it says."""
     return hasattr(source, "__cuda_array_interface__")

@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from condinst_infer.config.model import InputConfig, Size
 
 
@@ -39,12 +41,28 @@ def canvas_size(size: Size, divisor: int) -> Size:
     return height, width
 
 
-class Placed(NamedTuple):
-    """An image on its way into the network, and what `placement` says of it."""
+def sample_positions(inputs: int, outputs: int) -> np.ndarray:
+    """Position among `inputs` of each of `outputs`, by half-pixel bilinear: float32 [outputs].
+
+    Rounded as float32 does, like the reference: at pixel 1000 the rounding moves a mask by more
+    than 1e-5. Clipped to 0 and `inputs` - 1.
+    """
+    scale = np.float32(inputs) / np.float32(outputs)
+    place = (np.arange(outputs, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
+    return np.clip(place, np.float32(0), np.float32(inputs - 1))
+
+
+class PlacedImage(NamedTuple):
+    """An image on the way into the network, with its `placement`."""
 
     image: Any  # the original, BGR uint8 [H, W, 3], in host or in device memory
     net_size: Size
     canvas: Size
+
+    @property
+    def image_size(self) -> Size:
+        """(height, width) of the original image."""
+        return self.image.shape[0], self.image.shape[1]
 
 
 def placement(size: Size, config: InputConfig, canvas: Size | None) -> tuple[Size, Size]:
@@ -58,3 +76,8 @@ def placement(size: Size, config: InputConfig, canvas: Size | None) -> tuple[Siz
     if canvas is None:
         return net_size, canvas_size(net_size, config.size_divisor)
     return fitted_size(net_size, canvas), canvas
+
+
+def place_image(image: Any, config: InputConfig, canvas: Size | None) -> PlacedImage:
+    """`image` [H, W, 3] with its `placement`."""
+    return PlacedImage(image, *placement((image.shape[0], image.shape[1]), config, canvas))

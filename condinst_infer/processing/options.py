@@ -1,52 +1,61 @@
-"""What a pipeline makes of a runner's outputs, one image at a time."""
+"""Options of a call of the pipeline, checked once for the loaded model."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypedDict, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
 
 from condinst_infer.config.model import CondInstConfig, PanopticConfig, override
-from condinst_infer.errors import ConfigError
-from condinst_infer.processing.geometry import Placed
-from condinst_infer.processing.panoptic import panoptic_from_outputs
-from condinst_infer.processing.postprocess import (
-    Classes,
-    Found,
-    check_options,
-    instances_from_outputs,
-    labels_from_classes,
-)
-from condinst_infer.results.instances import Instances
-from condinst_infer.results.panoptic import PanopticSegmentation
+from condinst_infer.errors import ConfigError, did_you_mean
 
-Result = TypeVar("Result")
-Finish = Callable[[Found, int, Placed, CondInstConfig], Result]  # of one slot of a batch
+Classes = int | str | Sequence[int | str]
 
 
 class Thresholds(TypedDict, total=False):
-    """Those of a panoptic segmentation; None is the model's."""
+    """Optional thresholds of `Pipeline.panoptic`; None uses the model's own."""
 
     instance_threshold: float | None
     overlap_threshold: float | None
     stuff_area_limit: int | None
 
 
-def call_options(
+@dataclass(frozen=True)
+class Filter:
+    """The instances of an image that are reported; made by `filter_for`."""
+
+    score_threshold: float | None = None  # lowest reported score; None keeps all
+    max_detections: int | None = None  # most instances, best first; None keeps all
+    labels: tuple[int, ...] | None = None  # class indices; None keeps all
+
+
+def filter_for(
     config: CondInstConfig,
-    score_threshold: float | None,
-    max_detections: int | None,
-    classes: Classes | None,
-) -> dict[str, Any]:
-    """The options of a call, refused before seconds of work; ConfigError if out of range."""
-    check_options(config, score_threshold, max_detections)
-    labels = None if classes is None else labels_from_classes(classes, config.class_names)
-    return {
-        "score_threshold": score_threshold,
-        "max_detections": max_detections,
-        "classes": labels,
-    }
+    *,
+    score_threshold: float | None = None,
+    max_detections: int | None = None,
+    classes: Classes | None = None,
+) -> Filter:
+    """The filter with these options for a model with this config.
+
+    Args:
+        score_threshold: 0 to 1, at least the lowest score the model reports.
+        max_detections: at least 1.
+        classes: class names or indices.
+
+    Raises:
+        ConfigError: an option is out of range, or below what the model reports.
+    """
+    check_score_threshold(score_threshold, config)
+    whole = isinstance(max_detections, (int, np.integer))
+    if max_detections is not None and (not whole or max_detections < 1):
+        raise ConfigError(f"max_detections is {max_detections}; it must be a whole number >= 1.")
+    labels = None if classes is None else _labels_from_classes(classes, config.class_names)
+    return Filter(score_threshold, max_detections, labels)
 
 
 def panoptic_settings(config: CondInstConfig, **thresholds: float | None) -> PanopticConfig:
-    """`config.panoptic` with those of `thresholds` that are given.
+    """`config.panoptic` with those of `thresholds` that are not None.
 
     Raises:
         ConfigError: the model has no semantic branch, or a threshold is out of range.
@@ -58,35 +67,45 @@ def panoptic_settings(config: CondInstConfig, **thresholds: float | None) -> Pan
         )
     given = {name: value for name, value in thresholds.items() if value is not None}
     settings = override(config, **given).panoptic
-    check_options(config, settings.instance_threshold, None)
+    check_score_threshold(settings.instance_threshold, config)
     return settings
 
 
-def instances(
-    found: Found, slot: int, placed: Placed, config: CondInstConfig, options: Mapping[str, Any]
-) -> Instances:
-    return instances_from_outputs(
-        found.outputs,
-        slot,
-        net_size=placed.net_size,
-        image=placed.image,
-        config=config,
-        crops=None if found.crops is None else found.crops[slot],
-        on_device=None if found.on_device is None else found.on_device[slot],
-        **options,
-    )
+def check_score_threshold(score_threshold: float | None, config: CondInstConfig) -> None:
+    """ConfigError for a score threshold that this model can't honour."""
+    if score_threshold is None:
+        return
+    if not 0 <= score_threshold <= 1:  # also refuses NaN
+        raise ConfigError(f"score_threshold is {score_threshold}; it must be from 0 to 1.")
+    floor = config.reported_floor
+    if score_threshold < floor - 1e-6:  # a floor copied from a message has six digits
+        raise ConfigError(
+            f"score_threshold {score_threshold} is below {floor:.6f}, the lowest score this "
+            "model reports. Export it again with a lower --score-threshold: "
+            "condinst export MODEL.safetensors -o MODEL.onnx --score-threshold T"
+        )
 
 
-def panoptic(
-    found: Found, slot: int, placed: Placed, config: CondInstConfig, settings: PanopticConfig
-) -> PanopticSegmentation:
-    return panoptic_from_outputs(
-        found.outputs,
-        slot,
-        net_size=placed.net_size,
-        image=placed.image,
-        config=config,
-        settings=settings,
-        crops=None if found.crops is None else found.crops[slot],
-        owners=None if found.owners is None else found.owners[slot],
-    )
+def _labels_from_classes(classes: Classes, class_names: Sequence[str]) -> tuple[int, ...]:
+    """Class indices for `classes`, each an index or a name; ConfigError for an unknown one."""
+    labels = []
+    for item in [classes] if isinstance(classes, (int, str)) else classes:
+        if isinstance(item, str):
+            matches = [i for i, name in enumerate(class_names) if name == item]
+            if not matches:
+                hint = did_you_mean(item, class_names, 3)
+                raise ConfigError(f"this model has no class {item!r}{hint}")
+            labels += matches
+        elif 0 <= item < len(class_names):
+            labels.append(int(item))
+        else:
+            raise ConfigError(
+                f"this model has no class {item}; indices go from 0 to {len(class_names) - 1}."
+            )
+    return tuple(labels)
+
+
+def classes_from_text(text: str) -> list[int | str]:
+    """Class names and indices from "person,2"; digits are those of ASCII."""
+    names = (name.strip() for name in text.split(","))
+    return [int(name) if name.isascii() and name.isdigit() else name for name in names if name]

@@ -1,77 +1,57 @@
 """Outputs of a panoptic model become a PanopticSegmentation."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import cv2
 import numpy as np
 
-from condinst_infer.config.model import CondInstConfig, PanopticConfig, Size
+from condinst_infer.config.model import CondInstConfig, PanopticConfig
 from condinst_infer.errors import ConfigError
+from condinst_infer.processing.geometry import PlacedImage
+from condinst_infer.processing.options import Filter
 from condinst_infer.processing.panoptic_merge import add_stuff, owners_of_things, semantic_labels
-from condinst_infer.processing.postprocess import instances_from_outputs, kept_slots
-from condinst_infer.results.crop import CroppedMask
+from condinst_infer.processing.postprocess import (
+    BatchOutputs,
+    instances_from_outputs,
+    select_slots,
+)
+from condinst_infer.results.crop import tight_box
 from condinst_infer.results.instances import Instances
 from condinst_infer.results.panoptic import PanopticSegment, PanopticSegmentation
 
 
 def panoptic_from_outputs(
-    outputs: Mapping[str, np.ndarray],
+    batch: BatchOutputs,
     index: int,
-    *,
-    net_size: Size,
-    image: Any,
+    placed: PlacedImage,
     config: CondInstConfig,
     settings: PanopticConfig,
-    crops: Sequence[CroppedMask] | None = None,
-    owners: np.ndarray | None = None,
 ) -> PanopticSegmentation:
     """The panoptic segmentation of one image of a batch.
 
     Args:
-        outputs: of the full graph, with semantic [N, C, h, w] unless there are `owners`.
-        index, net_size, image, config, crops: as in `instances_from_outputs`.
-        settings: `config.panoptic`, with thresholds of the caller's.
-        owners: what `merge` gives, where the merging is done: uint16 [H, W], of slots.
+        batch: outputs of the full graph, with semantic [N, C, h, w] or with owners of pixels.
+        index, placed, config: as in `instances_from_outputs`.
+        settings: `config.panoptic`, with the caller's thresholds.
 
     Raises:
-        ConfigError: the model has no semantic branch, or the instance threshold can't be honoured.
+        ConfigError: the model has no semantic branch.
         SessionError: the outputs are not finite or out of range, so the runtime is broken.
     """
     if not config.is_panoptic:
         raise ConfigError(f"{config.name} has no semantic branch; panoptic presets have one.")
-    height, width = image.shape[:2]
     threshold = settings.instance_threshold
-    instances = instances_from_outputs(
-        outputs,
-        index,
-        net_size=net_size,
-        image=image,
-        config=config,
-        crops=crops,
-        score_threshold=threshold,
+    instances = instances_from_outputs(batch, index, placed, config, Filter(threshold))
+    if batch.owners is not None:
+        k = batch.outputs["scores"].shape[1]
+        numbers = select_slots(batch, index, placed, config, threshold)
+        return _segmentation(batch.owners[index], k, numbers, instances, settings)
+    k, numbers = len(instances), np.arange(len(instances))
+    things = owners_of_things(instances.crops, placed.image_size, settings.overlap_threshold)
+    labels = semantic_labels(
+        batch.outputs["semantic"][index],
+        net_size=placed.net_size,
+        image_size=placed.image_size,
+        needed=things == 0,
     )
-    if owners is None:
-        k, numbers = len(instances), np.arange(len(instances))
-        things = owners_of_things(instances.crops, (height, width), settings.overlap_threshold)
-        labels = semantic_labels(
-            outputs["semantic"][index],
-            net_size=net_size,
-            image_size=(height, width),
-            needed=things == 0,
-        )
-        owners = add_stuff(things, labels, k, settings.stuff_area_limit)
-    else:
-        k = outputs["scores"].shape[1]
-        numbers = kept_slots(
-            outputs,
-            index,
-            net_size=net_size,
-            image_size=(height, width),
-            config=config,
-            score_threshold=threshold,
-            crops=crops or (),
-        )
+    owners = add_stuff(things, labels, k, settings.stuff_area_limit)
     return _segmentation(owners, k, numbers, instances, settings)
 
 
@@ -119,6 +99,6 @@ def _box(
 ) -> tuple[int, int, int, int]:
     """The box x1, y1, x2, y2 of the pixels of `owner`, all in the part at `corner` (x, y)."""
     left, top = corner
-    part = owners[top : top + size[0], left : left + size[1]] == owner
-    x, y, width, height = cv2.boundingRect(part.view(np.uint8))
+    part = owners[top : top + size[0], left : left + size[1]]
+    x, y, width, height = tight_box(part == owner)
     return left + x, top + y, left + x + width, top + y + height

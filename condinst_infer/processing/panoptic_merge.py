@@ -1,4 +1,4 @@
-"""Which instance or stuff class every pixel of an image belongs to."""
+"""Panoptic merge: the instance or stuff class that owns every pixel of an image."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -7,12 +7,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from condinst_infer.config.model import Size
+from condinst_infer.config.model import MILLION, SEMANTIC_STRIDE, Size
 from condinst_infer.errors import SessionError
+from condinst_infer.processing.geometry import sample_positions
 from condinst_infer.results.crop import CroppedMask
 
-SEMANTIC_STRIDE = 4  # network pixels per cell of the semantic logits
-MILLION = 1_000_000  # shares are compared as whole numbers: exactly 40 % is not more than 40 %
 _MIXED = 255  # no class: the cells a pixel reads differ in theirs
 _TAPS = 3  # cells an output reads: two network pixels, on both sides of a cell's centre or of none
 _WINDOW = np.ones((_TAPS, _TAPS), np.uint8)
@@ -115,7 +114,7 @@ def _cell_labels(logits: np.ndarray) -> np.ndarray:
     return 255 - ((logits == best).view(np.uint8) * ranks).max(0)
 
 
-class _Axis(NamedTuple):
+class _LogitAxis(NamedTuple):
     """Cells to original pixels along one axis."""
 
     cells: np.ndarray  # intp [_TAPS, outputs]; those of no weight are some other of the same output
@@ -124,7 +123,7 @@ class _Axis(NamedTuple):
 
 
 @lru_cache(maxsize=32)
-def _axis(cells: int, net: int, outputs: int) -> _Axis:
+def _axis(cells: int, net: int, outputs: int) -> _LogitAxis:
     """The operator from `cells` cells through `net` network pixels to `outputs` pixels."""
     low, high, part = _between(net, outputs)
     first, second, share = _between(cells, SEMANTIC_STRIDE * cells)
@@ -142,20 +141,17 @@ def _axis(cells: int, net: int, outputs: int) -> _Axis:
         read = (base + places)[:, start : start + _STEP]
         a, b = int(read.min()), int(read.max()) + 1
         blocks.append((a, b, np.ascontiguousarray(matrix[start : start + _STEP, a:b])))
-    return _Axis(base + places, weights, blocks)
+    return _LogitAxis(base + places, weights, blocks)
 
 
 def _between(inputs: int, outputs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The two inputs that each output lies between, and the part of the second."""
-    # rounded as float32 does, as in postprocess._axis
-    scale = np.float32(inputs) / np.float32(outputs)
-    place = (np.arange(outputs, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
-    place = np.clip(place, np.float32(0), np.float32(inputs - 1))
+    place = sample_positions(inputs, outputs)
     low = place.astype(np.intp)
     return low, np.minimum(low + 1, inputs - 1), place - low
 
 
-def _common_labels(cell_labels: np.ndarray, rows: _Axis, columns: _Axis) -> np.ndarray:
+def _common_labels(cell_labels: np.ndarray, rows: _LogitAxis, columns: _LogitAxis) -> np.ndarray:
     """The label that all cells of a pixel have, or `_MIXED`: uint8 [H, W]."""
     labels = cell_labels
     for axis, operator in ((1, columns), (0, rows)):
@@ -165,31 +161,33 @@ def _common_labels(cell_labels: np.ndarray, rows: _Axis, columns: _Axis) -> np.n
 
 
 def _labels_at(
-    logits: np.ndarray, rows: _Axis, columns: _Axis, y: np.ndarray, x: np.ndarray
+    logits: np.ndarray, rows: _LogitAxis, columns: _LogitAxis, y: np.ndarray, x: np.ndarray
 ) -> np.ndarray:
     """The first of the largest classes at `n` pixels (y, x): uint8 [n]."""
+    # the cells that each pixel reads, and their weights, [n, _TAPS * _TAPS]
     width = logits.shape[2]
     down, across = rows.cells.T[y] * width, columns.cells.T[x]  # [n, _TAPS]
     cells = (down[:, :, None] + across[:, None]).reshape(len(y), -1)
     weights = (rows.weights.T[y][:, :, None] * columns.weights.T[x][:, None]).reshape(cells.shape)
-    first = cells.min(1)
-    floor = np.full(logits.shape[1:], -np.inf, np.float32)
-    for values in logits:
-        np.maximum(floor, cv2.erode(values, _WINDOW, anchor=(0, 0)), out=floor)
-    labels, best = np.zeros(len(y), np.uint8), np.full(len(y), -np.inf, np.float32)
-    for c, values in enumerate(logits):
-        # the mean of a window can't be the largest if its maximum is below another's minimum
-        possible = cv2.dilate(values, _WINDOW, anchor=(0, 0)) >= floor
-        places = np.flatnonzero(possible.ravel().take(first))
-        taken = values.ravel().take(cells.take(places, 0))
-        found = np.einsum("nt,nt->n", taken, weights.take(places, 0))
-        former = best.take(places)
-        places, found = places[found > former], found[found > former]
-        labels[places], best[places] = c, found
+    top_left = cells.min(1)
+    # A pixel reads a 3x3 window. A class whose window maximum is below another class's window
+    # minimum cannot win there: skip it.
+    lower_bound = np.full(logits.shape[1:], -np.inf, np.float32)
+    for plane in logits:
+        np.maximum(lower_bound, cv2.erode(plane, _WINDOW, anchor=(0, 0)), out=lower_bound)
+    labels, best_so_far = np.zeros(len(y), np.uint8), np.full(len(y), -np.inf, np.float32)
+    for c, plane in enumerate(logits):
+        can_win = cv2.dilate(plane, _WINDOW, anchor=(0, 0)) >= lower_bound
+        candidates = np.flatnonzero(can_win.ravel().take(top_left))
+        read = plane.ravel().take(cells.take(candidates, 0))
+        values = np.einsum("nt,nt->n", read, weights.take(candidates, 0))
+        # keep what is better than the classes before
+        better = values > best_so_far.take(candidates)
+        labels[candidates[better]], best_so_far[candidates[better]] = c, values[better]
     return labels
 
 
-def _all_labels(logits: np.ndarray, rows: _Axis, columns: _Axis) -> np.ndarray:
+def _all_labels(logits: np.ndarray, rows: _LogitAxis, columns: _LogitAxis) -> np.ndarray:
     """The first of the largest classes of every pixel, uint8 [H, W]."""
     size = rows.cells.shape[1], columns.cells.shape[1]
     labels, best = np.zeros(size, np.uint8), np.full(size, -np.inf, np.float32)

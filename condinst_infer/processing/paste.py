@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from condinst_infer.config.model import Size
-from condinst_infer.results.crop import CroppedMask
+from condinst_infer.processing.geometry import sample_positions
+from condinst_infer.results.crop import CroppedMask, tight_box
 
 # Bounds of one product. Longer steps multiply mostly zeros; more results at once and BLAS splits
 # them over threads, which takes 50 times longer while another library keeps the cores busy.
@@ -39,16 +39,16 @@ def paste(
     Returns:
         K crops in original pixels.
     """
-    return [_pasted(mask, stride, net_size, image_size) for mask in masks]
+    return [_paste_one(mask, stride, net_size, image_size) for mask in masks]
 
 
-def _pasted(mask: np.ndarray, stride: int, net_size: Size, image_size: Size) -> CroppedMask:
+def _paste_one(mask: np.ndarray, stride: int, net_size: Size, image_size: Size) -> CroppedMask:
     """One mask [h, w] of `paste`."""
     if mask.dtype == np.float16:  # as integers, positive halves keep their order: 15 times faster
         above = mask.view(np.int16) > _HALF_BITS
     else:
         above = mask > _HALF
-    left, top, width, height = cv2.boundingRect(above.view(np.uint8))
+    left, top, width, height = tight_box(above)
     if not width:
         return _EMPTY
     rows = _axis(mask.shape[0], stride, net_size[0], image_size[0])
@@ -60,13 +60,13 @@ def _pasted(mask: np.ndarray, stride: int, net_size: Size, image_size: Size) -> 
     r0, r1 = rows.first_cell[y0], rows.stop_cell[y1 - 1]
     cells = mask[r0:r1].astype(np.float32, copy=False)
     inside = _down(_across(cells, columns, x0, x1), rows, y0, y1) > _HALF
-    x, y, width, height = cv2.boundingRect(inside.view(np.uint8))
+    x, y, width, height = tight_box(inside)
     if not width:
         return _EMPTY
     return CroppedMask(x0 + x, y0 + y, inside[y : y + height, x : x + width])
 
 
-def _across(cells: np.ndarray, columns: "_Axis", x0: int, x1: int) -> np.ndarray:
+def _across(cells: np.ndarray, columns: "_MaskAxis", x0: int, x1: int) -> np.ndarray:
     """Output columns x0 to x1 of mask rows `cells` [r, w]."""
     if x1 - x0 <= _COLUMNS_AT_ONCE:
         c0, c1 = columns.first_cell[x0], columns.stop_cell[x1 - 1]
@@ -80,7 +80,7 @@ def _across(cells: np.ndarray, columns: "_Axis", x0: int, x1: int) -> np.ndarray
     return wide
 
 
-def _down(wide: np.ndarray, rows: "_Axis", y0: int, y1: int) -> np.ndarray:
+def _down(wide: np.ndarray, rows: "_MaskAxis", y0: int, y1: int) -> np.ndarray:
     """Output rows y0 to y1 of `wide` [r, x1 - x0], whose first row is the first cell they read."""
     r0, width = rows.first_cell[y0], wide.shape[1]
     step = max(1, min(_ROWS_AT_ONCE, _RESULTS_AT_ONCE // width))
@@ -97,7 +97,7 @@ def _down(wide: np.ndarray, rows: "_Axis", y0: int, y1: int) -> np.ndarray:
 _EMPTY = CroppedMask(0, 0, np.zeros((0, 0), dtype=bool))
 
 
-class _Axis(NamedTuple):
+class _MaskAxis(NamedTuple):
     """Mask cells to original pixels along one axis."""
 
     weights: np.ndarray  # float32 [outputs, cells], two neighbouring non-zeros per row
@@ -109,13 +109,9 @@ class _Axis(NamedTuple):
 
 
 @lru_cache(maxsize=32)
-def _axis(cells: int, stride: int, net: int, outputs: int) -> _Axis:
+def _axis(cells: int, stride: int, net: int, outputs: int) -> _MaskAxis:
     """The operator from `cells` mask cells through `net` network pixels to `outputs` pixels."""
-    # Positions are rounded as float32 does: the reference computes them so, and at pixel 1000
-    # the rounding moves a mask by more than 1e-5.
-    scale = np.float32(net) / np.float32(outputs)
-    pixel = (np.arange(outputs, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
-    pixel = np.clip(pixel, np.float32(0), np.float32(net - 1))
+    pixel = sample_positions(net, outputs)
     # The upsampled mask is linear between network pixels (cell centres lie on them), so reading
     # it between two of them is reading the small mask once.
     cell = np.clip((pixel - np.float32(stride // 2)) / np.float32(stride), 0, cells - 1)
@@ -126,7 +122,7 @@ def _axis(cells: int, stride: int, net: int, outputs: int) -> _Axis:
     np.add.at(weights, (np.arange(outputs), low), 1 - part)
     np.add.at(weights, (np.arange(outputs), high), part)
     first, stop, every = low, high + 1, np.arange(cells)
-    return _Axis(
+    return _MaskAxis(
         weights,
         np.ascontiguousarray(weights.T),
         first.tolist(),

@@ -72,17 +72,17 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarr
 
 def image_from_file(file: BinaryIO, name: str, *, max_pixels: int) -> np.ndarray:
     """`read_image` of an open file; `name` is what messages call it."""
-    with _opened(file, name) as image:
+    with _open(file, name) as image:
         return _bgr_from_pillow(image, name, image.format, max_pixels)
 
 
 def size_from_file(file: BinaryIO, name: str) -> Size:
     """(height, width) of the pixels in an open image file, from its header; not yet upright."""
-    with _opened(file, name) as image:
+    with _open(file, name) as image:
         return image.height, image.width
 
 
-def _opened(file: BinaryIO, name: str) -> Image.Image:
+def _open(file: BinaryIO, name: str) -> Image.Image:
     """The Pillow image in `file`, header only.
 
     `Image.open` would refuse or warn by a size limit that is a global of Pillow, so neither
@@ -124,7 +124,7 @@ def _bgr_from_pillow(
         rgb = np.asarray(image.convert("RGB"))
     except InputError:
         raise
-    except Exception as error:  # as in `_opened`
+    except Exception as error:  # as in `_open`
         raise InputError(f"{name} can't be decoded, it may be damaged: {error}.") from None
     return cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
 
@@ -181,7 +181,7 @@ def network_image(
     return resize(image, net_size), canvas
 
 
-def stacked(images: Sequence[np.ndarray], canvas: Size) -> tuple[np.ndarray, np.ndarray]:
+def stack_images(images: Sequence[np.ndarray], canvas: Size) -> tuple[np.ndarray, np.ndarray]:
     """Images on one canvas each, at the top left; the rest is 0.
 
     Args:

@@ -71,12 +71,12 @@ class Folder:
         self.stopped = threading.Event()
 
     def grab(self) -> bool:
-        """As `Capture.grab`."""
+        """Go on to the next file; see `Capture.grab`."""
         self.index += 1
         return self.index < self.count and not self.stopped.is_set()
 
     def retrieve(self) -> Frame | None:
-        """As `Capture.retrieve`."""
+        """Read the file that `grab` came to; see `Capture.retrieve`."""
         path = self._files[self.index]
         try:
             return Frame(self.index, None, read_image(path, max_pixels=self._max_pixels), path)
@@ -128,7 +128,7 @@ class Capture:
         Raises:
             InputError: a live source broke off and does not come back.
         """
-        if not (self._advanced() or (self.live and self._came_back())):
+        if not (self._advance() or (self.live and self._reconnect_source())):
             if not self.live and not self.stopped.is_set():
                 self._count_missing()
             return False
@@ -149,8 +149,8 @@ class Capture:
         """Let the file or the device go."""
         self._capture.release()
 
-    def _advanced(self) -> bool:
-        """Whether one of the next frames could be read; those before it are counted as broken."""
+    def _advance(self) -> bool:
+        """True if one of the next frames could be read; those before it are counted as broken."""
         patience = PATIENCE if self.count is None else max(1, self.count - self.index - 1)
         give_up = time.monotonic() + READ_TIMEOUT_MS / 1000
         for failed in range(patience):
@@ -162,14 +162,14 @@ class Capture:
                 return True
         return False
 
-    def _came_back(self) -> bool:
-        """Whether a live source that broke off gives frames again; False if none are wanted."""
+    def _reconnect_source(self) -> bool:
+        """True if a live source that broke off gives frames again; False if none are wanted."""
         for attempt in range(self._reconnect):
             pause = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
             _log.warning("%s broke off; trying again in %g s", self.name, pause)
             if self.stopped.wait(pause):
                 return False
-            if self._open() and self._advanced():
+            if self._open() and self._advance():
                 self.reconnected += 1
                 return True
         if self._reconnect == 0 or self.stopped.is_set():
@@ -209,7 +209,7 @@ class Capture:
         if isinstance(self._source, int):
             return "there is no such camera, or another program uses it."
         if self._is_remote():
-            return "there is no answer, or none that OpenCV reads as video."
+            return "there is no response, or none that OpenCV reads as video."
         return "OpenCV does not know its format, or it is damaged."
 
 
@@ -217,7 +217,7 @@ Source = Capture | Folder
 
 
 def open_source(source: Any, *, reconnect: int, max_pixels: int) -> Source:
-    """Where frames come from.
+    """Open a source of frames.
 
     Args:
         source: path of a video or of a folder of images, the number of a camera (0, "0" or
@@ -245,19 +245,19 @@ def open_source(source: Any, *, reconnect: int, max_pixels: int) -> Source:
             source = int(camera[1])
         elif "://" not in source and not path.exists():
             raise InputError(f"{source} does not exist.")
-    name = shown_name(source)
+    name = display_name(source)
     return Capture(source, name, reconnect=reconnect, max_pixels=max_pixels)
 
 
 def is_live(source: str) -> bool:
-    """Whether `source` names a camera or a URL, not a file; images are not read from URLs."""
+    """True if `source` names a camera or a URL, not a file; images are not read from URLs."""
     if "://" in source:
         return Path(urlsplit(source).path).suffix.lower() not in IMAGE_SUFFIXES
     return re.fullmatch(_CAMERA, source) is not None and not Path(source).exists()
 
 
-def shown_name(source: int | str) -> str:
-    """How a source is called in messages and files: a URL without its password and its query."""
+def display_name(source: int | str) -> str:
+    """Name of a source in messages and files: a URL without its password and its query."""
     if isinstance(source, int):
         return f"camera:{source}"
     if "://" not in source:

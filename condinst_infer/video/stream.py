@@ -81,7 +81,7 @@ class FrameStream(Generic[Result]):
         self.close()
 
 
-def of_images(function: Callable[[list[np.ndarray]], Iterable[Result]]) -> Work[Result]:
+def work_on_images(function: Callable[[list[np.ndarray]], Iterable[Result]]) -> Work[Result]:
     """`function` of a few images as work on their frames."""
     return lambda frames: list(function([frame.image for frame in frames]))
 

@@ -8,15 +8,15 @@ import cv2
 import numpy as np
 
 from condinst_infer.errors import InputError
-from condinst_infer.system.files import replacing
+from condinst_infer.system.files import atomic_file
 
 CODEC = "mp4v"  # MPEG-4 part 2: what every build of OpenCV can write
 
 
 @contextmanager
-def recording(path: Path, fps: float) -> Iterator["Recorder"]:
+def video_recorder(path: Path, fps: float) -> Iterator["Recorder"]:
     """A recorder whose file, an .mp4, is at `path` once it is left without an error."""
-    with replacing(path) as part:
+    with atomic_file(path) as part:
         recorder = Recorder(part, path, fps)
         try:
             yield recorder
