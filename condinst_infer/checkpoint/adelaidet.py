@@ -10,8 +10,8 @@ from condinst_infer.checkpoint.renaming import (
     DLA,
     UNUSED,
     Rules,
+    add_prefix,
     model_from_renamed,
-    prefixed,
     renamer,
 )
 from condinst_infer.config.model import CondInstConfig
@@ -36,7 +36,7 @@ def model_from_adelaidet(state_dict: Mapping[str, Tensor], cfg: Mapping[str, Any
 
 
 def cfg_from_adelaidet_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the weights alone tell about their configuration, for when no YAML is at hand."""
+    """Read the configuration from the shapes of the weights, for when no YAML is at hand."""
     fcos, bottom = "proposal_generator.fcos_head.", "backbone.bottom_up."
 
     def count(prefix: str) -> int:
@@ -86,8 +86,8 @@ def _rules(config: CondInstConfig) -> Rules:
     rules = [
         (r"mask_head\.(?:sizes_of_interest|_iter)", UNUSED),
         (r"pixel_(?:mean|std)", UNUSED),
-        *prefixed(bottom, resnet),
-        *prefixed(bottom, DLA),
+        *add_prefix(bottom, resnet),
+        *add_prefix(bottom, DLA),
         (r"backbone\.fpn_(lateral|output)(\d)\.norm\.(\w+)", r"neck.\1\2.norm.\3"),
         (r"backbone\.fpn_(lateral|output)(\d)\.(\w+)", r"neck.\1\2.conv.\3"),
         (r"backbone\.top_block\.(p\d)\.(\w+)", r"neck.\1.conv.\2"),

@@ -87,12 +87,12 @@ NORMS |= dict.fromkeys(("BN", "SyncBN", "NaiveSyncBN", "nnSyncBN"), "bn")
 NORMS |= dict.fromkeys(("GN", "NaiveGN"), "gn")
 
 
-def flattened(cfg: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(cfg: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries as one with dotted keys; flat ones pass unchanged."""
     flat: dict[str, Any] = {}
     for key, value in cfg.items():
         if isinstance(value, Mapping):
-            flat |= flattened(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat
@@ -108,7 +108,7 @@ def config_from_adelaidet(cfg: Mapping[str, Any]) -> CondInstConfig:
     Raises:
         ConfigError: names a setting that this package can't compute.
     """
-    c = DEFAULTS | flattened(cfg)
+    c = DEFAULTS | flatten(cfg)
     for key, value in ONLY.items():
         if c[key] != value:
             raise ConfigError(f"{key} is {c[key]!r}; only {value!r} is supported.")

@@ -19,11 +19,11 @@ from condinst_infer.checkpoint.mmdet import (
 )
 from condinst_infer.checkpoint.renaming import model_from_renamed
 from condinst_infer.config.model import CondInstConfig
-from condinst_infer.config.model_zoo import ADELAIDET, MMDET, Published
+from condinst_infer.config.model_zoo import ADELAIDET, MMDET, PublishedModel
 from condinst_infer.contract.metadata import KEY
 from condinst_infer.errors import CheckpointError, ConfigError, InputError, require
 from condinst_infer.model.condinst import CondInst
-from condinst_infer.system.files import replacing
+from condinst_infer.system.files import atomic_file
 
 
 def save(model: CondInst, path: str | Path) -> None:
@@ -33,7 +33,7 @@ def save(model: CondInst, path: str | Path) -> None:
         name: tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else None)
         for name, tensor in model.state_dict().items()
     }
-    with replacing(path) as part:
+    with atomic_file(path) as part:
         try:
             save_file(
                 {name: tensor.contiguous() for name, tensor in weights.items()},
@@ -72,7 +72,7 @@ def load(path: str | Path) -> CondInst:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether `path` is a file that `save` could have written."""
+    """True if `path` is a file that `save` could have written."""
     if path.suffix != ".safetensors" or not path.is_file():
         return False
     try:
@@ -82,7 +82,7 @@ def is_ours(path: Path) -> bool:
         return False
 
 
-def import_weights(path: str | Path, config: str | Path | Published | None = None) -> CondInst:
+def import_weights(path: str | Path, config: str | Path | PublishedModel | None = None) -> CondInst:
     """The model in an AdelaiDet or mmdetection checkpoint.
 
     Args:
@@ -102,7 +102,7 @@ def import_weights(path: str | Path, config: str | Path | Published | None = Non
             "proposal_generator.* or bbox_head.*."
         )
     cfg: Mapping[str, Any] | None = None
-    if isinstance(config, Published):
+    if isinstance(config, PublishedModel):
         if family != config.family:
             raise CheckpointError(
                 f"{path} holds weights of {family}, but {config.name} is a model of "
@@ -165,13 +165,13 @@ def _foreign_config(path: Path) -> dict[str, Any]:
     base = cfg.pop("_BASE_", None)
     if base is None:
         return cfg
-    return _merged(_foreign_config(path.parent / base), cfg)
+    return _merge(_foreign_config(path.parent / base), cfg)
 
 
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            value = _merged(merged[key], value)
+            value = _merge(merged[key], value)
         merged[key] = value
     return merged

@@ -8,13 +8,13 @@ from torch import Tensor
 from condinst_infer.checkpoint.renaming import (
     DLA,
     TORCHVISION_RESNET,
-    prefixed,
+    add_prefix,
     renamer,
     weights_from_renamed,
 )
 from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.errors import CheckpointError
-from condinst_infer.model.condinst import CondInst
+from condinst_infer.model.condinst import CondInst, build_condinst
 
 # torchvision's and timm's training: RGB in 0..1 normalised by these, times 255
 _INPUT = {
@@ -36,7 +36,7 @@ class ImageNetBackbone(NamedTuple):
         Raises:
             CheckpointError: the backbone of `config` has other tensors.
         """
-        model = CondInst(override(config, **self.overrides))
+        model = build_condinst(override(config, **self.overrides))
         expected = {
             name: tensor.shape
             for name, tensor in model.state_dict().items()
@@ -63,7 +63,7 @@ def backbone_from_imagenet(state_dict: Mapping[str, Tensor]) -> ImageNetBackbone
     """
     dla = "base_layer.0.weight" in state_dict
     weights = weights_from_renamed(
-        state_dict, renamer(prefixed("", DLA if dla else TORCHVISION_RESNET))
+        state_dict, renamer(add_prefix("", DLA if dla else TORCHVISION_RESNET))
     )
     if "backbone.stem.conv.weight" not in weights and not dla:
         raise CheckpointError(

@@ -5,12 +5,12 @@ from typing import Any
 
 from torch import Tensor
 
-from condinst_infer.checkpoint.adelaidet_config import NORMS, flattened
+from condinst_infer.checkpoint.adelaidet_config import NORMS, flatten
 from condinst_infer.checkpoint.renaming import (
     TORCHVISION_RESNET,
     Rules,
+    add_prefix,
     model_from_renamed,
-    prefixed,
     renamer,
 )
 from condinst_infer.config.class_names import classes_of
@@ -95,7 +95,7 @@ def config_from_mmdet(cfg: Mapping[str, Any]) -> CondInstConfig:
     Raises:
         ConfigError: names a setting that this package can't compute.
     """
-    c = DEFAULTS | {key.removeprefix("model."): value for key, value in flattened(cfg).items()}
+    c = DEFAULTS | {key.removeprefix("model."): value for key, value in flatten(cfg).items()}
     for key, value in ONLY.items():
         if c[key] != value:
             raise ConfigError(f"{key} is {c[key]!r}; only {value!r} is supported.")
@@ -180,7 +180,7 @@ def model_from_mmdet(state_dict: Mapping[str, Tensor], cfg: Mapping[str, Any]) -
 
 
 def cfg_from_mmdet_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the weights alone tell about their configuration."""
+    """Read the configuration from the shapes of the weights, as far as they tell it."""
     blocks = {name.split(".")[2] for name in state_dict if name.startswith("backbone.layer3.")}
     classes = [t for n, t in state_dict.items() if n.endswith((".conv_cls.bias", ".fcos_cls.bias"))]
     return {
@@ -207,7 +207,7 @@ def _rules(config: CondInstConfig) -> Rules:
     levels, head = config.neck.neck_in_levels, r"bbox_head\."
     extra = range(max(levels) + 1, max(levels) + 1 + config.neck.neck_extra_levels)
     branch = r"mask_head\.mask_feature_head\."
-    rules = prefixed(r"backbone\.", TORCHVISION_RESNET)
+    rules = add_prefix(r"backbone\.", TORCHVISION_RESNET)
     for i, level in enumerate([*levels, *extra]):
         ours = f"output{level}" if level in levels else f"p{level}"
         rules.append((rf"neck\.lateral_convs\.{i}\.conv\.(\w+)", rf"neck.lateral{level}.conv.\1"))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from condinst_infer.config.model import CondInstConfig
 from condinst_infer.errors import CheckpointError
-from condinst_infer.model.condinst import CondInst
+from condinst_infer.model.condinst import CondInst, build_condinst
 
 UNUSED = ""  # what a rule's new name is when the tensor is known and has no use here
 
@@ -43,7 +43,7 @@ DLA: Rules = (
 )
 
 
-def prefixed(prefix: str, rules: Rules) -> list[tuple[str, str]]:
+def add_prefix(prefix: str, rules: Rules) -> list[tuple[str, str]]:
     """`rules` for names that begin with the pattern `prefix`, which has no groups."""
     return [(prefix + old, new) for old, new in rules]
 
@@ -70,7 +70,7 @@ def model_from_renamed(
         CheckpointError: lists every tensor that is missing, surplus or of the wrong shape.
     """
     with torch.device("meta"):
-        model = CondInst(config)
+        model = build_condinst(config)
     expected = model.state_dict()
     found: dict[str, Tensor] = {}
     surplus, wrong = [], []
@@ -89,7 +89,7 @@ def model_from_renamed(
     counters = {n: torch.zeros((), dtype=torch.int64) for n in expected if _is_counter(n)}
     missing = expected.keys() - found.keys() - counters.keys()
     problems = {"missing": missing, "surplus": surplus, "of a wrong shape": wrong}
-    listed = "; ".join(_listed(kind, names) for kind, names in problems.items() if names)
+    listed = "; ".join(_list_names(kind, names) for kind, names in problems.items() if names)
     if listed:
         raise CheckpointError(f"the weights do not fit the configuration {config.name}: {listed}.")
     model.load_state_dict(found | counters, assign=True)
@@ -99,12 +99,12 @@ def model_from_renamed(
 def weights_from_renamed(
     weights: Mapping[str, Tensor], rename: Callable[[str], str | None]
 ) -> dict[str, Tensor]:
-    """Those tensors of `weights` that have a place here, under our names."""
+    """The tensors of `weights` that have a place here, under our names."""
     renamed = {rename(name): tensor for name, tensor in weights.items()}
     return {n: t for n, t in renamed.items() if n and not _is_counter(n)}
 
 
-def _listed(kind: str, names: Iterable[str]) -> str:
+def _list_names(kind: str, names: Iterable[str]) -> str:
     names = sorted(names)
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
     return f"{len(names)} {kind} ({', '.join(names[:20])}{more})"

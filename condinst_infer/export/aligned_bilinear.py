@@ -56,7 +56,7 @@ _AFTER = (
 )
 
 
-def upsampled(source: str, result: str) -> list[str]:
+def upsample_nodes(source: str, result: str) -> list[str]:
     """<result> [up_shape], the logits <source> [kept, 1, cells] upsampled, in the order of x_in."""
     return [
         f"logits_map = Reshape ({source}, logits_shape)",

@@ -262,4 +262,4 @@ def _step(config: CondInstConfig) -> list[str]:
             ]
     if config.mask_factor == 1:
         return [*lines, f"up = Identity (x{last})"]
-    return [*lines, *aligned_bilinear.upsampled(f"x{last}", "up")]
+    return [*lines, *aligned_bilinear.upsample_nodes(f"x{last}", "up")]

@@ -8,13 +8,14 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from condinst_infer.config.model import SEMANTIC_STRIDE
 from condinst_infer.contract.metadata import Metadata
 
 _BOX, _CENTRE = "fcos/box_regression/Conv", "fcos/centreness/Conv"
 _BOTH = "fcos/box_regression+centreness"
 
 
-def named_by_scope(proto: onnx.ModelProto) -> None:
+def name_by_scope(proto: onnx.ModelProto) -> None:
     """Name nodes and their outputs after the module they came from, and drop the tracer's notes.
 
     `backbone/res3/0/conv1/Conv` rather than `node_conv2d_17`; the notes name local files. Outputs
@@ -59,7 +60,7 @@ def merge_predictors(proto: onnx.ModelProto) -> None:
     if not boxes:
         return
     centres = {n.input[0]: n for n in proto.graph.node if n.name.startswith(_CENTRE)}
-    shared = _joined(proto.graph, [boxes[0], centres[boxes[0].input[0]]])
+    shared = _join(proto.graph, [boxes[0], centres[boxes[0].input[0]]])
     nodes = []
     for node in proto.graph.node:
         if node.name.startswith(_BOX):
@@ -75,7 +76,7 @@ def merge_predictors(proto: onnx.ModelProto) -> None:
     proto.graph.node.extend(nodes)
 
 
-def _joined(graph: onnx.GraphProto, convs: Sequence[onnx.NodeProto]) -> list[str]:
+def _join(graph: onnx.GraphProto, convs: Sequence[onnx.NodeProto]) -> list[str]:
     """Names of new tensors: weights and biases of `convs` together, and channels of each."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     old = {name for conv in convs for name in conv.input[1:]}
@@ -96,7 +97,7 @@ def _joined(graph: onnx.GraphProto, convs: Sequence[onnx.NodeProto]) -> list[str
     return list(made)
 
 
-def with_contract_shapes(proto: onnx.ModelProto, metadata: Metadata) -> None:
+def set_contract_shapes(proto: onnx.ModelProto, metadata: Metadata) -> None:
     """Give inputs and outputs the dimension names of the contract where they are dynamic."""
     stride = metadata.config.mask.mask_stride
     feature_stride = metadata.config.mask_feature_stride
@@ -106,7 +107,7 @@ def with_contract_shapes(proto: onnx.ModelProto, metadata: Metadata) -> None:
         "masks": ("N", None, f"H/{stride}", f"W/{stride}"),
         "mask_features": ("N", None, f"H/{feature_stride}", f"W/{feature_stride}"),
         "params_map": ("N", None, "A"),
-        "semantic": ("N", None, "H/4", "W/4"),
+        "semantic": ("N", None, f"H/{SEMANTIC_STRIDE}", f"W/{SEMANTIC_STRIDE}"),
     }
     for value in [*proto.graph.input, *proto.graph.output]:
         dims = value.type.tensor_type.shape.dim

@@ -19,8 +19,8 @@ from condinst_infer.errors import ConfigError, require
 from condinst_infer.export.function_bodies import OPSET, functions
 from condinst_infer.export.graph_passes import (
     merge_predictors,
-    named_by_scope,
-    with_contract_shapes,
+    name_by_scope,
+    set_contract_shapes,
 )
 from condinst_infer.model.condinst import CondInst
 from condinst_infer.model.deploy import in_precision
@@ -29,7 +29,7 @@ GRAPHS = ("full", "detector")
 PRECISIONS = ("fp32", "fp16")
 
 
-class Traced(nn.Module):
+class TracedCut(nn.Module):
     """The cut of the network that becomes the graph; outputs in the order of the contract."""
 
     def __init__(self, model: CondInst, graph: str) -> None:
@@ -67,7 +67,7 @@ def export_onnx(
     """
     _check(model.config, graph, precision, size, batch)
     require("onnxscript", "export")
-    traced = Traced(in_precision(model, precision), graph).eval()
+    traced = TracedCut(in_precision(model, precision), graph).eval()
     metadata = Metadata(
         config=model.config,
         graph=graph,
@@ -78,15 +78,15 @@ def export_onnx(
         versions=_versions(),
     )
     on_stage("tracing")
-    proto = _traced_onnx(traced, metadata)
+    proto = _trace(traced, metadata)
     on_stage("writing")
-    named_by_scope(proto)
+    name_by_scope(proto)
     merge_predictors(proto)
     for key, value in metadata.to_props().items():
         proto.metadata_props.add(key=key, value=value)
     if graph == "full":
         proto.functions.extend(functions(model.config))
-    with_contract_shapes(proto, metadata)
+    set_contract_shapes(proto, metadata)
     # the tracer's choice is newer than the operations need, which old runtimes refuse
     proto.ir_version = onnx.helper.find_min_ir_version_for(
         list(proto.opset_import), ignore_unknown=True
@@ -95,7 +95,7 @@ def export_onnx(
     onnx.save(proto, str(path))
 
 
-def _traced_onnx(traced: Traced, metadata: Metadata) -> onnx.ModelProto:
+def _trace(traced: TracedCut, metadata: Metadata) -> onnx.ModelProto:
     size, batch = metadata.size, metadata.batch
     # sizes that no dimension could be taken for by chance; batch 2 because 1 is special to tracing
     height, width = size or (160, 224)

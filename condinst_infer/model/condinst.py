@@ -5,14 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from condinst_infer.config.model import CondInstConfig
+from condinst_infer.config.model import BackboneConfig, CondInstConfig, NeckConfig
 from condinst_infer.model.dla import DLA34
 from condinst_infer.model.fpn import FPN, BiFPN
 from condinst_infer.model.heads import HeadOutputs, Heads
 from condinst_infer.model.mask_branch import MaskBranch
 from condinst_infer.model.resnet import ResNet
-from condinst_infer.model.select_instances import MaskHeads, kept_by_boxes, kept_by_masks
+from condinst_infer.model.select_instances import MaskHeads, select_by_boxes, select_by_masks
 from condinst_infer.model.semantic_branch import SemanticBranch
+from condinst_infer.model.spans import span
 from condinst_infer.ops import (
     Candidates,
     boxes_from_masks,
@@ -20,8 +21,6 @@ from condinst_infer.ops import (
     places_from_locations,
     select_candidates,
 )
-
-__all__ = ["CondInst", "HeadOutputs"]
 
 
 class CondInst(nn.Module):
@@ -34,7 +33,16 @@ class CondInst(nn.Module):
     pixel_mean: Tensor  # float32 [3], BGR
     pixel_std: Tensor
 
-    def __init__(self, config: CondInstConfig) -> None:
+    def __init__(
+        self,
+        config: CondInstConfig,
+        *,
+        backbone: ResNet | DLA34,
+        neck: FPN | BiFPN,
+        heads: Heads,
+        mask_branch: MaskBranch,
+        semantic_branch: SemanticBranch | None,
+    ) -> None:
         super().__init__()
         self.config = config
         for name in ("pixel_mean", "pixel_std"):
@@ -43,40 +51,10 @@ class CondInst(nn.Module):
             # on the CPU even where parameters are made without memory: no file brings them
             constant = torch.tensor(values, dtype=torch.float32, device="cpu")
             self.register_buffer(name, constant, persistent=False)
-        self.backbone = _backbone(config)
-        self.neck = _neck(config, self.backbone.channels)
-        channels = config.neck.neck_channels
-        heads, mask = config.heads, config.mask
-        self.fcos = Heads(
-            channels,
-            levels=len(heads.head_levels),
-            num_classes=heads.num_classes,
-            num_params=config.num_params,
-            share_convs=heads.share_convs,
-            class_convs=heads.class_convs,
-            box_convs=heads.box_convs,
-            norm=heads.tower_norm,
-            scales=heads.regression_scales,
-            prior_probability=heads.prior_probability,
-        )
-        self.mask_branch = MaskBranch(
-            channels,
-            inputs=len(mask.mask_levels),
-            channels=mask.mask_branch_channels,
-            convs=mask.mask_branch_convs,
-            out_channels=mask.mask_channels,
-            norm=mask.mask_branch_norm,
-            semantic_classes=heads.num_classes if mask.semantic_loss else 0,
-        )
-        self.semantic_branch: SemanticBranch | None = None
-        if config.is_panoptic:
-            self.semantic_branch = SemanticBranch(
-                channels,
-                inputs=len(config.panoptic.semantic_levels),
-                classes=1 + len(config.panoptic.stuff_names),
-            )
+        self.backbone, self.neck, self.fcos = backbone, neck, heads
+        self.mask_branch, self.semantic_branch = mask_branch, semantic_branch
 
-    def normalised(self, images: Tensor, image_sizes: Tensor) -> Tensor:
+    def normalize(self, images: Tensor, image_sizes: Tensor) -> Tensor:
         """Network input [N, 3, H, W]: normalised, then zero outside the valid part."""
         x = images.float()  # TensorRT takes a uint8 input only if Cast is the first node
         x = x.permute(0, 3, 1, 2)  # [N, 3, H, W]: before, since rows broadcast faster than pixels
@@ -91,7 +69,9 @@ class CondInst(nn.Module):
 
     def pyramid(self, images: Tensor, image_sizes: Tensor) -> dict[int, Tensor]:
         """Feature pyramid: level -> [N, C, h, w]."""
-        return self.neck(self.backbone(self.normalised(images, image_sizes)))
+        with span("normalize", "normalize"):
+            x = self.normalize(images, image_sizes)
+        return self.neck(self.backbone(x))
 
     def heads(self, images: Tensor, image_sizes: Tensor, *, boxes: bool = True) -> HeadOutputs:
         """Raw outputs of every location: what training and comparisons need.
@@ -123,11 +103,13 @@ class CondInst(nn.Module):
             semantic [N, C, H/4, W/4], logits: class 0 is any thing, the others are stuff.
         """
         pyramid = self.pyramid(images, image_sizes)
-        towers = self.fcos.towers(self._head_levels(pyramid))
+        with span("fcos", "towers"):
+            towers = self.fcos.towers(self._head_levels(pyramid))
         features = self.mask_branch(self._mask_levels(pyramid))
-        detector = self.fcos.detector(towers, boxes=self.config.detect.nms == "box")
+        with span("fcos", "detector"):
+            detector = self.fcos.detector(towers, boxes=self.config.detect.nms == "box")
         candidates = self._candidates(detector, image_sizes)
-        finished = self._finished(
+        finished = self._finish(
             candidates, detector[0], features, lambda at: self.fcos.params_at(towers, at)
         )
         return finished | self._semantic(pyramid)
@@ -149,7 +131,7 @@ class CondInst(nn.Module):
             rows = locations.long()[:, None].expand(-1, params.shape[1], -1)
             return params.gather(2, rows).transpose(1, 2)  # [N, K, P]
 
-        finished = self._finished(candidates, raw.class_logits, raw.mask_features, params_at)
+        finished = self._finish(candidates, raw.class_logits, raw.mask_features, params_at)
         return finished | _present(semantic=raw.semantic)
 
     def detector(self, images: Tensor, image_sizes: Tensor) -> dict[str, Tensor]:
@@ -179,7 +161,7 @@ class CondInst(nn.Module):
             clip=detect.clip_before_nms,
         )
 
-    def _finished(
+    def _finish(
         self,
         candidates: Candidates,
         class_logits: Sequence[Tensor],
@@ -197,10 +179,11 @@ class CondInst(nn.Module):
             return params_at(locations), *places
 
         if detect.nms == "mask":
-            kept, heads, count = kept_by_masks(candidates, features, heads_at, config)
+            kept, heads, count = select_by_masks(candidates, features, heads_at, config)
         else:
-            kept, heads, count = kept_by_boxes(candidates, heads_at, config)
-        masks = dynamic_mask_head(features, *heads, count, **config.mask_head_settings)
+            kept, heads, count = select_by_boxes(candidates, heads_at, config)
+        with span("DynamicMaskHead", "dynamic_mask_head"):
+            masks = dynamic_mask_head(features, *heads, count, **config.mask_head_settings)
         boxes = kept.boxes
         if boxes is None:
             boxes = boxes_from_masks(masks, config.mask.mask_stride)
@@ -229,24 +212,6 @@ class CondInst(nn.Module):
         return [pyramid[level] for level in self.config.mask.mask_levels]
 
 
-def _neck(config: CondInstConfig, in_channels: Mapping[int, int]) -> FPN | BiFPN:
-    neck = config.neck
-    if neck.neck_type == "bifpn":
-        return BiFPN(
-            in_channels,
-            channels=neck.neck_channels,
-            norm=neck.neck_norm,
-            repeats=neck.bifpn_repeats,
-        )
-    return FPN(
-        in_channels,
-        levels=neck.neck_in_levels,
-        extra_levels=neck.neck_extra_levels,
-        channels=neck.neck_channels,
-        norm=neck.neck_norm,
-    )
-
-
 def _detector_outputs(candidates: Candidates, raw: HeadOutputs) -> dict[str, Tensor]:
     """The outputs of the detector graph."""
     return {
@@ -264,20 +229,77 @@ def _present(**tensors: Tensor | None) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
-def _backbone(config: CondInstConfig) -> ResNet | DLA34:
-    settings = config.backbone
-    if settings.backbone_type == "dla34":
-        return DLA34(norm=settings.backbone_norm, frozen_stages=settings.frozen_stages)
+def build_condinst(config: CondInstConfig) -> CondInst:
+    """The network that `config` describes, with initial weights."""
+    backbone = build_backbone(config.backbone)
+    channels, heads, mask = config.neck.neck_channels, config.heads, config.mask
+    return CondInst(
+        config,
+        backbone=backbone,
+        neck=build_neck(config.neck, backbone.channels),
+        heads=Heads(
+            channels,
+            levels=len(heads.head_levels),
+            num_classes=heads.num_classes,
+            num_params=config.num_params,
+            share_convs=heads.share_convs,
+            class_convs=heads.class_convs,
+            box_convs=heads.box_convs,
+            norm=heads.tower_norm,
+            scales=heads.regression_scales,
+            prior_probability=heads.prior_probability,
+        ),
+        mask_branch=MaskBranch(
+            channels,
+            inputs=len(mask.mask_levels),
+            channels=mask.mask_branch_channels,
+            convs=mask.mask_branch_convs,
+            out_channels=mask.mask_channels,
+            norm=mask.mask_branch_norm,
+            semantic_classes=heads.num_classes if mask.semantic_loss else 0,
+        ),
+        semantic_branch=SemanticBranch(
+            channels,
+            inputs=len(config.panoptic.semantic_levels),
+            classes=1 + len(config.panoptic.stuff_names),
+        )
+        if config.is_panoptic
+        else None,
+    )
+
+
+def build_backbone(config: BackboneConfig) -> ResNet | DLA34:
+    """The backbone that `config` describes."""
+    if config.backbone_type == "dla34":
+        return DLA34(norm=config.backbone_norm, frozen_stages=config.frozen_stages)
     return ResNet(
-        depth=settings.backbone_type,
-        norm=settings.backbone_norm,
-        frozen_stages=settings.frozen_stages,
-        stem_channels=settings.stem_channels,
-        res2_channels=settings.res2_channels,
-        groups=settings.groups,
-        width_per_group=settings.width_per_group,
-        stride_in_1x1=settings.stride_in_1x1,
-        deform_stages=settings.deform_stages,
-        deform_modulated=settings.deform_modulated,
-        deform_groups=settings.deform_groups,
+        depth=config.backbone_type,
+        norm=config.backbone_norm,
+        frozen_stages=config.frozen_stages,
+        stem_channels=config.stem_channels,
+        res2_channels=config.res2_channels,
+        groups=config.groups,
+        width_per_group=config.width_per_group,
+        stride_in_1x1=config.stride_in_1x1,
+        deform_stages=config.deform_stages,
+        deform_modulated=config.deform_modulated,
+        deform_groups=config.deform_groups,
+    )
+
+
+def build_neck(config: NeckConfig, in_channels: Mapping[int, int]) -> FPN | BiFPN:
+    """The feature pyramid that `config` describes, for backbone levels with these channels."""
+    if config.neck_type == "bifpn":
+        return BiFPN(
+            in_channels,
+            channels=config.neck_channels,
+            norm=config.neck_norm,
+            repeats=config.bifpn_repeats,
+        )
+    return FPN(
+        in_channels,
+        levels=config.neck_in_levels,
+        extra_levels=config.neck_extra_levels,
+        channels=config.neck_channels,
+        norm=config.neck_norm,
     )

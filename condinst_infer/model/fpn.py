@@ -83,7 +83,9 @@ class BiFPNLayer(nn.Module):
         ):
             weights = functional.relu(weights)
             weights = weights / (weights.sum() + 1e-4)
-            resized = [_moved(maps[k], target - level_of[k], maps[target]) for k in inputs]
+            resized = [
+                _resize_to_level(maps[k], target - level_of[k], maps[target]) for k in inputs
+            ]
             x = weights[0] * resized[0]
             for weight, map_ in zip(weights[1:], resized[1:], strict=True):
                 x = x + weight * map_
@@ -106,20 +108,20 @@ class BiFPN(nn.Module):
         )
 
     def forward(self, maps: Mapping[int, Tensor]) -> dict[int, Tensor]:
-        p6 = _halved(self.reduction(maps[5]))
-        levels = [maps[3], maps[4], maps[5], p6, _halved(p6)]
+        p6 = _downsample(self.reduction(maps[5]))
+        levels = [maps[3], maps[4], maps[5], p6, _downsample(p6)]
         for layer in self.layers:
             levels = layer(levels)
         return dict(zip(range(3, 8), levels, strict=True))
 
 
-def _halved(x: Tensor) -> Tensor:
+def _downsample(x: Tensor) -> Tensor:
     return functional.max_pool2d(x, 3, stride=2, padding=1)
 
 
-def _moved(x: Tensor, up: int, target: Tensor) -> Tensor:
+def _resize_to_level(x: Tensor, up: int, target: Tensor) -> Tensor:
     """`x` brought `up` (-1, 0 or 1) levels higher, to the size of `target`."""
     if up == 0:
         return x
     # nearest to a given size, not times two: P6 and P7 can have odd sizes
-    return _halved(x) if up > 0 else functional.interpolate(x, size=target.shape[-2:])
+    return _downsample(x) if up > 0 else functional.interpolate(x, size=target.shape[-2:])

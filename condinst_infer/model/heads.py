@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from condinst_infer.model.layers import norm_layer
+from condinst_infer.model.spans import span
 from condinst_infer.ops import conv_at_locations
 
 
@@ -116,7 +117,8 @@ class Heads(nn.Module):
     def params_at(self, towers: Sequence[tuple[Tensor, Tensor]], locations: Tensor) -> Tensor:
         """Controller output at `locations` [N, K] alone, [N, K, P]: the rest is never needed."""
         boxes = [b for _, b in towers]
-        return conv_at_locations(boxes, self.controller.weight, self.controller.bias, locations)
+        with span("fcos/controller", "params_at"):
+            return conv_at_locations(boxes, self.controller.weight, self.controller.bias, locations)
 
 
 def _through(tower: nn.ModuleList, x: Tensor, level: int) -> Tensor:

@@ -108,7 +108,7 @@ class DeformConvNorm(nn.Module):
         out = self.offset(x)
         batch, _, rows, columns = out.shape
         split = 18 * self.deform_groups
-        taps = self._sampled(x, out[:, :split])  # [N, C, 9, h, w]
+        taps = self._sample(x, out[:, :split])  # [N, C, 9, h, w]
         if self.modulated:
             masks = out[:, split:].sigmoid()
             masks = masks.reshape(batch * self.deform_groups, 1, 9, rows, columns)
@@ -121,7 +121,7 @@ class DeformConvNorm(nn.Module):
             x = self.norm(x)
         return functional.relu(x)
 
-    def _sampled(self, x: Tensor, offsets: Tensor) -> Tensor:
+    def _sample(self, x: Tensor, offsets: Tensor) -> Tensor:
         """`x` [N, C, H, W] at the nine displaced taps of every output pixel, [N, C, 9, h, w]."""
         batch, channels, height, width = x.shape
         rows, columns = offsets.shape[-2:]

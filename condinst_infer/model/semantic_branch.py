@@ -33,7 +33,7 @@ class SemanticBranch(nn.Module):
 
 
 def semantic_by_concatenation(branch: SemanticBranch, pyramid: Sequence[Tensor]) -> Tensor:
-    """What `branch` computes, as the paper words it: slower; for tests."""
+    """Compute `branch` as the paper words it: slower; for tests."""
     size = pyramid[0].shape[-2:]
     x = torch.cat([functional.interpolate(m, size=size, mode="bilinear") for m in pyramid], 1)
     weight = torch.cat([conv.weight for conv in branch.output], 1)  # pyright: ignore

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from condinst_infer.ops.onnx_nodes import exporting
+from condinst_infer.ops.onnx_nodes import is_exporting
 
 
 def aligned_bilinear(x: Tensor, factor: int) -> Tensor:
@@ -17,7 +17,7 @@ def aligned_bilinear(x: Tensor, factor: int) -> Tensor:
         return x
     start, height, width = factor - factor // 2, x.shape[2] * factor, x.shape[3] * factor
     padded = functional.pad(x, (1, 1, 1, 1), mode="replicate")
-    if exporting():
+    if is_exporting():
         # asymmetric Resize by a constant factor is what every runtime has; torch has no such mode
         up = torch.onnx.ops.symbolic(
             "Resize",

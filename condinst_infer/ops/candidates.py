@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from condinst_infer.ops.onnx_nodes import exporting, quotient
+from condinst_infer.ops.onnx_nodes import is_exporting, quotient
 
 
 class Candidates(NamedTuple):
@@ -73,7 +73,7 @@ def select_candidates(
 
 def best_candidates(candidates: Candidates, limit: int) -> Candidates:
     """The `limit` best of all levels without their boxes, in falling score; ties by slot."""
-    if exporting():  # ONNX breaks ties so by itself
+    if is_exporting():  # ONNX breaks ties so by itself
         scores, order = candidates.scores.topk(limit, dim=1)  # [N, limit]
     else:
         found = candidates.scores.sort(dim=1, descending=True, stable=True)
@@ -126,7 +126,7 @@ def _boxes(regression: Tensor, place: Tensor, stride: int) -> Tensor:
 def _ranks(
     scores: Tensor, quality: Tensor, threshold: float, threshold_by: str, rank_by: str
 ) -> Tensor:
-    """What pairs are ranked by, -1 where they miss the threshold."""
+    """Values that pairs are ranked by, -1 where they miss the threshold."""
     product = scores * quality
     passed = (product if threshold_by == "product" else scores) > threshold
     return torch.where(passed, product if rank_by == "product" else scores, -1.0)
@@ -138,7 +138,7 @@ def places_from_locations(
     strides: Sequence[int],
     sizes_of_interest: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    """Where candidates sit and the size their level stands for.
+    """Centres of candidates, and the object size their level stands for.
 
     Args:
         locations: int [N, K], index into the A locations of all levels.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from condinst_infer.ops.onnx_nodes import custom_node, exporting
+from condinst_infer.ops.onnx_nodes import custom_node, is_exporting
 
 
 def class_nms(
@@ -30,7 +30,7 @@ def class_nms(
     Returns:
         keep int32 [N, K], -1 in unused slots, and count int32 [N].
     """
-    if exporting():
+    if is_exporting():
         attributes = {
             "iou_threshold": [iou_threshold],
             "max_detections": [max_detections],

@@ -11,7 +11,7 @@ from condinst_infer.ops.onnx_nodes import quotient
 def conv_at_locations(
     features: Sequence[Tensor], weight: Tensor, bias: Tensor | None, locations: Tensor
 ) -> Tensor:
-    """What the padded 3x3 convolution puts out at `locations`, without the other locations.
+    """Evaluate a padded 3x3 convolution at `locations` only.
 
     Args:
         features: one [N, C, h, w] per level.

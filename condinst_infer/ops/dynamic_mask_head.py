@@ -9,7 +9,7 @@ from torch.nn import functional
 from condinst_infer.config.model import mask_layers
 from condinst_infer.config.validation import CHOICES
 from condinst_infer.ops.aligned_bilinear import aligned_bilinear
-from condinst_infer.ops.onnx_nodes import custom_node, exporting
+from condinst_infer.ops.onnx_nodes import custom_node, is_exporting
 
 ABSOLUTE_SCALE = 512  # absolute coordinates are pixel / 512: our choice, the papers give none
 COORDINATES = CHOICES["coordinates"]  # the node's attribute is the index
@@ -99,7 +99,7 @@ def mask_logits_by_grouped_conv(
     coordinates: str = "relative",
     use_features: bool = True,
 ) -> Tensor:
-    """What `mask_logits` means, word for word from the paper; the usual and slow way."""
+    """Compute `mask_logits` word for word as the paper says; the usual and slow way."""
     layers = mask_layers(
         depth=depth,
         width=width,
@@ -149,7 +149,7 @@ def dynamic_mask_head(
     for a function body is written for one factor and one K.
     """
     shape = {"depth": depth, "width": width, "channels": channels}
-    if exporting():
+    if is_exporting():
         attributes = {
             **{name: [value] for name, value in shape.items()},
             "stride": [stride],

@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from condinst_infer.config.validation import CHOICES
-from condinst_infer.ops.onnx_nodes import custom_node, exporting
+from condinst_infer.ops.onnx_nodes import custom_node, is_exporting
 
 KINDS = CHOICES["mask_nms"]  # the node's attribute is the index
 
@@ -41,7 +41,7 @@ def mask_nms(
         keep int32 [N, K], -1 in unused slots; their scores float32 [N, K], 0 in unused slots; and
         count int32 [N].
     """
-    if exporting():
+    if is_exporting():
         attributes = {
             "kind": [KINDS.index(kind)],
             "iou_threshold": [iou_threshold],

@@ -1,4 +1,4 @@
-"""How an operation becomes one node of the ONNX graph while torch exports it."""
+"""Export of an operation as one node of the ONNX graph."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor
 DOMAIN = "condinst"
 
 
-def exporting() -> bool:
+def is_exporting() -> bool:
     """True while torch traces the network into ONNX."""
     return torch.onnx.is_in_onnx_export()
 
@@ -43,7 +43,7 @@ def quotient(dividend: Tensor, divisor: int) -> Tensor:
 
     The exporter makes seven nodes of `//` and a detour over floats of `torch.div`.
     """
-    if not exporting():
+    if not is_exporting():
         return torch.div(dividend, divisor, rounding_mode="trunc")
     by = torch.full((), divisor, dtype=dividend.dtype)
     return torch.onnx.ops.symbolic(

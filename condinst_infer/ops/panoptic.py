@@ -4,10 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from condinst_infer.config.model import Size
+from condinst_infer.config.model import MILLION, SEMANTIC_STRIDE, Size
 from condinst_infer.ops.aligned_bilinear import aligned_bilinear
-
-MILLION = 1_000_000  # shares are compared as whole numbers
 
 
 def panoptic_merge(
@@ -53,8 +51,8 @@ def panoptic_merge(
 
 
 def semantic_logits(semantic: Tensor, *, net_size: Size, image_size: Size) -> Tensor:
-    """Logits [C, H, W] in original pixels, of those at stride 4 of the padded canvas."""
-    size = (4 * semantic.shape[1], 4 * semantic.shape[2])
+    """Logits [C, H, W] in original pixels, from those of the padded canvas."""
+    size = (SEMANTIC_STRIDE * semantic.shape[1], SEMANTIC_STRIDE * semantic.shape[2])
     x = interpolate(semantic[None].float(), size, mode="bilinear", align_corners=False)
     return _native(x, net_size, image_size)
 

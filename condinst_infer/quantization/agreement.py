@@ -1,4 +1,4 @@
-"""How far the detections of one file are from another's, as one number and as counts."""
+"""Agreement of the detections of two files, as one number and as counts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -7,27 +7,32 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from condinst_infer.config.model import InputConfig
 from condinst_infer.contract.session import Session
 from condinst_infer.errors import InputError
-from condinst_infer.processing.preprocess import ImageSource, network_image, read_image, stacked
+from condinst_infer.processing.preprocess import (
+    ImageSource,
+    network_image,
+    read_image,
+    stack_images,
+)
 from condinst_infer.runtimes.ort import OrtSession
-from condinst_infer.verification.compare import matched_slots
+from condinst_infer.system.progress import progress
+from condinst_infer.verification.compare import match_slots
 
 Feeds = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How the detections of a file differ from those of the reference.
+    """Differences of the detections of a file from those of the reference.
 
     A detection weighs as much as its score is above the lowest the files report: one that comes
     or goes at that threshold weighs nothing.
     """
 
-    loss: float  # percent of the weight that has no partner, or lies outside its partner's mask
+    disagreement_percent: float  # weight without a partner, or outside the partner's mask
     mask_iou: float  # mean over pairs
     above_09: float  # share of pairs whose masks have an IoU above 0.9
     detections: int  # of the reference
@@ -35,22 +40,22 @@ class Agreement:
     new: int  # of the other file, without a partner
 
 
-class Compared(NamedTuple):
-    """One image: weight that agrees, all weight, mask IoU of each pair, what has no partner."""
+class ImageAgreement(NamedTuple):
+    """The agreement on one image; a detection weighs as `Agreement` says."""
 
-    agreed: float
+    agreeing_weight: float
     weight: float
-    ious: list[float]
+    ious: list[float]  # of the masks of each pair
     lost: int
     new: int
 
     @property
-    def loss(self) -> float:
-        """Weight that does not agree."""
-        return self.weight - self.agreed
+    def disagreeing_weight(self) -> float:
+        """Weight without a partner, or outside the partner's mask."""
+        return self.weight - self.agreeing_weight
 
 
-class _Found(NamedTuple):
+class _Detections(NamedTuple):
     """The detections of one image; masks at mask stride, one bit each."""
 
     outputs: dict[str, np.ndarray]
@@ -64,7 +69,7 @@ class _Found(NamedTuple):
 
 
 class Reference:
-    """What one file finds in some images, to compare others with.
+    """Detections of one file in some images, to compare other files with.
 
     Args:
         path: an exported full graph of dynamic batch.
@@ -78,32 +83,32 @@ class Reference:
         self._feeds = feeds
         with closing(OrtSession(path)) as session:
             self._floor = session.metadata.config.reported_floor
-            bar = tqdm(feeds, desc=path.stem, unit="image", disable=None, delay=2)
-            self._found = [_found(session, feed) for feed in bar]
+            bar = progress(feeds, "image", description=path.stem)
+            self._found = [_detect(session, feed) for feed in bar]
         if not any(len(found.bits) for found in self._found):
             raise InputError(
                 f"the model finds nothing in the {len(feeds)} calibration images, so there is "
                 "nothing to judge int8 by; give images that show what it was trained for."
             )
 
-    def compared(self, path: Path, images: Sequence[int] | None = None) -> list[Compared]:
+    def compare(self, path: Path, images: Sequence[int] | None = None) -> list[ImageAgreement]:
         """The file `path` on the images of these numbers; None takes all."""
         numbers: Iterable[int] = range(len(self._feeds)) if images is None else images
         if images is None:
-            numbers = tqdm(numbers, desc=path.stem, unit="image", disable=None, delay=2)
+            numbers = progress(numbers, "image", description=path.stem)
         with closing(OrtSession(path)) as session:
             return [
-                _compared(self._found[i], _found(session, self._feeds[i]), self._floor)
+                _compare_image(self._found[i], _detect(session, self._feeds[i]), self._floor)
                 for i in numbers
             ]
 
 
-def agreement(images: Sequence[Compared]) -> Agreement:
-    """Over all images."""
+def agreement(images: Sequence[ImageAgreement]) -> Agreement:
+    """Sum up the agreement of all images."""
     ious = np.array([iou for image in images for iou in image.ious])
     lost = sum(image.lost for image in images)
     return Agreement(
-        loss=loss_of(images),
+        disagreement_percent=disagreement_percent(images),
         mask_iou=float(ious.mean()) if len(ious) else 0.0,
         above_09=float((ious > 0.9).mean()) if len(ious) else 0.0,
         detections=len(ious) + lost,
@@ -112,10 +117,10 @@ def agreement(images: Sequence[Compared]) -> Agreement:
     )
 
 
-def loss_of(images: Sequence[Compared]) -> float:
-    """Percent of the weight that does not agree."""
+def disagreement_percent(images: Sequence[ImageAgreement]) -> float:
+    """Percent of the weight of all images that does not agree."""
     weight = sum(image.weight for image in images)
-    return 100 * sum(image.loss for image in images) / weight if weight else 0.0
+    return 100 * sum(image.disagreeing_weight for image in images) / weight if weight else 0.0
 
 
 def spread(sources: Sequence[ImageSource], limit: int) -> list[ImageSource]:
@@ -129,30 +134,30 @@ def feeds_of(
 ) -> list[dict[str, np.ndarray]]:
     """Each image as the inputs of a graph for one image, on a canvas of `size` or its own."""
     feeds = []
-    for source in tqdm(sources, desc="reading", unit="image", disable=None, delay=2):
+    for source in progress(sources, "image", description="reading"):
         pixels, canvas = network_image(read_image(source), config, size)
-        images, sizes = stacked([pixels], canvas)
+        images, sizes = stack_images([pixels], canvas)
         feeds.append({"images": images, "image_sizes": sizes})
     return feeds
 
 
-def _found(session: Session, feed: Feeds) -> _Found:
+def _detect(session: Session, feed: Feeds) -> _Detections:
     outputs = session.run(feed)
     n = int(outputs["num_detections"][0])
     masks = outputs["masks"][0, :n] > 0.5
     names = ("num_detections", "boxes", "scores", "labels")
-    return _Found({k: outputs[k].copy() for k in names}, np.packbits(masks), masks.shape)
+    return _Detections({k: outputs[k].copy() for k in names}, np.packbits(masks), masks.shape)
 
 
-def _compared(ours: _Found, theirs: _Found, floor: float) -> Compared:
+def _compare_image(ours: _Detections, theirs: _Detections, floor: float) -> ImageAgreement:
     masks = ours.masks(), theirs.masks()
     weights = [
         (found.outputs["scores"][0, : found.shape[0]] - floor).clip(0) for found in (ours, theirs)
     ]
     agreed, ious = 0.0, []
-    for a, b in matched_slots(ours.outputs, theirs.outputs, 0):
+    for a, b in match_slots(ours.outputs, theirs.outputs, 0):
         union = (masks[0][a] | masks[1][b]).sum()
         ious.append(float((masks[0][a] & masks[1][b]).sum() / union) if union else 1.0)
         agreed += ious[-1] * float(weights[0][a] + weights[1][b])
     lost, new = (found.shape[0] - len(ious) for found in (ours, theirs))
-    return Compared(agreed, float(sum(w.sum() for w in weights)), ious, lost, new)
+    return ImageAgreement(agreed, float(sum(w.sum() for w in weights)), ious, lost, new)

@@ -62,7 +62,7 @@ class Quantizer:
         if self._metadata.precision != "fp32":
             raise ConfigError(f"{path} is {self._metadata.precision}; int8 is made of fp32.")
         fold_batch_norms(self._graph)
-        _read_shapes_behind(self._graph)
+        _redirect_shape_reads(self._graph)
         self._ranges = _ranges(self._graph, feeds)
         self._graph = onnx.shape_inference.infer_shapes(self._graph)
         nodes = [node for node in self._graph.graph.node if self._quantizable(node)]
@@ -107,7 +107,7 @@ class Quantizer:
         self._save(proto, path)
 
     def _quantizable(self, node: onnx.NodeProto) -> bool:
-        """Whether `node` may be in int8: part of the network, of float inputs that were seen."""
+        """True if `node` may be in int8: part of the network, of float inputs that were seen."""
         if node.op_type not in _TYPES[self.target] or node.name.split("/")[0] not in _PARTS:
             return False
         if node.name.startswith(_FLOAT) or "/offset/" in node.name:  # offsets are coordinates
@@ -165,35 +165,40 @@ def fold_batch_norms(proto: onnx.ModelProto) -> None:
     _drop_unused(graph)
 
 
-def _read_shapes_behind(proto: onnx.ModelProto) -> None:
-    """Read the size of a map where it is float32: behind a tower's last ReLU, of a predictor.
+def _redirect_shape_reads(proto: onnx.ModelProto) -> None:
+    """Make every Shape node read a float32 tensor of the same height and width.
 
-    So that a convolution and its ReLU can become one; and OpenVINO 2026.4 computes an int8
-    convolution wrongly if its size is read.
+    Reading the size from a convolution's output blocks the fusion of Conv and ReLU, and OpenVINO
+    2026.4 then computes the int8 convolution wrongly. The graph is sorted again afterwards.
     """
-    behind = {node.input[0]: node.output[0] for node in proto.graph.node if node.op_type == "Relu"}
-    predictors = {
+    relu_of = {node.input[0]: node.output[0] for node in proto.graph.node if node.op_type == "Relu"}
+    predictor_of = {
         node.input[0]: node.output[0]
         for node in reversed(proto.graph.node)
         if node.op_type == "Conv" and node.name.startswith(_FLOAT)
     }
     for node in proto.graph.node:
-        if node.op_type == "Shape":  # of rows or columns, which are the same in both
-            source = behind.get(node.input[0], node.input[0])
-            node.input[0] = predictors.get(source, source)
-    ready = {"", *(value.name for value in (*proto.graph.input, *proto.graph.initializer))}
-    waiting, done = list(proto.graph.node), []
-    while waiting:  # what reads a size has to wait for it now; the others keep their order
-        left = []
+        if node.op_type == "Shape":
+            behind_relu = relu_of.get(node.input[0], node.input[0])
+            node.input[0] = predictor_of.get(behind_relu, behind_relu)
+    _sort_topologically(proto.graph)
+
+
+def _sort_topologically(graph: onnx.GraphProto) -> None:
+    """Put each node behind those it reads; nodes that need no move keep their order."""
+    ready = {"", *(value.name for value in (*graph.input, *graph.initializer))}
+    waiting, ordered = list(graph.node), []
+    while waiting:
+        blocked = []
         for node in waiting:
             if ready.issuperset(node.input):
                 ready.update(node.output)
-                done.append(node)
+                ordered.append(node)
             else:
-                left.append(node)
-        waiting = left
-    del proto.graph.node[:]
-    proto.graph.node.extend(done)
+                blocked.append(node)
+        waiting = blocked
+    del graph.node[:]
+    graph.node.extend(ordered)
 
 
 def _ranges(proto: onnx.ModelProto, feeds: Iterable[Mapping[str, np.ndarray]]) -> Any:
@@ -216,7 +221,7 @@ def _ranges(proto: onnx.ModelProto, feeds: Iterable[Mapping[str, np.ndarray]]) -
 
 
 class _Reader:
-    """What the calibrater reads from."""
+    """Data reader for the calibrater."""
 
     def __init__(self, feeds: Iterable[Mapping[str, np.ndarray]]) -> None:
         self._feeds = iter(feeds)

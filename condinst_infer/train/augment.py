@@ -14,18 +14,18 @@ from condinst_infer.results.crop import CroppedMask
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How images vary from one time to the next; the defaults are the papers' (section 4.1)."""
+    """Random changes of training images; the defaults are the papers' (section 4.1)."""
 
     short_sides: tuple[int, ...] = (640, 672, 704, 736, 768, 800)  # one is drawn; Detectron2
     train_long_side: int = 1333  # cap of the longer side
     horizontal_flip: bool = True
     vertical_flip: bool = False  # for data without an up direction: cells, aerial views
-    turns: bool = False  # by 90, 180 and 270 degrees, for the same
+    rotate: bool = False  # by 90, 180 and 270 degrees, for the same
     colour_jitter: float = 0.0  # 0 to 1: brightness, contrast, saturation; hue a tenth of it
     crop: int = 0  # side of a random square taken after resizing, pixels; 0 takes all
 
 
-def augmented(
+def augment(
     image: np.ndarray,
     crops: Sequence[CroppedMask],
     rng: np.random.Generator,
@@ -40,17 +40,17 @@ def augmented(
     Returns:
         Image uint8 [h, w, 3] and masks bool [G, h, w]; a mask may have become empty.
     """
-    image, place = _varied(image, rng, settings)
+    image, place = _vary_colors(image, rng, settings)
     masks = np.zeros((len(crops), *image.shape[:2]), bool)
     for mask, crop in zip(masks, crops, strict=True):
         _paint(mask, crop, place)
     return image, masks
 
 
-def augmented_map(
+def augment_map(
     image: np.ndarray, labels: np.ndarray, rng: np.random.Generator, settings: AugmentConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The variation of `image` that `augmented` gives, and of `labels` with it.
+    """The variation of `image` that `augment` gives, and of `labels` with it.
 
     Args:
         image: BGR uint8 [H, W, 3].
@@ -59,20 +59,20 @@ def augmented_map(
     Returns:
         Image uint8 [h, w, 3] and labels uint16 [h, w], those of the nearest pixels.
     """
-    image, place = _varied(image, rng, settings)
+    image, place = _vary_colors(image, rng, settings)
     size = (image.shape[1], image.shape[0])
     return image, cv2.warpAffine(labels, place[:2], size, flags=cv2.INTER_NEAREST)
 
 
-def _varied(
+def _vary_colors(
     image: np.ndarray, rng: np.random.Generator, settings: AugmentConfig
 ) -> tuple[np.ndarray, np.ndarray]:
     """A variation of `image`, and where a pixel (x, y, 1) of it has gone, float64 [3, 3]."""
     # drawn whether they are used or not, so that one option does not change the others
-    short_side, turns = int(rng.choice(settings.short_sides)), int(rng.integers(4))
+    short_side, quarters = int(rng.choice(settings.short_sides)), int(rng.integers(4))
     mirror, upside_down = rng.random() < 0.5, rng.random() < 0.5
     place = np.eye(3)  # of a pixel of the original, (x, y, 1), in the result
-    for _ in range(turns if settings.turns else 0):
+    for _ in range(quarters if settings.rotate else 0):
         place = np.array([[0, 1, 0], [-1, 0, image.shape[1] - 1], [0, 0, 1]]) @ place
         image = np.rot90(image)
     if settings.horizontal_flip and mirror:
@@ -91,7 +91,7 @@ def _varied(
     if settings.crop:
         image = image[top : top + settings.crop, left : left + settings.crop]
     if settings.colour_jitter:
-        image = _jittered(image, settings.colour_jitter, rng)
+        image = _jitter(image, settings.colour_jitter, rng)
     return image, place
 
 
@@ -116,12 +116,12 @@ def _paint(mask: np.ndarray, crop: CroppedMask, place: np.ndarray) -> None:
     mask[low[1] : high[1], low[0] : high[0]] = warped > 127
 
 
-def _jittered(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+def _jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """`image` with other brightness, contrast, saturation and hue."""
     brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
     mean = float(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).mean()) * brightness
     grey = np.arange(256)
-    # contrast turns about the mean
+    # contrast is stretched about the mean
     image = cv2.LUT(image, _bytes(contrast * (brightness * grey - mean) + mean))
     hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)  # hue 0 to 179: a tenth is 18
     hue = (grey + rng.uniform(-18, 18) * strength) % 180

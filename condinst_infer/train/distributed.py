@@ -23,7 +23,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes and prints."""
+        """True if this is the one that writes and prints."""
         return self.rank == 0
 
 

@@ -8,10 +8,10 @@ import torch
 from condinst_infer import checkpoint
 from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.errors import CheckpointError
-from condinst_infer.model.condinst import CondInst
+from condinst_infer.model.condinst import CondInst, build_condinst
 
 
-class Start(NamedTuple):
+class InitialModel(NamedTuple):
     """A model and where its weights come from."""
 
     model: CondInst
@@ -21,7 +21,7 @@ class Start(NamedTuple):
 
 def initial_model(
     config: CondInstConfig, init: str | Path | None = None, *, seed: int = 0
-) -> Start:
+) -> InitialModel:
     """A model of `config` whose weights are drawn with `seed`, then taken from `init`.
 
     Args:
@@ -34,7 +34,7 @@ def initial_model(
     """
     torch.manual_seed(seed)
     if init is None:
-        return Start(CondInst(config), (), ())
+        return InitialModel(build_condinst(config), (), ())
     path = Path(init)
     if checkpoint.is_ours(path):
         source = checkpoint.load(path)
@@ -54,17 +54,17 @@ def initial_model(
                 f"to train with this backbone, add --set backbone_type={found}"
             )
         overrides = {k: v for k, v in overrides.items() if not k.endswith("_channels")}
-    model = CondInst(override(config, **overrides))
+    model = build_condinst(override(config, **overrides))
     own = model.state_dict()
     fitting = {n: t for n, t in weights.items() if n in own and t.shape == own[n].shape}
     if not fitting:
         raise CheckpointError(f"nothing in {path} fits {config.name}: no tensor has its shape.")
     model.load_state_dict(fitting, strict=False)
-    return Start(model, tuple(fitting), tuple(_unfitted(weights, own)))
+    return InitialModel(model, tuple(fitting), tuple(_reasons_left_out(weights, own)))
 
 
-def _unfitted(weights: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> list[str]:
-    """Why each tensor that is on one side only, or has two shapes, was left out."""
+def _reasons_left_out(weights: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> list[str]:
+    """The reason for each tensor that was left out: on one side only, or of two shapes."""
     reasons = []
     for name in sorted({*weights, *own}):
         if name.endswith("num_batches_tracked"):

@@ -11,16 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from condinst_infer.config.model import CondInstConfig
+from condinst_infer.config.model import SEMANTIC_STRIDE, CondInstConfig
 from condinst_infer.errors import InputError
 from condinst_infer.processing.geometry import canvas_size
-from condinst_infer.processing.panoptic_merge import SEMANTIC_STRIDE
-from condinst_infer.processing.preprocess import read_image, stacked
-from condinst_infer.results.crop import CroppedMask
+from condinst_infer.processing.preprocess import read_image, stack_images
+from condinst_infer.results.crop import CroppedMask, boxes_from_crops
 from condinst_infer.results.draw import overlay
-from condinst_infer.train.augment import AugmentConfig, augmented, augmented_map
+from condinst_infer.train.augment import AugmentConfig, augment, augment_map
 from condinst_infer.train.records import CocoData, crops_from_record, owners_from_record
-from condinst_infer.train.targets import IGNORED, GroundTruth, ground_truth, sampled
+from condinst_infer.train.targets import IGNORED, GroundTruth, ground_truth, sample_at_stride
 
 
 class Sample(NamedTuple):
@@ -34,16 +33,21 @@ class Sample(NamedTuple):
 
     def plot(self) -> np.ndarray:
         """The image with its objects drawn on it, BGR uint8 [h, w, 3]."""
-        return overlay(self.image, [CroppedMask(0, 0, mask) for mask in self.masks])
+        return overlay(self.image, crops_from_masks(self.masks))
 
 
 class Batch(NamedTuple):
-    """What one step of one process trains on."""
+    """Images and ground truth for one step of one process."""
 
     names: tuple[str, ...]
     images: Tensor  # uint8 [N, H, W, 3], BGR
     image_sizes: Tensor  # int32 [N, 2]
     truths: tuple[GroundTruth, ...]
+
+
+def crops_from_masks(masks: np.ndarray) -> list[CroppedMask]:
+    """Bool masks [G, h, w] of whole images as crops that are not tight."""
+    return [CroppedMask(0, 0, mask) for mask in masks]
 
 
 class TrainingImages(Dataset[Sample]):
@@ -70,10 +74,10 @@ class TrainingImages(Dataset[Sample]):
         labels = np.array([a.label for a in record.annotations], np.int64)
         stuff = None
         if record.panoptic is None:
-            image, masks = augmented(image, crops_from_record(record), rng, self.settings)
+            image, masks = augment(image, crops_from_record(record), rng, self.settings)
         else:
             owners = owners_from_record(record, self.data.stuff_ids)
-            image, owners = augmented_map(image, owners, rng, self.settings)
+            image, owners = augment_map(image, owners, rng, self.settings)
             masks = owners == np.arange(1, len(labels) + 1, dtype=np.uint16)[:, None, None]
             channels = range(1, len(self.data.stuff_ids) + 1)
             stuff = np.array([IGNORED, *[0] * len(labels), *channels], np.int16)[owners]
@@ -117,7 +121,7 @@ class Collate:
         height = max(sample.image.shape[0] for sample in samples)
         width = max(sample.image.shape[1] for sample in samples)
         canvas = canvas_size((height, width), self.divisor)
-        images, sizes = stacked([sample.image for sample in samples], canvas)
+        images, sizes = stack_images([sample.image for sample in samples], canvas)
         return Batch(
             tuple(sample.name for sample in samples),
             torch.from_numpy(images),
@@ -130,7 +134,7 @@ class Collate:
         masks[:, : sample.image.shape[0], : sample.image.shape[1]] = sample.masks
         truth = ground_truth(
             torch.from_numpy(masks),
-            torch.from_numpy(boxes_from_masks(sample.masks)),
+            torch.from_numpy(boxes_from_crops(crops_from_masks(sample.masks), len(sample.masks))),
             torch.from_numpy(sample.labels),
             **self.strides,
         )
@@ -138,16 +142,9 @@ class Collate:
             return truth
         stuff = np.full(canvas, IGNORED, np.int16)
         stuff[: sample.stuff.shape[0], : sample.stuff.shape[1]] = sample.stuff
-        return truth._replace(stuff=sampled(torch.from_numpy(stuff), SEMANTIC_STRIDE).long())
-
-
-def boxes_from_masks(masks: np.ndarray) -> np.ndarray:
-    """The tight box of each mask, float32 [G, 4], xyxy; `masks` bool [G, h, w], none empty."""
-    boxes = np.zeros((len(masks), 4), np.float32)
-    for axis, of_axis in ((0, np.any(masks, 1)), (1, np.any(masks, 2))):  # columns, rows
-        boxes[:, axis] = of_axis.argmax(1)
-        boxes[:, axis + 2] = of_axis.shape[1] - of_axis[:, ::-1].argmax(1)
-    return boxes
+        return truth._replace(
+            stuff=sample_at_stride(torch.from_numpy(stuff), SEMANTIC_STRIDE).long()
+        )
 
 
 def training_batches(

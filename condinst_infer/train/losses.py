@@ -9,7 +9,7 @@ from torch import Tensor, distributed
 from torch.nn import functional
 
 from condinst_infer.config.model import CondInstConfig
-from condinst_infer.model.condinst import HeadOutputs
+from condinst_infer.model.heads import HeadOutputs
 from condinst_infer.ops import aligned_bilinear, mask_logits, places_from_locations
 from condinst_infer.train.targets import (
     IGNORED,
@@ -22,7 +22,7 @@ from condinst_infer.train.targets import (
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What the losses are taken over; limits of 0 are off."""
+    """Parameters of the losses; limits of 0 are off."""
 
     focal_alpha: float = 0.25  # weight of the positives; arXiv:1708.02002 section 4.1
     focal_gamma: float = 2.0  # same
@@ -42,7 +42,7 @@ class Positives(NamedTuple):
     instance: Tensor  # int64 [M], index into the objects of the image
     of_level: tuple[tuple[Tensor, Tensor], ...]  # image and place in the level's own h*w
 
-    def gathered(self, levels: Sequence[Tensor]) -> Tensor:
+    def gather(self, levels: Sequence[Tensor]) -> Tensor:
         """Float32 [M, C] from one [N, C, h, w] per level."""
         pairs = zip(levels, self.of_level, strict=True)
         return torch.cat([x.flatten(2)[image, :, place] for x, (image, place) in pairs]).float()
@@ -85,7 +85,7 @@ def condinst_losses(
         losses["mask"] = per_sample.sum() / _mean_over_processes(per_sample.new_tensor(len(rows)))
         if raw.semantic_logits is not None:
             labels = torch.stack([truth.semantic for truth in truths])  # [N, h, w]
-            total = _summed_focal(raw.semantic_logits.float(), labels - 1, settings)
+            total = _sum_focal(raw.semantic_logits.float(), labels - 1, settings)
             losses["semantic"] = total / _mean_over_processes((labels > 0).sum())
         if raw.semantic is not None:
             losses["panoptic"] = settings.panoptic_weight * _panoptic_loss(raw.semantic, truths)
@@ -116,14 +116,14 @@ def _detector_losses(
     """The losses of FCOS (arXiv:2006.09214 section 2)."""
     sizes = [height * width for height, width in _shapes(raw)]
     pairs = zip(raw.class_logits, targets.labels.split(sizes, 1), strict=True)
-    focal = [_summed_focal(logits.flatten(2), labels, settings) for logits, labels in pairs]
+    focal = [_sum_focal(logits.flatten(2), labels, settings) for logits, labels in pairs]
     distances = targets.distances[positives.image, positives.location]  # [M, 4]
     centreness = centreness_targets(distances)
     box = giou_loss(
-        positives.gathered(raw.regression), distances, plus_one=settings.box_loss_plus_one
+        positives.gather(raw.regression), distances, plus_one=settings.box_loss_plus_one
     )
     quality = functional.binary_cross_entropy_with_logits(
-        positives.gathered(raw.centreness)[:, 0], centreness, reduction="sum"
+        positives.gather(raw.centreness)[:, 0], centreness, reduction="sum"
     )
     count = _mean_over_processes(centreness.new_tensor(len(centreness)))
     weight = _mean_over_processes(centreness.sum(), at_least=1e-6)
@@ -140,12 +140,12 @@ def mask_samples(
     settings: LossConfig,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Which of the M positives the mask loss is taken over, int64 [K] (section 3.3)."""
+    """Choose the positives for the mask loss among M, int64 [K] (section 3.3)."""
     limit, topk = settings.max_mask_samples_per_image, settings.topk_masks_per_image
     scores = positives.location
     if topk:
-        scores = positives.gathered(raw.class_logits).amax(1).sigmoid()
-        scores = scores * positives.gathered(raw.centreness)[:, 0].sigmoid()
+        scores = positives.gather(raw.class_logits).amax(1).sigmoid()
+        scores = scores * positives.gather(raw.centreness)[:, 0].sigmoid()
     kept = []
     for image in range(len(raw.mask_features)):
         rows = (positives.image == image).nonzero()[:, 0]
@@ -186,7 +186,7 @@ def mask_losses(
     centres, sizes = places_from_locations(
         positives.location[None], _shapes(raw), config.strides, config.heads.sizes_of_interest
     )
-    params = positives.gathered(raw.params)  # [M, P]
+    params = positives.gather(raw.params)  # [M, P]
     head = {k: v for k, v in config.mask_head_settings.items() if k != "factor"}
     # nothing but a path for the gradient: where no image has samples, that of the features is 0
     losses = [raw.mask_features[:0].float().sum(dim=(1, 2, 3)) + params[:0].sum()]
@@ -201,7 +201,7 @@ def mask_losses(
     return torch.cat(losses)
 
 
-def _summed_focal(logits: Tensor, labels: Tensor, settings: LossConfig) -> Tensor:
+def _sum_focal(logits: Tensor, labels: Tensor, settings: LossConfig) -> Tensor:
     """Focal loss of `logits` [N, C, ...], where `labels` [N, ...] outside 0..C-1 are background."""
     classes = torch.arange(logits.shape[1], device=labels.device)
     targets = labels[:, None] == classes.view(-1, *[1] * (labels.dim() - 1))

@@ -1,4 +1,4 @@
-"""What changes the weights, and how fast, at every iteration."""
+"""Optimizer and learning rate."""
 
 import math
 

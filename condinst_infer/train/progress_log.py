@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: progress bar, log file and TensorBoard."""
+"""Progress of a run: progress bar, log file and TensorBoard."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ except ModuleNotFoundError:  # Windows
     resource = None
 
 
-class Report:
+class ProgressLog:
     """Writes RUN/log.jsonl and TensorBoard files, and shows a progress bar on stderr.
 
     Args:
@@ -80,8 +80,8 @@ class Report:
             self._board.add_image(f"{name}/{number}", rgb, iteration, dataformats="HWC")
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
-        """What happens inside, an evaluation, does not count as time of training."""
+    def pause_clock(self) -> Iterator[None]:
+        """Leave the time inside, of an evaluation, out of the training speed."""
         start = time.perf_counter()
         yield
         seconds = time.perf_counter() - start

@@ -21,7 +21,7 @@ from condinst_infer.datasets.coco_panoptic import (
     check_png,
     id_map,
     read_panoptic,
-    relabelled,
+    relabel,
 )
 from condinst_infer.errors import InputError
 from condinst_infer.results.crop import CroppedMask
@@ -54,11 +54,6 @@ class CocoData(NamedTuple):
     skipped: Mapping[str, int]  # reason -> how many annotations or images
     stuff_names: tuple[str, ...] = ()
     stuff_ids: tuple[int, ...] = ()  # ascending; the position plus one is the channel
-
-    def classes(self) -> dict[str, tuple[Any, ...]]:
-        """The fields of a config that name classes and, of panoptic data, stuff."""
-        names = ("class_names", "category_ids", "stuff_names", "stuff_ids")
-        return {name: getattr(self, name) for name in names if getattr(self, name)}
 
 
 def read_coco(annotations: str | Path, images: str | Path, *, keep_empty: bool = False) -> CocoData:
@@ -154,7 +149,7 @@ def read_coco_panoptic(annotations: str | Path, images: str | Path) -> CocoData:
 
 
 def owners_from_record(record: ImageRecord, stuff_ids: Sequence[int]) -> np.ndarray:
-    """What each pixel of a panoptic record shows, uint16 [H, W].
+    """The object or stuff channel that owns each pixel of a panoptic record, uint16 [H, W].
 
     1 to G is an object, G + c the channel c of the semantic branch, and 0 is void or a crowd.
     """
@@ -165,7 +160,7 @@ def owners_from_record(record: ImageRecord, stuff_ids: Sequence[int]) -> np.ndar
     for segment in record.panoptic.segments:
         owner = objects.get(segment.id) or channels.get(segment.category, 0)
         owners[segment.id] = 0 if segment.crowd else owner
-    return relabelled(id_map(record.panoptic), owners)
+    return relabel(id_map(record.panoptic), owners)
 
 
 def crops_from_record(record: ImageRecord) -> list[CroppedMask]:

@@ -1,4 +1,4 @@
-"""What a run needs to go on exactly where it stopped."""
+"""States of a run, to go on exactly where it stopped."""
 
 import re
 from pathlib import Path
@@ -7,14 +7,14 @@ from typing import Any
 import torch
 
 from condinst_infer.errors import CheckpointError
-from condinst_infer.system.files import replacing
+from condinst_infer.system.files import atomic_file
 
 FOLDER = "state"  # of the run
 
 
 def save_state(run: Path, iteration: int, state: dict[str, Any], *, keep: int) -> None:
     """Write the state after `iteration` iterations; of the older ones, the last `keep - 1` stay."""
-    with replacing(run / FOLDER / f"{iteration:07d}.pt") as part:
+    with atomic_file(run / FOLDER / f"{iteration:07d}.pt") as part:
         try:
             torch.save(state | {"iteration": iteration}, part)
         except RuntimeError as error:  # how torch reports a full disk
@@ -24,7 +24,7 @@ def save_state(run: Path, iteration: int, state: dict[str, Any], *, keep: int) -
 
 
 def has_state(run: Path) -> bool:
-    """Whether a run has anything to go on from."""
+    """True if a run has anything to go on from."""
     return bool(_states(run))
 
 

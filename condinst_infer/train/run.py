@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from condinst_infer import __version__
-from condinst_infer.config.model import CondInstConfig, override
+from condinst_infer.config.model import CondInstConfig, override, with_classes
 from condinst_infer.datasets.coco import check_images
 from condinst_infer.datasets.coco_panoptic import check_png, read_panoptic
 from condinst_infer.errors import ConfigError, InputError
@@ -19,10 +19,10 @@ from condinst_infer.evaluation.panoptic_quality import evaluate_panoptic
 from condinst_infer.model.condinst import CondInst
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.runtimes.pytorch import TorchSession
-from condinst_infer.system.files import replacing
+from condinst_infer.system.files import atomic_file
 from condinst_infer.train.distributed import processes
-from condinst_infer.train.initialize import Start, initial_model
-from condinst_infer.train.progress_log import Report
+from condinst_infer.train.initialize import InitialModel, initial_model
+from condinst_infer.train.progress_log import ProgressLog
 from condinst_infer.train.records import CocoData, read_coco, read_coco_panoptic
 from condinst_infer.train.resume import has_state
 from condinst_infer.train.settings import TrainConfig
@@ -77,7 +77,9 @@ def train(
         found = read_coco_panoptic(data.annotations, data.images)
     else:
         found = read_coco(data.annotations, data.images, keep_empty=settings.keep_empty)
-    config = override(config, **found.classes())
+    config = with_classes(config, found.class_names, found.category_ids)
+    if config.is_panoptic:
+        config = override(config, stuff_names=found.stuff_names, stuff_ids=found.stuff_ids)
     judge = _judge_panoptic if config.is_panoptic else _judge
     evaluate = None if val is None else judge(val, config, settings)
     with processes(device) as here:
@@ -105,7 +107,7 @@ def _description(
     val: DataPaths | None,
     init: str | Path | None,
 ) -> dict[str, Any]:
-    """What config.json holds."""
+    """The content of config.json."""
     paths = {"train": data, "val": val}
     return {
         "model": dataclasses.asdict(config),
@@ -136,12 +138,12 @@ def _prepare(run: Path, written: Mapping[str, Any], resume: bool) -> None:
         raise InputError(
             f"{run} holds a run already; go on with it by --resume, or choose another folder."
         )
-    with replacing(path) as part:
+    with atomic_file(path) as part:
         part.write_text(json.dumps(new, indent=2) + "\n")
 
 
-def _tell(start: Start, data: CocoData, run: Path) -> None:
-    """What this run starts with, on stdout."""
+def _tell(start: InitialModel, data: CocoData, run: Path) -> None:
+    """Print the data and the initial weights of this run."""
     objects = sum(len(record.annotations) for record in data.records)
     stuff = f", {len(data.stuff_names)} kinds of stuff" if data.stuff_names else ""
     print(
@@ -163,7 +165,7 @@ def _judge(val: DataPaths, config: CondInstConfig, settings: TrainConfig) -> Eva
     paths = [val.images / name for name in truth.images.values()]
     check_images(paths[:1], val.annotations)
 
-    def judge(model: CondInst, iteration: int, report: Report) -> dict[str, float | None]:
+    def judge(model: CondInst, iteration: int, report: ProgressLog) -> dict[str, float | None]:
         pipeline = Pipeline(TorchSession(model))
         found = detect(pipeline, truth, val.images)
         result = score(truth, found, max_detections=settings.eval_max_dets)
@@ -180,14 +182,14 @@ def _judge(val: DataPaths, config: CondInstConfig, settings: TrainConfig) -> Eva
 
 
 def _judge_panoptic(val: DataPaths, config: CondInstConfig, _settings: TrainConfig) -> Evaluate:
-    """As `_judge`, for a panoptic model."""
+    """Evaluates a panoptic model on all of `val`, and draws a few images."""
     truth = read_panoptic(val.annotations)
     category_of_panoptic(config, truth)
     paths = [val.images / image.file_name for image in truth.images]
     check_images(paths[:1], val.annotations)
     check_png(truth.images[0])
 
-    def judge(model: CondInst, iteration: int, report: Report) -> dict[str, float | None]:
+    def judge(model: CondInst, iteration: int, report: ProgressLog) -> dict[str, float | None]:
         pipeline = Pipeline(TorchSession(model))
         result = evaluate_panoptic(pipeline, truth, val.images)
         shown = paths[:: max(1, len(paths) // PICTURES)][:PICTURES]

@@ -1,11 +1,11 @@
-"""How a model is trained: one frozen dataclass, and the recipes of the papers."""
+"""Training settings: one frozen dataclass, and the recipes of the papers."""
 
-import dataclasses
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from condinst_infer.config.model import CondInstConfig
-from condinst_infer.errors import ConfigError, did_you_mean
+from condinst_infer.config.validation import check_field, replace_fields
+from condinst_infer.errors import ConfigError
 from condinst_infer.train.augment import AugmentConfig
 from condinst_infer.train.losses import LossConfig
 
@@ -41,14 +41,11 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}."
-                )
-        for name in _AT_LEAST_ONE:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be at least 1.")
+        for section in (self, self.augment, self.loss):
+            for f in fields(section):
+                least = 1 if f.name in _AT_LEAST_ONE else 0
+                value = getattr(section, f.name)
+                check_field(f.name, f.type, value, choices=_CHOICES, least=least)
         if not self.learning_rate > 0:
             raise ConfigError(f"learning_rate is {self.learning_rate!r}; it must be above 0.")
         if min(self.augment.short_sides, default=0) < 32:
@@ -69,7 +66,7 @@ RECIPES = ("paper", "short")
 
 
 def settings_for(config: CondInstConfig, recipe: str = "paper") -> TrainConfig:
-    """What the papers train `config` with; "short" is a schedule for a few thousand images.
+    """The papers' settings for `config`; "short" is a schedule for a few thousand images.
 
     Real time: journal section 4.8, sizes of the official FCOS real-time settings; Cityscapes:
     section 4.9. "short": AdamW with a cosine, 3000 batches of 8 images.
@@ -105,7 +102,7 @@ def settings_for(config: CondInstConfig, recipe: str = "paper") -> TrainConfig:
             "save_every": 500,
             "eval_every": 1000,
         }
-    return replaced(TrainConfig(), **changes)
+    return replace_settings(TrainConfig(), **changes)
 
 
 def field_names() -> tuple[str, ...]:
@@ -114,50 +111,10 @@ def field_names() -> tuple[str, ...]:
     return (*own, *(f.name for cls in _SECTIONS.values() for f in fields(cls)))
 
 
-def replaced(settings: TrainConfig, **values: Any) -> TrainConfig:
-    """`settings` with fields replaced, each named flat: `replaced(s, iterations=100, crop=384)`.
+def replace_settings(settings: TrainConfig, **values: Any) -> TrainConfig:
+    """`settings` with fields replaced, each named flat: `iterations=100, crop=384`.
 
     Raises:
         ConfigError: unknown field or a value it can't have.
     """
-    changes: dict[str, Any] = {}
-    for name, value in values.items():
-        section = next((s for s, c in _SECTIONS.items() if name in _types(c)), None)
-        kind = _types(TrainConfig if section is None else _SECTIONS[section]).get(name)
-        if kind is None or name in _SECTIONS:
-            hint = did_you_mean(name, field_names())
-            raise ConfigError(f"there is no training setting {name!r}{hint}")
-        value = _checked(name, value, kind)
-        if section is None:
-            changes[name] = value
-        else:
-            base = changes.get(section, getattr(settings, section))
-            changes[section] = dataclasses.replace(base, **{name: value})
-    return dataclasses.replace(settings, **changes)
-
-
-def _types(cls: type) -> dict[str, Any]:
-    return {f.name: f.type for f in fields(cls)}
-
-
-def _checked(name: str, value: Any, kind: Any) -> Any:
-    """`value` as the field's type wants it."""
-    is_number = type(value) in (int, float) and value >= 0  # not NaN either
-    if kind is float and is_number:
-        return float(value)
-    if kind is int and is_number and type(value) is int:
-        return value
-    if kind in (bool, str) and type(value) is kind:
-        return value
-    if kind == tuple[int, ...] and isinstance(value, list | tuple) and value:
-        if all(type(v) is int for v in value):
-            return tuple(value)
-    wanted = {
-        int: "a whole number >= 0",
-        float: "a number >= 0",
-        bool: "true or false",
-        str: "text",
-    }
-    raise ConfigError(
-        f"{name} is {value!r}; it must be {wanted.get(kind, 'a list of whole numbers')}."
-    )
+    return replace_fields(settings, _SECTIONS, values, "training setting")

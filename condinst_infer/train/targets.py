@@ -1,4 +1,4 @@
-"""What each location of the pyramid has to predict, from the objects of an image."""
+"""Training targets of each location of the pyramid, from the objects of an image."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -23,7 +23,7 @@ class GroundTruth(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What the A locations of N images have to predict."""
+    """Targets of the A locations of N images."""
 
     labels: Tensor  # int64 [N, A]; num_classes is background
     indices: Tensor  # int64 [N, A], into the objects of the image; -1 in the background
@@ -51,12 +51,14 @@ def ground_truth(
         boxes.float(),
         labels.long(),
         torch.from_numpy(centres).float(),
-        sampled(masks, mask_stride).bool(),
-        _semantic(sampled(masks, feature_stride).bool(), torch.from_numpy(areas), labels.long()),
+        sample_at_stride(masks, mask_stride).bool(),
+        _semantic(
+            sample_at_stride(masks, feature_stride).bool(), torch.from_numpy(areas), labels.long()
+        ),
     )
 
 
-def sampled(maps: Tensor, stride: int) -> Tensor:
+def sample_at_stride(maps: Tensor, stride: int) -> Tensor:
     """The pixel of `maps` [..., H, W] for each cell of `stride`: s//2, s//2 + s, ..."""
     return maps[..., stride // 2 :: stride, stride // 2 :: stride]
 
@@ -146,7 +148,7 @@ def _level_targets(
 def _along(
     places: Tensor, low: Tensor, high: Tensor, centres: Tensor, near: float
 ) -> tuple[Tensor, Tensor]:
-    """Of `places` [n] on one axis and objects [G]: inside and near, farthest edge; both [n, G]."""
+    """For `places` [n] on one axis and objects [G]: inside and near, farthest edge; both [n, G]."""
     before, after = places[:, None] - low, high - places[:, None]
     inside = torch.minimum(before, after) > 0
     if near:
@@ -155,7 +157,7 @@ def _along(
 
 
 def centreness_targets(distances: Tensor) -> Tensor:
-    """How central a location is in its box, 1 to 0, [...] from `distances` [..., 4]; FCOS eq. 3."""
+    """Centreness of a location in its box, 1 to 0, [...] from `distances` [..., 4]; FCOS eq. 3."""
     pairs = distances.unflatten(-1, (2, 2))  # left top, right bottom
     ratios = pairs.amin(-2) / pairs.amax(-2).clamp(min=1e-9)  # the background's are 0
     return ratios.prod(-1).sqrt()

@@ -17,14 +17,14 @@ from condinst_infer.train.distributed import Processes, with_sync_bn
 from condinst_infer.train.loader import Batch, Positions, TrainingImages, training_batches
 from condinst_infer.train.losses import LossConfig, condinst_losses
 from condinst_infer.train.optimizer import learning_rate, optimizer_for
-from condinst_infer.train.progress_log import Report
+from condinst_infer.train.progress_log import ProgressLog
 from condinst_infer.train.records import CocoData
 from condinst_infer.train.resume import last_state, save_state
 from condinst_infer.train.settings import TrainConfig
 
 PICTURES = 4  # training samples, or validation images, drawn for TensorBoard
 # after every so many iterations: model, iterations done -> values to log; PQ or mask AP decides
-Evaluate = Callable[[CondInst, int, Report], Mapping[str, float | None]]
+Evaluate = Callable[[CondInst, int, ProgressLog], Mapping[str, float | None]]
 
 
 class TrainingStep(nn.Module):
@@ -103,7 +103,7 @@ class Trainer:
         settings, report = self.settings, None
         if self.here.first:
             start, stop = self.done, settings.iterations
-            report = Report(self.run, start, stop, settings.images_per_batch)
+            report = ProgressLog(self.run, start, stop, settings.images_per_batch)
             report.pictures(start, "train", [self.images[p].plot() for p in range(PICTURES)])
         try:
             with stop_signals() as stopped:
@@ -117,7 +117,7 @@ class Trainer:
                         report.step(losses, rate)
                         if self.done % settings.log_every == 0 or last:
                             report.log(self.done, rate)
-                    if self._together(bool(stopped)):
+                    if self._any_process(bool(stopped)):
                         self._save()
                         if report is not None:
                             report.message("stopped and saved; the same with --resume goes on")
@@ -128,7 +128,7 @@ class Trainer:
                 report.close()
 
     def _batches(self) -> Iterator[Batch]:
-        """What is left to do, in parts."""
+        """The batches that are left to do, in parts."""
         settings, here = self.settings, self.here
         positions = Positions(
             self.done * settings.accumulate,
@@ -154,8 +154,8 @@ class Trainer:
         sums: Tensor | None = None
         names: list[str] = []
         for part in range(settings.accumulate):
-            batch = _moved(next(batches), self.here.device)
-            with self._sharing(part == settings.accumulate - 1):
+            batch = _to_device(next(batches), self.here.device)
+            with self._sync_gradients(part == settings.accumulate - 1):
                 losses = self.step(batch, self._generator(part))
                 total = torch.stack(list(losses.values())).sum() / settings.accumulate
                 if not torch.isfinite(total):
@@ -175,7 +175,7 @@ class Trainer:
             sums = sums / self.here.count
         return dict(zip(names, sums.tolist(), strict=True))
 
-    def _sharing(self, last: bool) -> AbstractContextManager[None]:
+    def _sync_gradients(self, last: bool) -> AbstractContextManager[None]:
         """Inside, gradients are averaged over the processes if this is the last part."""
         if last or not isinstance(self.step, nn.parallel.DistributedDataParallel):
             return nullcontext()
@@ -195,7 +195,7 @@ class Trainer:
             f"{', '.join(batch.names)}."
         )
 
-    def _milestones(self, report: Report | None, last: bool) -> None:
+    def _milestones(self, report: ProgressLog | None, last: bool) -> None:
         """Evaluation and state, where they are due after this many iterations."""
         settings = self.settings
         judged = self.evaluate is not None and (self.done % settings.eval_every == 0 or last)
@@ -204,12 +204,12 @@ class Trainer:
         if self.evaluate is not None and judged:
             if report is not None:
                 self._judge(self.evaluate, report)
-            self._together(False)  # the others wait
+            self._any_process(False)  # the others wait
             self._save()  # with what it said
 
-    def _judge(self, evaluate: Evaluate, report: Report) -> None:
+    def _judge(self, evaluate: Evaluate, report: ProgressLog) -> None:
         """Evaluate; the weights with the best PQ, else mask AP, are kept in best.safetensors."""
-        with report.paused():
+        with report.pause_clock():
             self.model.eval()
             values = evaluate(self.model, self.done, report)
             self.model.train()
@@ -219,8 +219,8 @@ class Trainer:
             self.best = score
             checkpoint.save(self.model, self.run / "best.safetensors")
 
-    def _together(self, flag: bool) -> bool:
-        """Whether any process says so."""
+    def _any_process(self, flag: bool) -> bool:
+        """True if any process says so."""
         if self.here.count == 1:
             return flag
         flags = torch.tensor([float(flag)], device=self.here.device)
@@ -248,7 +248,7 @@ class Trainer:
         self.done, self.best = state["iteration"], state["best"]
 
 
-def _moved(batch: Batch, device: torch.device) -> Batch:
+def _to_device(batch: Batch, device: torch.device) -> Batch:
     """`batch` on `device`."""
     if device.type == "cpu":
         return batch
