@@ -25,7 +25,7 @@ from condinst_infer.cli.capi import build
 from condinst_infer.pipeline import Pipeline, load
 from condinst_infer.processing.preprocess import read_image
 from condinst_infer.profiling.environment import environment, write_result
-from condinst_infer.system.timing import interleaved, summary
+from condinst_infer.system.timing import summary, time_interleaved
 
 DATA = Path(condinst_infer.__file__).parent / "data"
 RESULT = Path(__file__).parent / "results" / "whole_image" / "capi.json"
@@ -185,7 +185,7 @@ def measure(folder: Path, path: Path, *, repeats: int, threads: int) -> dict[str
         with patch("condinst_infer.serving.c_api.load", lambda *args, **options: pipeline):
             model = library.open(path)
         functions = {name: lambda name=name: in_c(name) for name in TIMED}
-        times = interleaved(functions, repeats=repeats, warmup=WARMUP)
+        times = time_interleaved(functions, repeats=repeats, warmup=WARMUP)
         inside = timed.calls_ms[WARMUP * len(TIMED) :]
         library.close(model)
     formats = {}

@@ -123,7 +123,7 @@ def _parameters(model: nn.Module) -> int:
 
 
 def measure(sides: list[Side], *, repeats: int, threads: int) -> dict[str, Any]:
-    """The times of all sides in turns, ours first; refuses sides with other masks to make."""
+    """Time all sides interleaved, ours first; sides with other masks to make are rejected."""
     torch.set_num_threads(threads)
     rows, functions = [], []
     for side in sides:

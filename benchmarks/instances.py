@@ -42,7 +42,7 @@ def curve(
             rows.append({"instances": found, "slots": slots})
             functions[str(count)] = ours.end_to_end
         # one runtime on all sides: each comes after another one of the same kind
-        times = timing.interleaved(functions, repeats=repeats, warmup=1)
+        times = timing.time_interleaved(functions, repeats=repeats, warmup=1)
     for row, values in zip(rows, times.values(), strict=True):
         row["times_ms"] = timing.summary(values)
     one, hundred = (timing.summary(times[str(count)])["p50"] for count in (1, 100))
@@ -76,7 +76,7 @@ def sizes(
             count = len(ours.end_to_end())
             rows.append({"image": list(size), "canvas": list(ours.canvas), "instances": count})
             functions |= {f"whole {size}": ours.end_to_end, f"engine {size}": ours.engine}
-        times = timing.interleaved(functions, repeats=repeats, warmup=1)
+        times = timing.time_interleaved(functions, repeats=repeats, warmup=1)
     for row, size in zip(rows, images, strict=True):
         row["times_ms"] = timing.summary(times[f"whole {size}"])
         row["engine_ms"] = timing.summary(times[f"engine {size}"])

@@ -7,7 +7,6 @@ stride 4. Inside the time: from mask features and parameters in memory to probab
 Needs the `export` extra.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,13 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper
 
+from benchmarks.harness import component_parser
 from condinst_infer.config.model import CondInstConfig
 from condinst_infer.export.function_bodies import OPSET, functions
 from condinst_infer.ops import aligned_bilinear, mask_logits_by_grouped_conv
 from condinst_infer.ops.onnx_nodes import DOMAIN
 from condinst_infer.profiling.environment import environment, write_result
-from condinst_infer.system.timing import interleaved, summary
+from condinst_infer.system.timing import summary, time_interleaved
 
 SIZES = ((64, 88), (100, 168))  # feature cells: inputs of 512x704 and 800x1344
 RESULT = Path(__file__).parent / "results" / "mask_heads.json"
@@ -93,8 +93,8 @@ def measure(
     difference = np.abs(body() - grouped().numpy()).max()
     # the threads of a runtime spin for a while before they sleep, and the other waits for the
     # cores: only the second of two runs in a row counts, on both sides
-    turns = {"body first": body, "body": body, "grouped first": grouped, "grouped": grouped}
-    times = interleaved(turns, repeats=repeats, warmup=2)
+    calls = {"body first": body, "body": body, "grouped first": grouped, "grouped": grouped}
+    times = time_interleaved(calls, repeats=repeats, warmup=2)
     summaries = {name: summary(times[name]) for name in ("body", "grouped")}
     return {
         "what": f"{count} mask heads on {size[0]}x{size[1]} features, ONNX function body in "
@@ -109,11 +109,8 @@ def measure(
 
 def main() -> None:
     """Measure, print one line per size, write the result."""
-    parser = argparse.ArgumentParser(description="dynamic mask heads against grouped convolution")
+    parser = component_parser(__doc__, RESULT, repeats=15)
     parser.add_argument("--count", type=int, default=100, help="instances (default: 100)")
-    parser.add_argument("--repeats", type=int, default=15, help="timed runs (default: 15)")
-    parser.add_argument("--threads", type=int, default=2, help="of both sides (default: 2)")
-    parser.add_argument("--output", type=Path, default=RESULT, help="JSON file to write")
     options = parser.parse_args()
     results = []
     for size in SIZES:

@@ -7,7 +7,7 @@ alone, which with mask NMS has no box branch. ONNX Runtime, float32; made-up wei
 every slot is full and there are more candidates than any limit. Needs the `export` extra.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,12 @@ from typing import Any
 from benchmarks import harness, synthetic_models
 from benchmarks.pipelines import Ours
 from condinst_infer.config.validation import CHOICES
-from condinst_infer.profiling.environment import environment, write_result
 from condinst_infer.system import timing
 
 CANDIDATES = (100, 300, 512)
 
 
-def compared(
+def compare(
     name: str,
     folder: Path,
     *,
@@ -52,7 +51,7 @@ def compared(
             canvas = ours.canvas
             rows[label] = {**fields, "instances": len(ours.end_to_end())}
             functions |= {f"whole {label}": ours.end_to_end, f"engine {label}": ours.engine}
-        times = timing.interleaved(functions, repeats=repeats, warmup=1)
+        times = timing.time_interleaved(functions, repeats=repeats, warmup=1)
     for label, row in rows.items():
         row["times_ms"] = timing.summary(times[f"whole {label}"])
         row["engine_ms"] = timing.summary(times[f"engine {label}"])
@@ -67,23 +66,15 @@ def compared(
     }
 
 
-def main() -> None:
-    """Measure, print a line per variant, write the result."""
-    options = harness.parser(__doc__, "mask_nms.json", repeats=10).parse_args()
-    results = []
-    with synthetic_models.folder(options.keep) as folder:
-        for name in options.models:
-            result = compared(name, folder, repeats=options.repeats, threads=options.threads)
-            results.append(result)
-            for label, row in result["rows"].items():
-                whole, engine = (row[clock]["p50"] for clock in ("times_ms", "engine_ms"))
-                print(
-                    f"{name}, {label}: {whole:.0f} ms ({row['over_box']:.2f} x box), the network "
-                    f"alone {engine:.0f} ms, {row['instances']} instances",
-                    flush=True,
-                )
-    write_result(options.output, {"results": results, "environment": environment()})
+def describe(result: dict[str, Any]) -> Iterator[str]:
+    """One line per variant."""
+    for label, row in result["rows"].items():
+        whole, engine = (row[clock]["p50"] for clock in ("times_ms", "engine_ms"))
+        yield (
+            f"{result['model']}, {label}: {whole:.0f} ms ({row['over_box']:.2f} x box), the "
+            f"network alone {engine:.0f} ms, {row['instances']} instances"
+        )
 
 
 if __name__ == "__main__":
-    main()
+    harness.main(__doc__, "mask_nms.json", compare, describe, repeats=10)

@@ -23,12 +23,12 @@ import numpy as np
 import condinst_infer
 from condinst_infer import checkpoint
 from condinst_infer.contract.metadata import file_sha256
-from condinst_infer.evaluation.average_precision import Truth, detect, read_truth, score
+from condinst_infer.evaluation.average_precision import CocoTruth, detect, read_truth, score
 from condinst_infer.export.onnx_export import export_onnx
 from condinst_infer.profiling.environment import environment, write_result
 from condinst_infer.quantization.int8 import export_int8
 from condinst_infer.results.draw import overlay
-from condinst_infer.system.files import replacing
+from condinst_infer.system.files import atomic_file
 from condinst_infer.train.records import crop_from_rle
 
 DATA = Path(condinst_infer.__file__).parent / "data"
@@ -69,7 +69,7 @@ def artefacts(folder: Path, calibration: Path) -> dict[str, Artefact]:
     }
 
 
-def measure(truth: Truth, images: Path, calibration: Path) -> dict[str, Any]:
+def measure(truth: CocoTruth, images: Path, calibration: Path) -> dict[str, Any]:
     """Box and mask AP of each artefact, and of the ONNX file's masks by group of images."""
     group_of = {i["id"]: i["group"] for i in json.loads(truth.file.read_text())["images"]}
     rows, found = [], []
@@ -91,7 +91,7 @@ def measure(truth: Truth, images: Path, calibration: Path) -> dict[str, Any]:
     return {"artefacts": rows, "groups": groups}
 
 
-def only(truth: Truth, images: set[int]) -> Truth:
+def only(truth: CocoTruth, images: set[int]) -> CocoTruth:
     """`truth` of some of its images."""
     return truth._replace(
         images={image: name for image, name in truth.images.items() if image in images},
@@ -99,7 +99,7 @@ def only(truth: Truth, images: set[int]) -> Truth:
     )
 
 
-def draw(truth: Truth, images: Path) -> None:
+def draw(truth: CocoTruth, images: Path) -> None:
     """Write the pictures of the model card: the demo, and failures beside the ground truth."""
     with condinst_infer.load(DATA / "nuclei.onnx") as pipeline:
         _write(RESULT.parent / "demo.jpg", pipeline(DATA / "nuclei.jpg").plot())
@@ -121,7 +121,7 @@ def draw(truth: Truth, images: Path) -> None:
 
 
 def _write(path: Path, picture: np.ndarray) -> None:
-    with replacing(path) as part:
+    with atomic_file(path) as part:
         cv2.imwrite(str(part), picture, [cv2.IMWRITE_JPEG_QUALITY, 80])
 
 

@@ -6,7 +6,6 @@
 from probabilities and logits in memory to the owner of every pixel. Needs the `train` extra.
 """
 
-import argparse
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from benchmarks.harness import component_parser
 from condinst_infer.processing.panoptic_merge import add_stuff, owners_of_things, semantic_labels
 from condinst_infer.processing.paste import paste
 from condinst_infer.profiling.environment import environment, write_result
@@ -25,11 +25,11 @@ from condinst_infer.profiling.gpu.scenes import (
     IMAGE_SIZE,
     NET_SIZE,
     STRIDE,
-    scene,
-    stuff,
+    mask_scene,
+    stuff_scene,
     torch_probabilities,
 )
-from condinst_infer.system.timing import interleaved, summary
+from condinst_infer.system.timing import summary, time_interleaved
 
 OVERLAP, AREA_LIMIT = 0.4, 4096
 RESULT = Path(__file__).parent / "results" / "panoptic_merge.json"
@@ -80,13 +80,13 @@ def in_torch(masks: Tensor, semantic: Tensor) -> Tensor:
 def measure(name: str, repeats: int) -> dict[str, object]:
     """Times of both for one case, their ratio, and the pixels that differ."""
     count, noise = CASES[name]
-    masks, semantic = scene(count), stuff(noise)
+    masks, semantic = mask_scene(count), stuff_scene(noise)
     tensors = torch.from_numpy(masks), torch.from_numpy(semantic)
     expected = in_torch(*tensors).numpy()
     differs = ours(masks, semantic) != expected
     best = torch_logits(tensors[1]).topk(2, dim=0).values.numpy()
     gaps = ((best[0] - best[1]) / np.abs(best[0]))[differs]
-    times = interleaved(
+    times = time_interleaved(
         {"ours": partial(ours, masks, semantic), "torch": partial(in_torch, *tensors)},
         repeats=repeats,
         warmup=2,
@@ -107,10 +107,7 @@ def measure(name: str, repeats: int) -> dict[str, object]:
 
 def main() -> None:
     """Measure, print one line per case, write the result."""
-    parser = argparse.ArgumentParser(description="panoptic merge against torch")
-    parser.add_argument("--repeats", type=int, default=10, help="timed runs (default: 10)")
-    parser.add_argument("--threads", type=int, default=2, help="of both sides (default: 2)")
-    parser.add_argument("--output", type=Path, default=RESULT, help="JSON file to write")
+    parser = component_parser(__doc__, RESULT, repeats=10)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(options.threads)

@@ -6,7 +6,6 @@
 memory to boolean masks (ours: tight crops; torch: dense). Needs the `train` extra.
 """
 
-import argparse
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 
+from benchmarks.harness import component_parser
 from condinst_infer.processing.paste import paste
 from condinst_infer.profiling.environment import environment, write_result
 from condinst_infer.profiling.gpu.scenes import (
@@ -22,10 +22,10 @@ from condinst_infer.profiling.gpu.scenes import (
     NET_SIZE,
     STRIDE,
     dense,
-    scene,
+    mask_scene,
     torch_probabilities,
 )
-from condinst_infer.system.timing import interleaved, summary
+from condinst_infer.system.timing import summary, time_interleaved
 
 RESULT = Path(__file__).parent / "results" / "paste.json"
 
@@ -34,7 +34,7 @@ def measure(count: int, repeats: int, threads: int) -> dict[str, object]:
     """One result: times of both, their ratio, and the pixels that differ."""
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
-    masks = scene(count)
+    masks = mask_scene(count)
     tensor = torch.from_numpy(masks)
     ours = partial(paste, masks, stride=STRIDE, net_size=NET_SIZE, image_size=IMAGE_SIZE)
     probabilities = torch_probabilities(tensor).numpy()
@@ -42,7 +42,7 @@ def measure(count: int, repeats: int, threads: int) -> dict[str, object]:
     differs = dense(ours()) != reference
     distance = np.abs(probabilities[differs] - 0.5).max(initial=0.0)
     del probabilities
-    times = interleaved(
+    times = time_interleaved(
         {"paste": ours, "torch": lambda: torch_probabilities(tensor) > 0.5},
         repeats=repeats,
         warmup=2,
@@ -67,11 +67,8 @@ def measure(count: int, repeats: int, threads: int) -> dict[str, object]:
 
 def main() -> None:
     """Measure, print one line, write the result."""
-    parser = argparse.ArgumentParser(description="paste against torch")
+    parser = component_parser(__doc__, RESULT, repeats=15)
     parser.add_argument("--count", type=int, default=100, help="instances (default: 100)")
-    parser.add_argument("--repeats", type=int, default=15, help="timed runs (default: 15)")
-    parser.add_argument("--threads", type=int, default=2, help="of both sides (default: 2)")
-    parser.add_argument("--output", type=Path, default=RESULT, help="JSON file to write")
     options = parser.parse_args()
     result = measure(options.count, options.repeats, options.threads)
     write_result(options.output, result)

@@ -8,11 +8,11 @@ import numpy as np
 
 from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.pipeline import Pipeline
-from condinst_infer.processing.geometry import Placed, placement
+from condinst_infer.processing.geometry import PlacedImage, placement
 from condinst_infer.results.instances import Instances
 from condinst_infer.runtimes.openvino import OvSession
 from condinst_infer.runtimes.ort import OrtSession
-from condinst_infer.runtimes.runner import HostRunner, runner_from_file
+from condinst_infer.runtimes.runner import CpuRunner, open_model
 
 RUNTIMES = {OrtSession: "ONNX Runtime", OvSession: "OpenVINO"}
 
@@ -36,11 +36,11 @@ class Ours:
         precision: str | None = None,
     ) -> None:
         cv2.setNumThreads(threads)
-        runner = runner_from_file(path, None, threads, runtime=runtime, precision=precision)
-        assert isinstance(runner, HostRunner)
+        runner = open_model(path, None, threads, runtime=runtime, precision=precision)
+        assert isinstance(runner, CpuRunner)
         metadata = runner.metadata
         size = (frame.shape[0], frame.shape[1])
-        placed = Placed(frame, *placement(size, metadata.config.input, metadata.size))
+        placed = PlacedImage(frame, *placement(size, metadata.config.input, metadata.size))
         self._pipeline, self._frame = Pipeline(runner), frame
         self.config, self.canvas = metadata.config, placed.canvas
         self.artefact = {

@@ -8,13 +8,13 @@ and int8 is calibrated on the frame: what a precision costs in accuracy is measu
 model, by benchmarks.nuclei. Needs the extras `export` and `openvino`.
 """
 
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 from benchmarks import harness, synthetic_models
 from benchmarks.pipelines import Ours
-from condinst_infer.profiling.environment import environment, write_result
 
 # (precision, runtime); the first is what the others are compared with
 ROWS = (
@@ -62,21 +62,14 @@ def measure(
     }
 
 
-def main() -> None:
-    """Measure, print one line per model and precision, write the result."""
-    options = harness.parser(__doc__, "precisions.json", repeats=10).parse_args()
-    results = []
-    with synthetic_models.folder(options.keep) as folder:
-        for name in options.models:
-            result = measure(name, folder, repeats=options.repeats, threads=options.threads)
-            results.append(result)
-            for row in result["precisions"]:
-                what = f"{name}, {row['artefact']['precision']}, {row['artefact']['runtime']}"
-                whole, engine = (row[clock]["p50"] for clock in ("times_ms", "engine_ms"))
-                times = f"{whole:.0f} ms ({row['ratio']:.2f}x)"
-                print(f"{what}: {times}, the network alone {engine:.0f} ms", flush=True)
-    write_result(options.output, {"results": results, "environment": environment()})
+def describe(result: dict[str, Any]) -> Iterator[str]:
+    """One line per precision."""
+    for row in result["precisions"]:
+        what = f"{result['model']}, {row['artefact']['precision']}, {row['artefact']['runtime']}"
+        whole, engine = (row[clock]["p50"] for clock in ("times_ms", "engine_ms"))
+        times = f"{whole:.0f} ms ({row['ratio']:.2f}x)"
+        yield f"{what}: {times}, the network alone {engine:.0f} ms"
 
 
 if __name__ == "__main__":
-    main()
+    harness.main(__doc__, "precisions.json", measure, describe, repeats=10)

@@ -18,10 +18,10 @@ from condinst_infer import checkpoint
 from condinst_infer.config.presets import preset
 from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.export.onnx_export import export_onnx
-from condinst_infer.model.condinst import CondInst
+from condinst_infer.model.condinst import build_condinst
 from condinst_infer.quantization.agreement import feeds_of
 from condinst_infer.quantization.qdq import Quantizer
-from condinst_infer.system.files import replacing
+from condinst_infer.system.files import atomic_file
 
 FRAME = (480, 640)  # (height, width), a common size of COCO
 MODELS = ("condinst_rt_r50_shtw", "condinst_r50")  # run on 512x704 and 800x1088 for such a frame
@@ -56,7 +56,7 @@ def checkpoint_file(name: str, into: Path, **changes: Any) -> Path:
     if not path.exists():
         torch.manual_seed(0)
         fields = {"max_detections": INSTANCES, **changes}
-        checkpoint.save(with_trained_statistics(CondInst(preset(name, **fields))), path)
+        checkpoint.save(with_trained_statistics(build_condinst(preset(name, **fields))), path)
     return path
 
 
@@ -67,9 +67,9 @@ def onnx_file(name: str, into: Path, instances: int = INSTANCES, **changes: Any)
         source = checkpoint_file(name, into, **changes)
         fields = {"max_detections": instances} if instances else {"score_threshold": 0.999}
         fields = {"max_detections": INSTANCES, **changes, **fields}
-        model = CondInst(preset(name, **fields)).eval()
+        model = build_condinst(preset(name, **fields)).eval()
         model.load_state_dict(checkpoint.load(source).state_dict())
-        with replacing(path) as part:
+        with atomic_file(path) as part:
             digest = file_sha256(source)
             export_onnx(model, part, checkpoint_sha256=digest)
     return path
@@ -81,6 +81,6 @@ def int8_file(name: str, into: Path, **changes: Any) -> Path:
     if not path.exists():
         source = onnx_file(name, into, **changes)
         config = preset(name, **changes).input
-        with replacing(path) as part:
+        with atomic_file(path) as part:
             Quantizer(source, feeds_of([frame()], config, None), target="cpu").write(part)
     return path

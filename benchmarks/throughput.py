@@ -72,7 +72,7 @@ def measure(model: Path, photo: Path, *, images: int, repeats: int) -> dict[str,
                 model, threads=how.threads, workers=how.workers, max_batch=how.batch
             ) as pipeline:
                 turn = {str(how): partial(worked_off, pipeline, photo, images, how)}
-                for name, taken in timing.interleaved(turn, repeats=1).items():
+                for name, taken in timing.time_interleaved(turn, repeats=1).items():
                     times.setdefault(name, []).extend(taken)
     with load(model) as pipeline:
         found = len(pipeline(photo))

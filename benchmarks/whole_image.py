@@ -26,7 +26,7 @@ from benchmarks.pipelines import Ours
 from condinst_infer import checkpoint, ops
 from condinst_infer.model.condinst import CondInst
 from condinst_infer.processing.geometry import placement
-from condinst_infer.processing.preprocess import resize, stacked
+from condinst_infer.processing.preprocess import resize, stack_images
 from condinst_infer.profiling.environment import environment, write_result
 from condinst_infer.profiling.gpu.scenes import torch_probabilities
 from condinst_infer.runtimes.runner import RUNTIMES
@@ -47,7 +47,7 @@ class Usual:
         config = self.model.config
         size = (image.shape[0], image.shape[1])
         net_size, canvas = placement(size, config.input, None)
-        feeds = stacked([resize(image, net_size)], canvas)
+        feeds = stack_images([resize(image, net_size)], canvas)
         images, image_sizes = (torch.from_numpy(array) for array in feeds)
         raw = self.model.heads(images, image_sizes)
         found = self.model.before_nms(raw, image_sizes)

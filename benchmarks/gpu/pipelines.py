@@ -21,8 +21,8 @@ from benchmarks.trained_statistics import with_trained_statistics
 from condinst_infer.config.presets import preset
 from condinst_infer.contract.tensors import contract_outputs, output_shapes
 from condinst_infer.cuda.driver import Device
-from condinst_infer.cuda.runner import DeviceRunner
-from condinst_infer.model.condinst import CondInst
+from condinst_infer.cuda.runner import CudaRunner
+from condinst_infer.model.condinst import build_condinst
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.processing.geometry import placement
 from condinst_infer.profiling.gpu import run
@@ -48,13 +48,15 @@ def time_pipeline(
 ) -> dict[str, Any]:
     """A host frame in, native masks in host memory out; the detector alone beside it."""
     torch.manual_seed(0)
-    session = TorchDetector(with_trained_statistics(CondInst(preset(name, **changes))), "fp16")
+    session = TorchDetector(
+        with_trained_statistics(build_condinst(preset(name, **changes))), "fp16"
+    )
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (image_size[0] // 8, image_size[1] // 8, 3), np.uint8)
     frame = np.kron(coarse, np.ones((8, 8, 1), np.uint8))
     found, times = 0, []
     alone = time_detector(device, session, image_size, repeats)
-    with Pipeline(DeviceRunner(session, device)) as pipeline:
+    with Pipeline(CudaRunner(session, device)) as pipeline:
         for turn in range(repeats + 4):
             start = time.perf_counter()
             found = len(pipeline(frame))

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import plots, tables
-from condinst_infer.config import presets
+from benchmarks.report.tables import markdown
+from condinst_infer.cli.presets import preset_rows
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -38,28 +39,13 @@ def parts() -> dict[str, str]:
 
 def preset_table() -> str:
     """One row per preset."""
-    rows = ["| preset | backbone | neck | levels | towers | input | paper |", "|---" * 7 + "|"]
-    for name in presets.names():
-        config = presets.preset(name)
-        levels = config.heads.head_levels
-        deform = "+DCN" if any(config.backbone.deform_stages) else ""
-        towers = "shared" if config.heads.share_convs else "separate"
-        size = f"{config.input.short_side}x{config.input.long_side}"
-        cells = [
-            f"`{name}`",
-            config.backbone.backbone_type + deform,
-            config.neck.neck_type,
-            f"P{levels[0]}-P{levels[-1]}",
-            towers,
-            size,
-            presets.figure(name),
-        ]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
+    rows = preset_rows()
+    heads = [head for head in rows[0] if head != "P"]
+    return markdown(heads, [[str(row[head]) for head in heads] for row in rows])
 
 
 def help_text() -> str:
-    """What `condinst --help` prints."""
+    """Output of `condinst --help`."""
     command = [sys.executable, "-m", "condinst_infer", "--help"]
     environment = {"COLUMNS": "100", "PATH": "", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
     run = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
@@ -68,16 +54,16 @@ def help_text() -> str:
 
 def result_table() -> str:
     """One row per comparison in the result files."""
-    rows = ["| what | ours, ms | beside | its ms | ratio | machine |", "|---" * 6 + "|"]
+    rows = []
     for path in sorted(RESULTS.glob("*.json")):
         data = json.loads(path.read_text())
         for case in data.get("results", [data]):
             rows.append(_result_row(case, data["environment"]))
-    return "\n".join(rows)
+    return markdown(["what", "ours, ms", "beside", "its ms", "ratio", "machine"], rows)
 
 
 def gpu_tables() -> str:
-    """What `python -m condinst_infer.profiling.gpu.run` found on each card."""
+    """Results of `python -m benchmarks.gpu.pipelines` on each card."""
     parts = []
     for path in sorted((RESULTS / "gpu").glob("*.json")):
         data = json.loads(path.read_text())
@@ -87,43 +73,40 @@ def gpu_tables() -> str:
             f"{data['device']}, driver for CUDA {data['driver_cuda']}, torch "
             f"{environment['packages']['torch']}: {len(data['checks'])} checks, {failed} failed.\n"
         )
-        rows = ["| what | ours, us | beside | its us | GB/s |", "|---" * 5 + "|"]
+        rows = []
         for case in data["results"]:
             (_, ours), *others = case["times_ms"].items()
             beside, its = ("", "")
             if others:
                 beside, its = others[0][0], f"{others[0][1]['p50'] * 1000:.0f}"
             rate = f"{case['gb_per_s']:.0f}" if "gb_per_s" in case else ""
-            cells = [case["what"], f"{ours['p50'] * 1000:.0f}", beside, its, rate]
-            rows.append(f"| {' | '.join(cells)} |")
-        parts.append("\n".join(rows))
+            rows.append([case["what"], f"{ours['p50'] * 1000:.0f}", beside, its, rate])
+        parts.append(markdown(["what", "ours, us", "beside", "its us", "GB/s"], rows))
     return "\n".join(parts) or "Times on a GPU: none yet."
 
 
 def accuracy_table(artefacts: Sequence[Mapping[str, Any]]) -> str:
     """One row per artefact of one model."""
     names = ("AP", "AP50", "AP75", "APS", "APM")
-    heads = ["artefact", "box AP", *(f"mask {name}" for name in names), "mask AR"]
-    rows = [heads, ["---"] * len(heads)]
+    rows = []
     for artefact in artefacts:
         masks = [artefact["mask"][name] for name in (*names, "AR")]
         numbers = [f"{value:.2f}" for value in (artefact["box"]["AP"], *masks)]
         rows.append([artefact["artefact"], *numbers])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown(["artefact", "box AP", *(f"mask {name}" for name in names), "mask AR"], rows)
 
 
 def group_table(groups: Sequence[Mapping[str, Any]]) -> str:
     """One row per kind of image."""
-    heads = ["images", "how many", "nuclei", "mask AP", "mask AP50"]
-    rows = [heads, ["---"] * len(heads)]
+    rows = []
     for group in groups:
         numbers = [f"{group[name]:.1f}" for name in ("AP", "AP50")]
         rows.append([group["group"], str(group["images"]), str(group["nuclei"]), *numbers])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown(["images", "how many", "nuclei", "mask AP", "mask AP50"], rows)
 
 
 def training_line(training: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
-    """How long a training took, and what it held in memory."""
+    """Time and memory of a training."""
     return (
         f"{training['iterations']} batches of {training['images_per_batch']} crops, "
         f"{training['images_per_second']:.1f} crops a second, {training['minutes']:.0f} minutes "
@@ -132,12 +115,12 @@ def training_line(training: Mapping[str, Any], environment: Mapping[str, Any]) -
     )
 
 
-def _result_row(case: dict[str, Any], environment: dict[str, Any]) -> str:
+def _result_row(case: dict[str, Any], environment: dict[str, Any]) -> list[str]:
     times = {name: summary["p50"] for name, summary in case["times_ms"].items()}
     ours, theirs = times.values()
     machine = f"{environment['cpu']}, torch {environment['packages']['torch']}"
     cells = [case["what"], f"{ours:.1f}", case["against"], f"{theirs:.1f}"]
-    return f"| {' | '.join([*cells, f'{theirs / ours:.1f}x', machine])} |"
+    return [*cells, f"{theirs / ours:.1f}x", machine]
 
 
 def written(text: str, made: dict[str, str]) -> str:

@@ -45,11 +45,11 @@ def whole_image(result: Result) -> str:
     heads = ["model", "artefact", "ours, ms", "eager torch, ms", "ratio", "same instances"]
     heads += ["least mask IoU", *(f"ours {clock}, ms" for clock in CLOCKS.values())]
     first = result["results"][0]
-    return _table(heads, rows) + (
+    return markdown(heads, rows) + (
         "\n\nInside the time of both: a frame in memory, its resizing, to boxes, scores, labels "
         "and boolean masks [K, H, W] of its size. The three last columns: to masks cut out at "
         "native size, to masks at the network's resolution, and the network alone. Medians of "
-        f"{first['times_ms']['ours']['count']} runs in turns, {first['threads']} threads."
+        f"{first['times_ms']['ours']['count']} interleaved runs, {first['threads']} threads."
     )
 
 
@@ -72,10 +72,11 @@ def precisions(result: Result) -> str:
     heads = ["model", "artefact", "instances", "end to end, ms", "ratio"]
     heads += ["network alone, ms", "ratio"]
     first = result["results"][0]
-    return _table(heads, rows) + (
+    return markdown(heads, rows) + (
         "\n\nInside the end-to-end time: a frame in memory, its resizing, to boxes, scores, labels "
         "and native-size masks, cut out. Medians of "
-        f"{first['precisions'][0]['times_ms']['count']} runs in turns, {first['threads']} threads."
+        f"{first['precisions'][0]['times_ms']['count']} interleaved runs, "
+        f"{first['threads']} threads."
     )
 
 
@@ -102,11 +103,12 @@ def instances(result: Result) -> str:
     first = result["results"][0]
     return "\n\n".join(
         [
-            _table(heads, rows),
-            _table([*size_heads, "network alone, ms"], sizes),
+            markdown(heads, rows),
+            markdown([*size_heads, "network alone, ms"], sizes),
             "One export for each number of instances, all slots full (0: nothing above the "
             f"threshold); {_artefact(first['artefact'])}. Inside the time: as above. Medians of "
-            f"{first['curve'][0]['times_ms']['count']} runs in turns, {first['threads']} threads.",
+            f"{first['curve'][0]['times_ms']['count']} interleaved runs, "
+            f"{first['threads']} threads.",
         ]
     )
 
@@ -126,10 +128,10 @@ def rivals(result: Result) -> str:
         for side in result["sides"]
     ]
     heads = ["network", "runtime", "parameters", "input", "instances", "ms", "times ours"]
-    return _table(heads, rows) + (
+    return markdown(heads, rows) + (
         f"\n\nInside the time: a frame of {_size(result['image'])} in memory to dense masks of its "
         "size, by each package's own call; float32, weights made up. Medians of "
-        f"{result['sides'][0]['times_ms']['count']} runs in turns, {result['threads']} threads."
+        f"{result['sides'][0]['times_ms']['count']} interleaved runs, {result['threads']} threads."
     )
 
 
@@ -141,10 +143,10 @@ def throughput(result: Result) -> str:
         [case["what"], *(f"{rate:.2f}" for rate in case["images_per_second"].values())]
         for case in cases
     ]
-    return _table(heads, rows) + (
+    return markdown(heads, rows) + (
         "\n\nWorkers x threads of the model in each; the first has one worker. Medians of "
         f"{next(iter(first['times_ms'].values()))['count']} rounds of {first['images']} images, "
-        "in turns."
+        "interleaved."
     )
 
 
@@ -160,9 +162,9 @@ def mask_nms(result: Result) -> str:
             rows.append(cells)
     first = result["results"][0]
     box = first["rows"]["box"]
-    return _table(["model", "NMS", "end to end, ms", "of box NMS", "network, ms"], rows) + (
+    return markdown(["model", "NMS", "end to end, ms", "of box NMS", "network, ms"], rows) + (
         f"\n\nONNX Runtime, float32, {first['threads']} threads; {box['instances']} instances; "
-        f"medians of {box['times_ms']['count']} runs in turns."
+        f"medians of {box['times_ms']['count']} interleaved runs."
     )
 
 
@@ -174,7 +176,7 @@ def capi(result: Result) -> str:
         around = f"{1000 * times['around_ms']['p50']:.0f}"
         rows.append([masks, *_ms(*calls), around, f"{100 * times['overhead']:.2f} %"])
     heads = ["masks as", "call from C, ms", "Python inside, ms", "around it, us", "overhead"]
-    return _table(heads, rows) + (
+    return markdown(heads, rows) + (
         f"\n\n{result['what']}; {result['threads']} threads; medians of "
         f"{times['call_ms']['count']} calls."
     )
@@ -196,7 +198,7 @@ def _ms(*times: float) -> list[str]:
     return [f"{time:.0f}" if time >= 100 else f"{time:.1f}" for time in times]
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -1,4 +1,4 @@
-"""What the GPU does with the images of one padded size: buffers, the order of the work, a graph."""
+"""Work of the GPU on images of one padded size: buffers, order of the steps, CUDA graphs."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from condinst_infer.contract.metadata import Metadata
 from condinst_infer.contract.tensors import contract_outputs, output_shapes
 from condinst_infer.cuda import kernels
 from condinst_infer.cuda.arrays import DeviceArray, device_array
-from condinst_infer.cuda.download import REPORTED, Report, words_expected
+from condinst_infer.cuda.download import REPORTED, HostCopy, expected_words
 from condinst_infer.cuda.driver import Graph, Stream
-from condinst_infer.cuda.mask_heads import Heads
-from condinst_infer.cuda.panoptic_merge import Merging
+from condinst_infer.cuda.mask_heads import DetectorTail
+from condinst_infer.cuda.panoptic_merge import PanopticMerge
 from condinst_infer.processing.batching import is_device_array
-from condinst_infer.processing.geometry import Placed
-from condinst_infer.processing.postprocess import Found
+from condinst_infer.processing.geometry import PlacedImage
+from condinst_infer.processing.postprocess import BatchOutputs
 
 _PLANS = 32  # kept at once; each may hold a graph
 
@@ -69,47 +69,53 @@ class Canvas:
         for name, spec in specs.items():
             if name not in REPORTED:
                 self._outputs[name] = stream.empty(shapes[name], spec.dtype)
-        self._heads = None
+        self._detector_tail = None
         if session.metadata.graph == "detector":
-            self._heads = Heads(session.metadata, stream, slots, size, self._outputs)
-            self._outputs["masks"] = self._heads.masks
+            self._detector_tail = DetectorTail(session.metadata, stream, slots, size, self._outputs)
+            self._outputs["masks"] = self._detector_tail.masks
         self._frame = stream.empty((1,), np.uint8)
-        self._report = Report(stream, slots, self._config.detect.max_detections, 0)
-        self._merging = Merging(stream, slots, check_boxes=self._config.detect.nms == "box")
+        self._host_copy = HostCopy(stream, slots, self._config.detect.max_detections, 0)
+        self._panoptic_merge = PanopticMerge(
+            stream, slots, check_boxes=self._config.detect.nms == "box"
+        )
 
-    def run(self, batch: Sequence[Placed], panoptic: PanopticConfig | None = None) -> Found:
-        """See `DeviceRunner.run`."""
-        if panoptic is not None and not self._merging.has_room(batch):
+    def run(
+        self, batch: Sequence[PlacedImage], panoptic: PanopticConfig | None = None
+    ) -> BatchOutputs:
+        """See `CudaRunner.run`."""
+        if panoptic is not None and not self._panoptic_merge.has_room(batch):
             self._forget_plans()
-            self._merging.make_room(batch)
+            self._panoptic_merge.make_room(batch)
         most = self._config.detect.max_detections
-        self._make_room(sum(words_expected(most, placed.image.shape[:2]) for placed in batch))
+        self._make_room(sum(expected_words(most, placed.image.shape[:2]) for placed in batch))
         self._resize(batch)
-        used = self._done(batch, panoptic)
-        if used > self._report.capacity:
+        used = self._run_after_resize(batch, panoptic)
+        if used > self._host_copy.capacity:
             self._make_room(used)
-            used = self._done(batch, panoptic)
+            used = self._run_after_resize(batch, panoptic)
         names = ("boxes", "scores", "labels")
-        arrays = {name: self._report[name] for name in names} | {"masks": self._outputs["masks"]}
+        arrays = {name: self._host_copy[name] for name in names} | {"masks": self._outputs["masks"]}
         on_device = [{name: array[i] for name, array in arrays.items()} for i in range(len(batch))]
-        owners = None if panoptic is None else self._merging.contents(batch)
-        return Found(*self._report.contents(used, len(batch)), on_device, owners)
+        owners = None if panoptic is None else self._panoptic_merge.contents(batch)
+        return BatchOutputs(*self._host_copy.contents(used, len(batch)), on_device, owners)
 
-    def _done(self, batch: Sequence[Placed], panoptic: PanopticConfig | None) -> int:
+    def _run_after_resize(
+        self, batch: Sequence[PlacedImage], panoptic: PanopticConfig | None
+    ) -> int:
         """Do everything after the resizing; how many words the masks need."""
         plan = self._plan(batch, panoptic)
         if plan.graph is not None:
             plan.graph.launch()
         else:
             self._work(plan, batch, panoptic)
-        used = self._report.fetched()
+        used = self._host_copy.wait()
         plan.uses += 1
         if plan.uses == 2 and self._session.capturable:
             plan.graph = self._stream.graph(lambda: self._work(plan, batch, panoptic))
         return used
 
-    def network(self, batch: Sequence[Placed]) -> None:
-        """See `DeviceRunner.network`."""
+    def network(self, batch: Sequence[PlacedImage]) -> None:
+        """See `CudaRunner.network`."""
         plan = self._plan(batch)
         if plan.network is not None:
             plan.network.launch()
@@ -122,14 +128,14 @@ class Canvas:
     def close(self) -> None:
         """Free everything but the stream."""
         self._forget_plans()
-        self._report.close()
-        self._merging.close()
-        if self._heads is not None:
-            self._heads.close()
+        self._host_copy.close()
+        self._panoptic_merge.close()
+        if self._detector_tail is not None:
+            self._detector_tail.close()
         self._stream.free(self._images, self._frame, *self._outputs.values())
         self._session.release(self._context)
 
-    def _plan(self, batch: Sequence[Placed], panoptic: PanopticConfig | None = None) -> _Plan:
+    def _plan(self, batch: Sequence[PlacedImage], panoptic: PanopticConfig | None = None) -> _Plan:
         key = (*((placed.net_size, placed.image.shape[:2]) for placed in batch), panoptic)
         if key not in self._plans:
             if len(self._plans) == _PLANS:
@@ -152,13 +158,13 @@ class Canvas:
 
     def _make_room(self, words: int) -> None:
         """At least so many words for masks; what graphs know of the old place is forgotten."""
-        if words > self._report.capacity:
+        if words > self._host_copy.capacity:
             self._forget_plans()
-            self._report.close()
+            self._host_copy.close()
             most = self._config.detect.max_detections
-            self._report = Report(self._stream, self._slots, most, words)
+            self._host_copy = HostCopy(self._stream, self._slots, most, words)
 
-    def _resize(self, batch: Sequence[Placed]) -> None:
+    def _resize(self, batch: Sequence[PlacedImage]) -> None:
         """Bring the frames to the device, one after the other, and onto the network's input."""
         for i, placed in enumerate(batch):
             height, width = placed.image.shape[:2]
@@ -176,12 +182,14 @@ class Canvas:
             )
             self._stream.launch(launch, [frame], [self._images[i]])
 
-    def _work(self, plan: _Plan, batch: Sequence[Placed], panoptic: PanopticConfig | None) -> None:
+    def _work(
+        self, plan: _Plan, batch: Sequence[PlacedImage], panoptic: PanopticConfig | None
+    ) -> None:
         """From resized images to a report on its way to the host."""
-        stream, report = self._stream, self._report
+        stream, report = self._stream, self._host_copy
         self._run_network(plan)
-        if self._heads is not None:
-            self._heads.run(report)
+        if self._detector_tail is not None:
+            self._detector_tail.run(report)
         stream.fill(report["used"], 0)
         masks = self._outputs["masks"]
         for i, placed in enumerate(batch):
@@ -198,13 +206,13 @@ class Canvas:
             stream.launch(boxes, [masks[i], report["num_detections"][i]], [crops, report["used"]])
             stream.launch(kernels.paste(**sizes), [masks[i], crops], [report["bits"]])
         if panoptic is not None:
-            self._merging.run(batch, report, self._outputs["semantic"], panoptic)
+            self._panoptic_merge.run(batch, report, self._outputs["semantic"], panoptic)
         report.fetch()
 
     def _run_network(self, plan: _Plan) -> None:
         feeds = {"images": self._images, "image_sizes": plan.image_sizes}
         outputs = {
-            name: self._outputs[name] if name in self._outputs else self._report[name]
+            name: self._outputs[name] if name in self._outputs else self._host_copy[name]
             for name in self._names
         }
         self._context.enqueue(feeds, outputs, self._stream)

@@ -1,4 +1,4 @@
-"""What goes back from the device to the host: boxes, scores, labels and packed masks."""
+"""Copies from the device to the host: boxes, scores, labels and packed masks."""
 
 from math import prod
 
@@ -18,8 +18,8 @@ REPORTED = ("num_detections", "boxes", "scores", "labels")
 _FIRST_WORDS = 1 << 16  # 256 KB of mask bits come with the first copy, the rest if there is one
 
 
-class Report:
-    """What goes back to the host: one piece of memory there and here."""
+class HostCopy:
+    """One piece of device memory with all results, and the host memory it is copied to."""
 
     def __init__(self, stream: Stream, n: int, k: int, capacity: int) -> None:
         self._stream, self.capacity = stream, capacity
@@ -42,9 +42,9 @@ class Report:
             for name, (shape, kind) in shapes.items()
         }
         self._first = min(capacity, _FIRST_WORDS)
-        self._host = stream.pinned((places["bits"] + 4 * self._first,), np.uint8)
+        self._host = stream.allocate_pinned((places["bits"] + 4 * self._first,), np.uint8)
         shapes["bits"] = ((self._first,), np.uint32)
-        self._fetched = {
+        self._copied = {
             name: np.ndarray(shape, kind, self._host, places[name])
             for name, (shape, kind) in shapes.items()
         }
@@ -56,18 +56,18 @@ class Report:
         """Put the copy to the host on the stream."""
         self._stream.download(self._host, self._memory.view(self._host.shape))
 
-    def fetched(self) -> int:
+    def wait(self) -> int:
         """Wait for it; how many words the masks need, which may be more than there is room for."""
         self._stream.synchronize()
-        return int(self._fetched["used"][0])
+        return int(self._copied["used"][0])
 
     def contents(self, used: int, n: int) -> tuple[dict[str, np.ndarray], list[list[CroppedMask]]]:
         """Copies of the first `n` images' outputs, and their masks of `used` words."""
-        bits = self._fetched["bits"][:used]
+        bits = self._copied["bits"][:used]
         if used > self._first:
             bits = self._stream.numpy(self["bits"].view((used,)))
-        outputs = {name: self._fetched[name][:n].copy() for name in REPORTED}
-        slots = self._fetched["crops"][:n]
+        outputs = {name: self._copied[name][:n].copy() for name in REPORTED}
+        slots = self._copied["crops"][:n]
         crops = crops_from_bits(slots.reshape(-1, kernels.CROP_FIELDS), bits)
         each = slots.shape[1]
         return outputs, [crops[i * each : (i + 1) * each] for i in range(n)]
@@ -77,7 +77,7 @@ class Report:
         self._stream.free_pinned(self._host)
 
 
-def words_expected(k: int, image_size: tuple[int, int]) -> int:
+def expected_words(k: int, image_size: tuple[int, int]) -> int:
     """A first guess of how many words the bits of `k` instances need; the kernel tells the number.
 
     Args:

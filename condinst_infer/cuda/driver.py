@@ -104,7 +104,7 @@ class Device:
             self._functions.clear()
 
     def _call(self, name: str, *args: Any) -> Any:
-        """What the driver's function puts out besides its status."""
+        """The outputs of a driver function besides its status."""
         status, *values = getattr(self._driver, name)(*args)
         if status.value:
             text = self._driver.cuGetErrorName(status)[1]
@@ -138,7 +138,7 @@ class Stream:
         self._device_memory.append(pointer)
         return DeviceArray(pointer, tuple(shape), kind, self)
 
-    def pinned(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
+    def allocate_pinned(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
         """Host memory that is copied from and to without waiting; valid until `close`."""
         kind = np.dtype(dtype)
         size = max(1, prod(shape) * kind.itemsize)
@@ -215,7 +215,7 @@ class Stream:
         )
 
     def graph(self, work: Callable[[], None]) -> "Graph":
-        """What `work` puts on this stream, to be run again in one go; it does not run now."""
+        """Record what `work` puts on this stream, to launch it in one go; nothing runs now."""
         mode = self.device._driver.CUstreamCaptureMode(_CAPTURE_THIS_THREAD)
         self._do("cuStreamBeginCapture", self._stream, mode)
         try:
@@ -268,7 +268,7 @@ class Stream:
         self._stream = None
 
     def _do(self, name: str, *args: Any) -> Any:
-        """The driver's answer, on this stream's GPU whatever thread asks."""
+        """The output of a driver function, on this stream's GPU whatever thread calls."""
         self.device.activate()
         return self.device._call(name, *args)
 

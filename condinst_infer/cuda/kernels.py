@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from condinst_infer.config.model import mask_layers
+from condinst_infer.config.model import MILLION, mask_layers
 from condinst_infer.config.validation import CHOICES
 from condinst_infer.errors import ConfigError
-from condinst_infer.processing.panoptic_merge import MILLION
 
 Dim = Any  # int, or a symbolic dimension of TensorRT
 COORDINATES = CHOICES["coordinates"]  # scalar `coordinates` is the index
@@ -67,7 +66,7 @@ def class_nms(n: Dim, m: Dim, *, runs: int, max_detections: int, iou_threshold: 
 def select(
     n: int, *, k: int, m: int, p: int, a: int, levels: int, score_root: bool, dtype: np.dtype
 ) -> Launch:
-    """What NMS kept, gathered from the outputs of a `detector` graph.
+    """Launch that gathers the rows NMS kept from the outputs of a `detector` graph.
 
     keep [N, K], count [N], candidate_boxes [N, M, 4], candidate_scores [N, M], candidate_labels
     [N, M], candidate_locations [N, M], params_map [N, P, A] of `dtype`, levels int32 [L, 4] (first
@@ -102,7 +101,7 @@ def mask_nms(
     score_threshold: float,
     score_root: bool,
 ) -> Launch:
-    """What mask NMS keeps of C candidates in falling score.
+    """Launch of mask NMS over C candidates in falling score.
 
     ious [N, C, C], scores [N, C], areas [N, C], order int32 [N, C] (what to call each) -> keep
     [N, K], scores [N, K], count [N].

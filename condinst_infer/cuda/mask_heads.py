@@ -1,4 +1,4 @@
-"""What our kernels do after a `detector` graph: NMS, the kept rows, the mask heads."""
+"""Kernels after a `detector` graph: NMS, gathered rows, mask heads."""
 
 from collections.abc import Mapping
 
@@ -7,13 +7,13 @@ import numpy as np
 from condinst_infer.contract.metadata import Metadata
 from condinst_infer.cuda import kernels
 from condinst_infer.cuda.arrays import DeviceArray
-from condinst_infer.cuda.download import Report
+from condinst_infer.cuda.download import HostCopy
 from condinst_infer.cuda.driver import Stream
 
 _WORD = 32  # cells
 
 
-class Rows:
+class GatheredRows:
     """Memory for `k` of an image's candidates and their mask heads."""
 
     def __init__(self, stream: Stream, n: int, k: int, params: int, kind: np.dtype) -> None:
@@ -24,7 +24,7 @@ class Rows:
 
     @property
     def heads(self) -> list[DeviceArray]:
-        """What `dynamic_mask_head` wants of them."""
+        """The inputs of `dynamic_mask_head` among the rows."""
         return [self.params, self.centres, self.sizes]
 
     @property
@@ -32,7 +32,7 @@ class Rows:
         return [self.keep, *self.heads]
 
 
-class Heads:
+class DetectorTail:
     """From the outputs of a `detector` graph, `found`, to `masks` [N, K, H/s, W/s].
 
     Args:
@@ -56,14 +56,14 @@ class Heads:
             levels.append((first, columns, stride, interest))
             first += rows * columns
         self._levels = stream.array(np.array(levels, np.int32))
-        self._kept = Rows(stream, slots, self._k, config.num_params, features.dtype)
+        self._kept = GatheredRows(stream, slots, self._k, config.num_params, features.dtype)
         height, width = (config.mask_factor * side for side in features.shape[2:])
         self.masks = stream.empty((slots, self._k, height, width), features.dtype)
         self._by_masks: _ByMasks | None = None
         if config.detect.nms == "mask":
             self._by_masks = _ByMasks(metadata, stream, slots, self._found)
 
-    def run(self, report: Report) -> None:
+    def run(self, report: HostCopy) -> None:
         """Fill `masks` and the boxes, scores, labels and counts of `report`."""
         reported = [report["boxes"], report["scores"], report["labels"]]
         count, detect = report["num_detections"], self._config.detect
@@ -94,7 +94,12 @@ class Heads:
         self._stream.launch(launch, inputs, [keep, count])
 
     def _select(
-        self, rows: Rows, count: DeviceArray, values: list[DeviceArray], k: int, score_root: bool
+        self,
+        rows: GatheredRows,
+        count: DeviceArray,
+        values: list[DeviceArray],
+        k: int,
+        score_root: bool,
     ) -> None:
         """Gather `rows.keep` into the rest of `rows` and into `values`: boxes, scores, labels."""
         names = ("boxes", "scores", "labels", "locations")
@@ -114,7 +119,7 @@ class Heads:
         self._stream.launch(launch, inputs, [*values, *rows.heads])
 
     def _mask_heads(
-        self, rows: Rows, count: DeviceArray, masks: DeviceArray, changes: Mapping[str, int]
+        self, rows: GatheredRows, count: DeviceArray, masks: DeviceArray, changes: Mapping[str, int]
     ) -> None:
         features = self._found["mask_features"]
         (n, k), (h, w) = masks.shape[:2], features.shape[2:]
@@ -145,7 +150,7 @@ class _ByMasks:
         self._words = -(-height * width // _WORD)
         self._boxes = found["candidate_boxes"] = stream.empty((n, m, 4), np.float32)
         stream.fill(self._boxes, 0)
-        self.best = Rows(stream, n, c, config.num_params, features.dtype)
+        self.best = GatheredRows(stream, n, c, config.num_params, features.dtype)
         self.count = stream.empty((n,), np.int32)
         room = max(c, config.detect.max_detections)
         self.rows = [  # of the best: boxes, of no use, scores, labels

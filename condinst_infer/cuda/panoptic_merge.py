@@ -9,15 +9,15 @@ import numpy as np
 from condinst_infer.config.model import PanopticConfig
 from condinst_infer.cuda import kernels
 from condinst_infer.cuda.arrays import DeviceArray
-from condinst_infer.cuda.download import Report
+from condinst_infer.cuda.download import HostCopy
 from condinst_infer.cuda.driver import Stream
-from condinst_infer.processing.geometry import Placed
+from condinst_infer.processing.geometry import PlacedImage
 
 _CLASSES = 256
 
 
 class _Room(NamedTuple):
-    """What one image needs, elements."""
+    """Buffer sizes of one image, in elements."""
 
     pixels: int
     words: int
@@ -28,7 +28,7 @@ class _Room(NamedTuple):
         return _Room(height * width, height * (-(-width // 32) + 1))
 
 
-class Merging:
+class PanopticMerge:
     """Owners of the pixels of a batch, as `merge` numbers them, instances by their slot."""
 
     def __init__(self, stream: Stream, slots: int, *, check_boxes: bool) -> None:
@@ -37,26 +37,26 @@ class Merging:
         self._areas = stream.empty((slots, _CLASSES), np.int32)
         self._owners = stream.empty((0,), np.uint16)
         self._taken = stream.empty((0,), np.uint32)
-        self._host = stream.pinned((0,), np.uint16)
+        self._host = stream.allocate_pinned((0,), np.uint16)
 
-    def has_room(self, batch: Sequence[Placed]) -> bool:
-        """Whether the buffers are large enough."""
+    def has_room(self, batch: Sequence[PlacedImage]) -> bool:
+        """True if the buffers are large enough."""
         pixels, words = _totals(batch)
         return pixels <= prod(self._owners.shape) and words <= prod(self._taken.shape)
 
-    def make_room(self, batch: Sequence[Placed]) -> None:
+    def make_room(self, batch: Sequence[PlacedImage]) -> None:
         """Larger buffers; nothing may use the former ones any more."""
         stream, (pixels, words) = self._stream, _totals(batch)
         stream.free(self._owners, self._taken)
         stream.free_pinned(self._host)
         self._owners = stream.empty((pixels,), np.uint16)
         self._taken = stream.empty((words,), np.uint32)
-        self._host = stream.pinned((pixels,), np.uint16)
+        self._host = stream.allocate_pinned((pixels,), np.uint16)
 
     def run(
         self,
-        batch: Sequence[Placed],
-        report: Report,
+        batch: Sequence[PlacedImage],
+        report: HostCopy,
         semantic: DeviceArray,
         settings: PanopticConfig,
     ) -> None:
@@ -103,7 +103,7 @@ class Merging:
             pixel, word = pixel + room.pixels, word + room.words
         stream.download(self._host[:pixels], owned)
 
-    def contents(self, batch: Sequence[Placed]) -> list[np.ndarray]:
+    def contents(self, batch: Sequence[PlacedImage]) -> list[np.ndarray]:
         """Copies of the owners uint16 [H, W] of each image, once the stream has come there."""
         found, pixel = [], 0
         for placed in batch:
@@ -119,6 +119,6 @@ class Merging:
         self._stream.free_pinned(self._host)
 
 
-def _totals(batch: Sequence[Placed]) -> tuple[int, int]:
+def _totals(batch: Sequence[PlacedImage]) -> tuple[int, int]:
     rooms = [_Room.of(placed.image.shape[:2]) for placed in batch]
     return sum(room.pixels for room in rooms), sum(room.words for room in rooms)

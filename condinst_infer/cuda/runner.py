@@ -11,18 +11,18 @@ from condinst_infer.cuda.canvas import Canvas, DeviceSession
 from condinst_infer.cuda.driver import Device, Stream
 from condinst_infer.errors import InputError
 from condinst_infer.processing.batching import is_device_array
-from condinst_infer.processing.geometry import Placed
-from condinst_infer.processing.postprocess import Found
+from condinst_infer.processing.geometry import PlacedImage
+from condinst_infer.processing.postprocess import BatchOutputs
 from condinst_infer.processing.preprocess import read_image
 
-_CANVASES = 4  # kept at once in a lane; each holds buffers, and a context with its memory
+_CANVASES = 4  # kept at once on a stream; each holds buffers, and a context with its memory
 
 
-class DeviceRunner:
+class CudaRunner:
     """Everything around an engine on the GPU; safe to call from several threads.
 
-    Every call takes a lane of its own: a stream, its buffers and contexts. Lanes are made when
-    all are busy, and used again.
+    Every call takes a stream of its own, with its buffers and contexts. They are made when all
+    are busy, and used again.
 
     Args:
         session: the engine, a full graph or a detector; the runner owns it from now on.
@@ -36,8 +36,8 @@ class DeviceRunner:
         self.metadata = session.metadata
         self.session, self._device = session, device
         self._stream = stream
-        self._lanes: list[_Lane] = []
-        self._idle: list[_Lane] = []
+        self._all: list[_StreamBuffers] = []
+        self._idle: list[_StreamBuffers] = []
         self._changed = threading.Condition()
 
     def image(self, source: Any, max_pixels: int) -> Any:
@@ -52,63 +52,65 @@ class DeviceRunner:
             )
         return source
 
-    def run(self, batch: Sequence[Placed], panoptic: PanopticConfig | None = None) -> Found:
+    def run(
+        self, batch: Sequence[PlacedImage], panoptic: PanopticConfig | None = None
+    ) -> BatchOutputs:
         """Boxes, scores, labels and native-size masks of images on one canvas.
 
         With thresholds to merge by, and a panoptic model, also the owners of their pixels.
         """
-        lane = self._taken()
+        buffers = self._take()
         try:
-            return lane.canvas(batch).run(batch, panoptic)
+            return buffers.canvas(batch).run(batch, panoptic)
         finally:
-            self._back(lane)
+            self._give_back(buffers)
 
-    def network(self, batch: Sequence[Placed]) -> None:
+    def network(self, batch: Sequence[PlacedImage]) -> None:
         """Wait for the network alone, on what the last `run` of this batch left on the device.
 
         It tells how much of a run the network is; two calls must not overlap.
         """
-        lane = self._taken()
+        buffers = self._take()
         try:
-            lane.canvas(batch).network(batch)
+            buffers.canvas(batch).network(batch)
         finally:
-            self._back(lane)
+            self._give_back(buffers)
 
     def close(self) -> None:
         """Free memory, engine and kernels; a second call does nothing."""
         with self._changed:
-            lanes, self._lanes, self._idle = self._lanes, [], []
-        for lane in lanes:
-            lane.close()
+            everything, self._all, self._idle = self._all, [], []
+        for buffers in everything:
+            buffers.close()
         if self._stream is not None:
             self._stream.close()
         self.session.close()
         self._device.close()
 
-    def _taken(self) -> "_Lane":
+    def _take(self) -> "_StreamBuffers":
         with self._changed:
-            while not self._idle and self._stream is not None and self._lanes:
+            while not self._idle and self._stream is not None and self._all:
                 self._changed.wait()
             if self._idle:
                 return self._idle.pop()
-            lane = _Lane(self.session, self._stream or self._device.stream())
-            self._lanes.append(lane)
-            return lane
+            buffers = _StreamBuffers(self.session, self._stream or self._device.stream())
+            self._all.append(buffers)
+            return buffers
 
-    def _back(self, lane: "_Lane") -> None:
+    def _give_back(self, buffers: "_StreamBuffers") -> None:
         with self._changed:
-            self._idle.append(lane)
+            self._idle.append(buffers)
             self._changed.notify()
 
 
-class _Lane:
+class _StreamBuffers:
     """One stream, and the buffers of the canvases that were last on it."""
 
     def __init__(self, session: DeviceSession, stream: Stream) -> None:
         self._session, self._stream = session, stream
         self._canvases: OrderedDict[tuple[int, Size], Canvas] = OrderedDict()
 
-    def canvas(self, batch: Sequence[Placed]) -> Canvas:
+    def canvas(self, batch: Sequence[PlacedImage]) -> Canvas:
         """The one of this batch, made if it is new."""
         slots = self._session.metadata.batch or len(batch)
         key = (slots, batch[0].canvas)

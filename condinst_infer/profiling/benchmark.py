@@ -1,9 +1,9 @@
-"""How long a model file takes, what of, how much memory, and how accurate this very file is."""
+"""Benchmark of a model file: latency by stage, memory, and the accuracy of the timed file."""
 
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,47 +12,38 @@ import numpy as np
 
 from condinst_infer.config.model import DetectConfig, Size
 from condinst_infer.contract.metadata import Metadata, file_sha256
+from condinst_infer.contract.model_file import ModelFile, kind_of
 from condinst_infer.datasets.coco import coco_library
 from condinst_infer.errors import ConfigError
-from condinst_infer.evaluation.average_precision import Truth, detect, read_truth, score
+from condinst_infer.evaluation.average_precision import (
+    CocoTruth,
+    LabelledImages,
+    detect,
+    read_truth,
+    score,
+)
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.processing.preprocess import read_image, resize
 from condinst_infer.profiling.environment import PeakMemory, environment
-from condinst_infer.profiling.scopes import CLOCKS, Scene
-from condinst_infer.runtimes.runner import runner_from_file
+from condinst_infer.profiling.scopes import CLOCKS, FrameScopes
+from condinst_infer.runtimes.runner import open_model
 from condinst_infer.system.timing import REPEATS, SIZES, WARMUP
 from condinst_infer.trt import sidecar
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a model file is run; as in `load`."""
-
-    device: str | None = None
-    threads: int | None = None
-    runtime: str | None = None
-    precision: str | None = None
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """What to measure the accuracy on; as in `evaluate`."""
-
-    annotations: Path
-    images: Path
-    limit: int | None = None
 
 
 def benchmark(
     path: str | Path,
     *,
-    settings: Settings = Settings(),
+    device: str | None = None,
+    threads: int | None = None,
+    runtime: str | None = None,
+    precision: str | None = None,
     images: Sequence[Path] = (),
     sizes: Sequence[Size] = SIZES,
     batches: Sequence[int] = (),
     repeats: int = REPEATS,
     warmup: int = WARMUP,
-    labelled: Labelled | None = None,
+    labelled: LabelledImages | None = None,
     progress: Callable[[float], object] = lambda share: None,
 ) -> dict[str, Any]:
     """Times, memory and accuracy of one model file, as JSON takes it: see `CLOCKS`.
@@ -61,11 +52,12 @@ def benchmark(
 
     Args:
         path: an .onnx, .engine or .safetensors file.
+        device, threads, runtime, precision: as in `load`.
         images: frames, each resized to each of `sizes`; none is the bundled micrograph.
         sizes: (height, width).
         batches: frames of one call; none is 1, or the file's own.
-        repeats: calls that count, of each clock and row; the clocks of a row take turns.
-        warmup: turns before these.
+        repeats: timed calls of each scope and row; the scopes of a row alternate.
+        warmup: untimed calls before these.
         labelled: None measures no accuracy.
         progress: told the share that is done, 0 to 1.
 
@@ -76,13 +68,13 @@ def benchmark(
     truth = None if labelled is None else _truth(labelled)  # before minutes of work
     frames = _frames(images)
     memory, start = PeakMemory(), time.perf_counter()
-    runner = runner_from_file(path, **asdict(settings))
+    runner = open_model(path, device, threads, runtime=runtime, precision=precision)
     load_ms = _since(start)
     with closing(runner):
         counts = _counts(batches, runner.metadata, path)
         pipeline = Pipeline(runner, max_batch=max(counts))
         scenes = [
-            Scene(runner, pipeline, name, resize(frame, size), count)
+            FrameScopes(runner, pipeline, name, resize(frame, size), count)
             for name, frame in frames.items()
             for size in sizes
             for count in counts
@@ -97,7 +89,7 @@ def benchmark(
         profiles = {scene.input: scene for scene in scenes}
         nodes = {key: scene.nodes() for key, scene in profiles.items()}
         return {
-            "model": _model(path, settings, runner.metadata),
+            "model": _model(path, runner.metadata, device, threads, runtime, precision),
             "environment": environment(),
             "load_ms": load_ms,
             "first_call_ms": first_ms,
@@ -131,7 +123,7 @@ def _frames(images: Sequence[Path]) -> dict[str, np.ndarray]:
 
 
 def _counts(batches: Sequence[int], metadata: Metadata, path: Path) -> list[int]:
-    """How many frames a call is given; ConfigError for what a static file can't take."""
+    """Numbers of frames in a call; ConfigError for a number that a static file can't take."""
     if metadata.batch is not None and set(batches) - {metadata.batch}:
         raise ConfigError(
             f"{path} was exported for batches of {metadata.batch}; leave out --batch, or export it "
@@ -140,12 +132,18 @@ def _counts(batches: Sequence[int], metadata: Metadata, path: Path) -> list[int]
     return list(batches) or [metadata.batch or 1]
 
 
-def _model(path: Path, settings: Settings, metadata: Metadata) -> dict[str, Any]:
-    """Which file it was, and how it was run."""
-    runtime, precision = settings.runtime or "onnxruntime", settings.precision
-    if path.suffix.lower() == ".safetensors":
-        runtime = "torch"
-    if path.suffix.lower() == ".engine":
+def _model(
+    path: Path,
+    metadata: Metadata,
+    device: str | None,
+    threads: int | None,
+    runtime: str | None,
+    precision: str | None,
+) -> dict[str, Any]:
+    """The file, and how it was run."""
+    kind = kind_of(path)
+    runtime = runtime or ("torch" if kind is ModelFile.CHECKPOINT else "onnxruntime")
+    if kind is ModelFile.ENGINE:
         built, _ = sidecar.read(path)
         runtime, precision = built.runtime, built.precision_built
     return {
@@ -155,22 +153,22 @@ def _model(path: Path, settings: Settings, metadata: Metadata) -> dict[str, Any]
         "name": metadata.config.name,
         "precision": precision or metadata.precision,
         "runtime": runtime,
-        "device": settings.device or ("cuda" if path.suffix.lower() == ".engine" else "cpu"),
-        "threads": settings.threads,  # None: as many as the runtime takes
+        "device": device or ("cuda" if kind is ModelFile.ENGINE else "cpu"),
+        "threads": threads,  # None: as many as the runtime takes
     }
 
 
-def _truth(labelled: Labelled) -> Truth:
+def _truth(labelled: LabelledImages) -> CocoTruth:
     coco_library()
     return read_truth(labelled.annotations, limit=labelled.limit)
 
 
-def _accuracy(pipeline: Pipeline, truth: Truth, images: Path, batch: int) -> dict[str, Any]:
+def _accuracy(pipeline: Pipeline, truth: CocoTruth, images: Path, batch: int) -> dict[str, Any]:
     found = detect(pipeline, truth, images, batch=batch)
     result = score(truth, found, max_detections=DetectConfig.max_detections)
     return {"annotations": truth.file.name} | asdict(result)
 
 
 def _since(start: float) -> float:
-    """Milliseconds."""
+    """Milliseconds since `start`."""
     return 1000 * (time.perf_counter() - start)

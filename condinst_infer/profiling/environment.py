@@ -1,9 +1,10 @@
-"""Where a measurement was taken, the memory it took, and the file it is written to."""
+"""Environment of a measurement: machine, packages, peak memory, and the result file."""
 
 import importlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,32 +13,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from condinst_infer.system.files import replacing
+from condinst_infer.system.files import atomic_file
 from condinst_infer.system.hardware import gpus, usable_cores
-
-PACKAGES = (
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-    "torch",
-    "onnx",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "tensorrt",
-    "tensorrt-rtx",
-    "openvino",
-    "cuda-bindings",
-)
 
 
 def environment() -> dict[str, Any]:
     """The machine and the software a measurement was taken on."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu": _cpu_model(),
@@ -45,9 +26,30 @@ def environment() -> dict[str, Any]:
         "gpus": gpus(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "packages": versions,
+        "packages": {name: version for name, version in package_versions().items() if version},
         "commit": _commit(),
     }
+
+
+def package_versions() -> dict[str, str | None]:
+    """Version of this package and of each that it or an extra but `dev` needs; None if missing.
+
+    The list is the one in the installed package's record.
+    """
+    try:
+        lines = metadata.requires("condinst-infer") or []
+    except Exception:  # no record, or a damaged one
+        lines = []
+    names = [re.match(r"[\w.-]+", line) for line in lines if not re.search("extra == .dev", line)]
+    known = ["condinst-infer", *(name[0].lower() for name in names if name)]
+    return {name: _version(name) for name in dict.fromkeys(known)}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except Exception:  # no record, or a damaged one: the report goes on without
+        return None
 
 
 class PeakMemory:
@@ -84,7 +86,7 @@ def _proc_mib(name: str) -> float | None:
 
 def write_result(path: str | os.PathLike[str], result: Mapping[str, Any]) -> None:
     """Write `result` as JSON; the file is there whole or not at all."""
-    with replacing(Path(path)) as part:
+    with atomic_file(Path(path)) as part:
         part.write_text(json.dumps(result, indent=2) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""Which part of the network a node belongs to, and what the parts take."""
+"""Layer groups: the part of the network each node belongs to, and the time of the parts."""
 
 import re
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ PARTS = (
 _CONVOLUTION = re.compile(r"(Fused|QLinear|Nhwc|NhwcFused|Group)?Conv(olution|Integer|2d)?")
 
 
-def part_times(nodes: Sequence[NodeTime]) -> dict[str, float]:
+def layer_times(nodes: Sequence[NodeTime]) -> dict[str, float]:
     """Milliseconds of each of `PARTS`; nothing if the names tell no module, as in old files.
 
     Input and candidates are not modules: nodes without one are the first before the backbone
@@ -49,7 +49,7 @@ def part_times(nodes: Sequence[NodeTime]) -> dict[str, float]:
 
 
 def convolution_share(nodes: Sequence[NodeTime]) -> float:
-    """How much of the time of all nodes the convolutions take, 0 to 1."""
+    """Share of the convolutions in the time of all nodes, 0 to 1."""
     convolutions = sum(node.ms for node in nodes if _CONVOLUTION.fullmatch(node.op))
     return convolutions / sum(node.ms for node in nodes)
 

@@ -1,4 +1,4 @@
-"""What is timed of one frame: the clocks, the stages, and the parts of the network."""
+"""Scopes of the clocks for one frame, its stages, and the parts of the network."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,16 +6,16 @@ from typing import Any
 import numpy as np
 
 from condinst_infer.contract.session import NodeTime, Profiled
-from condinst_infer.cuda.runner import DeviceRunner
+from condinst_infer.cuda.runner import CudaRunner
 from condinst_infer.pipeline import Pipeline
-from condinst_infer.processing.geometry import Placed, placement
-from condinst_infer.processing.postprocess import Found, instances_from_outputs
-from condinst_infer.profiling.layers import convolution_share, part_times
+from condinst_infer.processing.geometry import place_image
+from condinst_infer.processing.postprocess import BatchOutputs, instances_from_outputs
+from condinst_infer.profiling.layers import convolution_share, layer_times
 from condinst_infer.results.crop import CroppedMask
-from condinst_infer.runtimes.runner import HostRunner
-from condinst_infer.system.timing import interleaved, summary
+from condinst_infer.runtimes.runner import CpuRunner
+from condinst_infer.system.timing import summary, time_interleaved
 
-Runner = HostRunner | DeviceRunner
+Runner = CpuRunner | CudaRunner
 Functions = dict[str, Callable[[], object]]
 CLOCKS = {
     "engine": "the network alone: input arrays that are ready, to its outputs",
@@ -27,7 +27,7 @@ CLOCKS = {
 _PROFILED = 3  # runs; in ONNX Runtime each writes down thousands of events
 
 
-class Scene:
+class FrameScopes:
     """One frame, `count` times in a call, and what it takes."""
 
     def __init__(
@@ -35,62 +35,57 @@ class Scene:
     ) -> None:
         self._runner, self._pipeline, self._name = runner, pipeline, name
         metadata = runner.metadata
-        size = (frame.shape[0], frame.shape[1])
-        placed = Placed(frame, *placement(size, metadata.config.input, metadata.size))
+        placed = place_image(frame, metadata.config.input, metadata.size)
         self.frames = [frame] * count
         self._batch = [placed] * count
         self.input = placed.canvas, count
 
-    def measure(self, repeats: int, warmup: int, turned: Callable[[], object]) -> None:
+    def measure(self, repeats: int, warmup: int, after_turn: Callable[[], object]) -> None:
         """Fill `times`, milliseconds of each function below."""
         self._results = self._pipeline(self.frames)
         functions = self._around() | self._inside()
-        self._times = interleaved(functions, repeats=repeats, warmup=warmup, turned=turned)
+        self._times = time_interleaved(
+            functions, repeats=repeats, warmup=warmup, after_turn=after_turn
+        )
 
     def _around(self) -> Functions:
-        """What has the same meaning everywhere."""
+        """Functions that have the same meaning on every device."""
         pipeline, frames, results = self._pipeline, self.frames, self._results
-        found = self._runner.run(self._batch)
-        no_crops = [CroppedMask(0, 0, np.zeros((0, 0), bool))] * found.outputs["scores"].shape[1]
+        outputs = self._runner.run(self._batch)
+        empty = [CroppedMask(0, 0, np.zeros((0, 0), bool))] * outputs.outputs["scores"].shape[1]
+        without_masks = outputs._replace(crops=[empty] * len(self._batch))
         panoptic: Functions = {}
         if pipeline.config.is_panoptic:
             panoptic["panoptic"] = lambda: pipeline.panoptic(frames)
         return panoptic | {
             "end_to_end": lambda: pipeline(frames),
             "end_to_end_rle": lambda: [result.rle() for result in pipeline(frames)],
-            "boxes": lambda: self._instances(found, no_crops),
+            "boxes": lambda: self._to_instances(without_masks),
             "rle": lambda: [result.rle() for result in results],
         }
 
     def _inside(self) -> Functions:
-        """What lies before the boxes."""
+        """Functions for the steps before the boxes."""
         runner, batch = self._runner, self._batch
-        if isinstance(runner, DeviceRunner):  # `network` reads what `run` left
+        if isinstance(runner, CudaRunner):  # `network` reads what `run` left
             return {"run": lambda: runner.run(batch), "engine": lambda: runner.network(batch)}
-        feeds, found = runner.feeds(batch), runner.run(batch)
+        feeds, outputs = runner.feeds(batch), runner.run(batch)
         return {
             "engine": lambda: runner.session.run(feeds),
             "pipeline": lambda: runner.run(batch),
             "resize": lambda: runner.feeds(batch),
-            "boxes_and_paste": lambda: self._instances(found, None),
+            "boxes_and_paste": lambda: self._to_instances(outputs),
         }
 
-    def _instances(self, found: Found, crops: Sequence[CroppedMask] | None) -> None:
-        """What a call of the pipeline does last; with `crops`, no masks are pasted."""
-        for slot, placed in enumerate(self._batch):
-            instances_from_outputs(
-                found.outputs,
-                slot,
-                net_size=placed.net_size,
-                image=placed.image,
-                config=self._runner.metadata.config,
-                crops=crops,
-            )
+    def _to_instances(self, outputs: BatchOutputs) -> None:
+        """The last step of a call of the pipeline; with crops, no masks are pasted."""
+        for index, placed in enumerate(self._batch):
+            instances_from_outputs(outputs, index, placed, self._runner.metadata.config)
 
     def nodes(self) -> list[NodeTime]:
-        """Where the time of the network goes, if that can be known."""
+        """Times of the nodes of the network; empty if the session can't tell."""
         runner = self._runner
-        if isinstance(runner, HostRunner) and isinstance(runner.session, Profiled):
+        if isinstance(runner, CpuRunner) and isinstance(runner.session, Profiled):
             return runner.session.profile(runner.feeds(self._batch), _PROFILED)
         return []
 
@@ -125,14 +120,14 @@ class Scene:
         else:
             before = {"resize and padding": _p50(times["resize"])}
             after["paste"] = _p50(_less(times["boxes_and_paste"], times["boxes"]))
-        network = part_times(nodes)
+        network = layer_times(nodes)
         scale = engine / sum(network.values()) if network else 0
         network = {part: ms * scale for part, ms in network.items()} or {"network": engine}
         return before | network | after | {"RLE": _p50(times["rle"])}
 
 
 def _less(times_ms: Sequence[float], part_ms: Sequence[float]) -> list[float]:
-    """What is left of each turn."""
+    """The rest of each timing without a part."""
     return [whole - part for whole, part in zip(times_ms, part_ms, strict=True)]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from condinst_infer.config.validation import check_threads, check_workers
 from condinst_infer.contract.metadata import Metadata, metadata_from_props
-from condinst_infer.contract.session import NodeTime, session_repr
+from condinst_infer.contract.session import NodeTime
 from condinst_infer.contract.tensors import TensorSpec, check_contract, check_feeds
 from condinst_infer.errors import ConfigError, ModelFileError, SessionError, require
 
@@ -24,13 +24,13 @@ _CONVOLUTIONS = ("Convolution", "GroupConvolution", "DeformableConvolution")
 
 
 class _Part(NamedTuple):
-    """What runs a part of the network, and what is wanted of it."""
+    """A compiled part of the network, and the names of its outputs."""
 
     request: Any
     outputs: Sequence[str]
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Its outputs, which its next run overwrites."""
+        """Run the part; its next run overwrites the outputs."""
         found = self.request.infer(dict(feeds), share_inputs=True, share_outputs=True)
         return {name: found[name] for name in self.outputs}
 
@@ -80,16 +80,16 @@ class OvSession:
         self._settings: dict[str, Any] = {"NUM_STREAMS": workers, "ENABLE_CPU_PINNING": False}
         if threads is not None:
             self._settings["INFERENCE_NUM_THREADS"] = threads * workers
-        models = self._compiled(proto)
+        models = self._compile(proto)
         self._idle: LifoQueue[list[_Part]] | None = LifoQueue()
         for _ in range(workers):
             self._idle.put(self._parts(models))
 
     def __repr__(self) -> str:
         closed = ", closed" if self._idle is None else ""
-        return session_repr(self, f"OpenVINO on cpu{closed}", path=self.path)
+        return f"<OvSession {self.path}: {self.metadata.describe()}; OpenVINO on cpu{closed}>"
 
-    def _compiled(self, proto: Any, **settings: Any) -> list[Any]:
+    def _compile(self, proto: Any, **settings: Any) -> list[Any]:
         """The convolutions and what follows them: the second takes what the first puts out.
 
         Two models, since OpenVINO has one precision for all of a model. In fp32 and int8 too: as
@@ -115,7 +115,7 @@ class OvSession:
             ) from None
 
     def _half(self) -> str:
-        """What layers that are not int8 run in, such as predictors, in an int8 file."""
+        """Precision of layers that are not int8, such as predictors, in an int8 file."""
         deformable = any(self.metadata.config.backbone.deform_stages)  # whose offsets need float32
         return "bf16" if "bf16" in cpu_precisions() and not deformable else "f32"
 
@@ -146,7 +146,7 @@ class OvSession:
     def profile(self, feeds: Mapping[str, np.ndarray], repeats: int) -> list[NodeTime]:
         """See `Profiled`: by a second copy of the network, which adds up what each node takes."""
         self._check(feeds)
-        parts = self._parts(self._compiled(_proto(self.path), PERF_COUNT=True))
+        parts = self._parts(self._compile(_proto(self.path), PERF_COUNT=True))
         _run(parts, feeds)
         first = _total_times(parts, 1)
         for _ in range(repeats):
@@ -203,7 +203,7 @@ def _specs(values: Iterable[Any]) -> dict[str, TensorSpec]:
 
 
 def _precision(path: Path, metadata: Metadata, wanted: str | None) -> str:
-    """What the network runs in, if the file and this CPU can give it."""
+    """Choose the precision; SessionError if the file or this CPU can't give it."""
     if wanted not in (None, *PRECISIONS):
         raise ConfigError(f"precision is {wanted!r}; it must be one of {', '.join(PRECISIONS)}.")
     wanted = wanted or metadata.precision
@@ -277,7 +277,7 @@ def _front(nodes: Sequence[Any]) -> set[str]:
 
 
 def _total_times(parts: Sequence[_Part], runs: int) -> list[NodeTime]:
-    """What each node took in all `runs` together; OpenVINO keeps the mean."""
+    """Time of each node in all `runs` together; OpenVINO keeps the mean."""
     return [
         NodeTime(node.node_name, node.node_type, 1e3 * node.real_time.total_seconds() * runs)
         for part in parts
@@ -308,6 +308,6 @@ def core() -> Any:
 
 
 def cpu_precisions() -> list[str]:
-    """Which of `PRECISIONS` this CPU computes in."""
+    """The entries of `PRECISIONS` that this CPU computes in."""
     found = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return [name for name in PRECISIONS if name.upper() in found]

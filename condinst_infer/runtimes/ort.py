@@ -5,19 +5,19 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from condinst_infer.config.validation import check_threads
 from condinst_infer.contract.metadata import metadata_from_props
-from condinst_infer.contract.session import NodeTime, session_repr
 from condinst_infer.contract.tensors import TensorSpec, check_contract, check_feeds
-from condinst_infer.cuda.arrays import DeviceArray
-from condinst_infer.cuda.driver import Stream
 from condinst_infer.errors import ConfigError, ModelFileError, SessionError, require
-from condinst_infer.runtimes.ort_profile import node_times, runs_from_profile
-from condinst_infer.system.timing import interleaved
+
+if TYPE_CHECKING:
+    from condinst_infer.contract.session import NodeTime
+    from condinst_infer.cuda.arrays import DeviceArray
+    from condinst_infer.cuda.driver import Stream
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES = {
@@ -71,15 +71,15 @@ class OrtSession:
             settings[0]["user_compute_stream"] = str(stream)
         self._threads, self._graph = threads, graph
         self._providers = {"providers": providers, "provider_options": settings}
-        session = self._loaded()
+        session = self._load()
         if session.get_providers()[0] != providers[0]:
             # it falls back silently when the CUDA libraries don't load
             raise SessionError(
                 f"ONNX Runtime could not start {providers[0]}; CUDA or cuDNN libraries are "
                 "missing or of another version. See: condinst doctor"
             )
-        props = session.get_modelmeta().custom_metadata_map
-        self.metadata = metadata_from_props(props, self.path)
+        self.props: dict[str, str] = session.get_modelmeta().custom_metadata_map
+        self.metadata = metadata_from_props(self.props, self.path)
         self.inputs, self.outputs = (
             _specs([value for value in values if value.name not in extra])
             for values in (session.get_inputs(), session.get_outputs())
@@ -90,9 +90,10 @@ class OrtSession:
 
     def __repr__(self) -> str:
         closed = ", closed" if self._session is None else ""
-        return session_repr(self, f"ONNX Runtime on {self._device}{closed}", path=self.path)
+        runtime = f"ONNX Runtime on {self._device}{closed}"
+        return f"<OrtSession {self.path}: {self.metadata.describe()}; {runtime}>"
 
-    def _loaded(self, profile: Path | None = None) -> Any:
+    def _load(self, profile: Path | None = None) -> Any:
         """A session of the file; `profile` is the start of the name of what it writes down."""
         ort = require("onnxruntime", "cpu")
         options = ort.SessionOptions()
@@ -111,7 +112,7 @@ class OrtSession:
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """All outputs by name, as new arrays; `feeds` by name, as `inputs` describes them."""
-        self._opened()
+        self._require_open()
         check_feeds(self.inputs, feeds)
         return self.evaluate(list(self.outputs), feeds)
 
@@ -120,41 +121,47 @@ class OrtSession:
     ) -> dict[str, np.ndarray]:
         """The outputs `names`, extra ones too; `feeds` may hold extra inputs and go unchecked."""
         try:
-            values = self._opened().run(list(names), dict(feeds))
+            values = self._require_open().run(list(names), dict(feeds))
         except Exception as error:  # its errors share no base class
             raise SessionError(
                 f"ONNX Runtime failed on {self.path}: {_first_line(error)}"
             ) from None
         return dict(zip(names, values, strict=True))
 
-    def profile(self, feeds: Mapping[str, np.ndarray], repeats: int) -> list[NodeTime]:
+    def profile(self, feeds: Mapping[str, np.ndarray], repeats: int) -> "list[NodeTime]":
         """See `Profiled`: on the CPU, by a second session of the file, whose nodes write it down.
 
         Writing takes longer than most nodes, and the body of a Loop writes at every step. What it
         takes is told by a small input, which is also run without.
         """
-        known = self._opened()
+        from condinst_infer.runtimes.ort_profile import node_times, runs_from_profile
+        from condinst_infer.system.timing import time_interleaved
+
+        known = self._require_open()
         check_feeds(self.inputs, feeds)
         small = _smallest(feeds, self.inputs)
         with TemporaryDirectory() as folder:
-            session = self._loaded(Path(folder) / "run")
+            session = self._load(Path(folder) / "run")
             for each, times in ((feeds, 1 + repeats), (small, 1 + _SMALL_RUNS)):
                 for _ in range(times):
                     session.run(None, each)
             runs = runs_from_profile(Path(session.end_profiling()))
-        quiet = interleaved({"": lambda: known.run(None, small)}, repeats=_SMALL_RUNS)[""]
+        quiet = time_interleaved({"": lambda: known.run(None, small)}, repeats=_SMALL_RUNS)[""]
         return node_times(runs[1 : 1 + repeats], runs[-_SMALL_RUNS:], min(quiet))
 
     def context(self) -> "OrtSession":
-        """What `enqueue` is called on; ONNX Runtime needs nothing for it."""
-        self._opened()
+        """The object `enqueue` is called on; ONNX Runtime needs no other."""
+        self._require_open()
         return self
 
     def release(self, context: "OrtSession") -> None:
         """Nothing to do."""
 
     def enqueue(
-        self, feeds: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], stream: Stream
+        self,
+        feeds: "Mapping[str, DeviceArray]",
+        outputs: "Mapping[str, DeviceArray]",
+        stream: "Stream",
     ) -> None:
         """Run from and to device memory, on the stream this session was made with."""
         binding = self._session.io_binding()
@@ -169,7 +176,7 @@ class OrtSession:
                 f"ONNX Runtime failed on {self.path}: {_first_line(error)}"
             ) from None
 
-    def _opened(self) -> Any:
+    def _require_open(self) -> Any:
         if self._session is None:
             raise SessionError(f"the session of {self.path} is closed.")
         return self._session

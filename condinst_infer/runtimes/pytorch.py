@@ -1,24 +1,21 @@
 """The network in PyTorch behind the same contract as every other runtime."""
 
-import sys
-import time
-from collections.abc import Mapping
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from statistics import median
-from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.hooks import RemovableHandle
+from torch.profiler import record_function
 
 from condinst_infer.config.validation import check_threads
 from condinst_infer.contract.metadata import Metadata
-from condinst_infer.contract.session import NodeTime, session_repr
+from condinst_infer.contract.session import NodeTime
 from condinst_infer.contract.tensors import check_feeds, contract_inputs, contract_outputs
 from condinst_infer.errors import SessionError
 from condinst_infer.model.condinst import CondInst
-from condinst_infer.model.heads import Heads
-from condinst_infer.ops import class_nms, dynamic_mask_head, mask_nms
+from condinst_infer.model.spans import node_of_label, span_label
 
 
 class TorchSession:
@@ -47,8 +44,9 @@ class TorchSession:
 
     def __repr__(self) -> str:
         if self.model is None:
-            return session_repr(self, "PyTorch, closed")
-        return session_repr(self, f"PyTorch on {next(self.model.parameters()).device}")
+            return f"<TorchSession: {self.metadata.describe()}; PyTorch, closed>"
+        device = next(self.model.parameters()).device
+        return f"<TorchSession: {self.metadata.describe()}; PyTorch on {device}>"
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """All outputs by name, as new arrays; `feeds` by name, as `inputs` describes them."""
@@ -61,17 +59,17 @@ class TorchSession:
         return {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
 
     def profile(self, feeds: Mapping[str, np.ndarray], repeats: int) -> list[NodeTime]:
-        """See `Profiled`: a node is what a module does between two calls of others, on the CPU."""
+        """See `Profiled`: a node is the work of a module between two calls of others."""
         if self.model is None:
             raise SessionError("this session is closed.")
-        runs = []
-        for _ in range(1 + repeats):
-            with _Marks(self.model) as marks:
+        self.run(feeds)  # the first run also allocates
+        cpu = [torch.profiler.ProfilerActivity.CPU]
+        with _module_spans(self.model), torch.profiler.profile(activities=cpu) as profiler:
+            for _ in range(repeats):
                 self.run(feeds)
-            runs.append(marks.times())
         return [
             NodeTime(same[0].name, same[0].op, median(node.ms for node in same))
-            for same in zip(*runs[1:], strict=True)
+            for same in zip(*_runs_from_events(profiler.events() or ()), strict=True)
         ]
 
     def close(self) -> None:
@@ -79,64 +77,52 @@ class TorchSession:
         self.model = None
 
 
-# functions that are parts of the network like modules, and what the exported graph calls them
-_FUNCTIONS = {
-    function.__code__: name
-    for function, name in (
-        (CondInst.normalised, "normalised"),
-        (Heads.towers, "fcos"),
-        (Heads.detector, "fcos"),
-        (Heads.params_at, "fcos/controller"),
-        (class_nms, "ClassNMS"),
-        (mask_nms, "MaskNMS"),
-        (dynamic_mask_head, "DynamicMaskHead"),
-    )
-}
+@contextmanager
+def _module_spans(model: CondInst) -> Iterator[None]:
+    """While this is entered, each call of a module is a span named after it in the profile."""
+    open_spans: list[Any] = []
 
+    def begin(label: str) -> None:
+        open_spans.append(record_function(label))
+        open_spans[-1].__enter__()
 
-class _Marks:
-    """Notes when modules and `_FUNCTIONS` begin and end in this thread, while it is entered."""
+    def end() -> None:
+        open_spans.pop().__exit__(None, None, None)
 
-    def __init__(self, model: CondInst) -> None:
-        self._model = model
-        self._open = [("", "CondInst")]
-        self._marks: list[tuple[float, tuple[str, str]]] = []  # from then on, it is this one's time
-        self._hooks: list[RemovableHandle] = []
-
-    def __enter__(self) -> "_Marks":
-        for path, module in self._model.named_modules():
-            node = path.replace(".", "/"), type(module).__name__
-            self._hooks += [
-                module.register_forward_pre_hook(lambda *_, node=node: self._begin(node)),
-                module.register_forward_hook(lambda *_: self._end()),
-            ]
-        self._before = sys.getprofile()
-        sys.setprofile(self._called)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        sys.setprofile(self._before)
-        for hook in self._hooks:
+    hooks = []
+    for path, module in model.named_modules():
+        label = span_label(path.replace(".", "/"), type(module).__name__)
+        hooks.append(module.register_forward_pre_hook(lambda *_, label=label: begin(label)))
+        hooks.append(module.register_forward_hook(lambda *_: end()))
+    try:
+        yield
+    finally:
+        for hook in hooks:
             hook.remove()
 
-    def times(self) -> list[NodeTime]:
-        """What lies between one mark and the next."""
-        return [
-            NodeTime(*node, 1000 * (stop - start))
-            for (start, node), (stop, _) in pairwise(self._marks)
-        ]
 
-    def _called(self, frame: FrameType, event: str, _: object) -> None:
-        if frame.f_code in _FUNCTIONS:
-            if event == "call":
-                self._begin((_FUNCTIONS[frame.f_code], frame.f_code.co_name))
-            elif event == "return":
-                self._end()
+def _runs_from_events(events: Iterable[Any]) -> list[list[NodeTime]]:
+    """The times between two edges of spans, for each run of the network.
 
-    def _begin(self, node: tuple[str, str]) -> None:
-        self._open.append(node)
-        self._marks.append((time.perf_counter(), node))
-
-    def _end(self) -> None:
-        self._open.pop()
-        self._marks.append((time.perf_counter(), self._open[-1]))
+    A stretch of time belongs to the innermost span that is open.
+    """
+    edges = []
+    for event in events:
+        if (node := node_of_label(event.name)) is not None:
+            start, end = event.time_range.start, event.time_range.end
+            # where two edges coincide, outer spans begin first and inner ones end first
+            edges += [(start, 1, -end, node), (end, 0, -start, node)]
+    runs: list[list[NodeTime]] = []
+    stack: list[tuple[str, str]] = []
+    before = 0.0
+    for time_us, begins, _, node in sorted(edges):
+        if stack:
+            runs[-1].append(NodeTime(*stack[-1], (time_us - before) / 1000))
+        elif begins:
+            runs.append([])
+        if begins:
+            stack.append(node)
+        else:
+            stack.pop()
+        before = time_us
+    return runs

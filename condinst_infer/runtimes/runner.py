@@ -1,24 +1,39 @@
-"""Between images and sessions: what loads a model file, and everything around it on the CPU."""
+"""Runners: open a model file in a runtime, and the work around the session on the CPU."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from condinst_infer.config.model import PanopticConfig
 from condinst_infer.contract.metadata import Metadata, file_sha256
-from condinst_infer.contract.session import Session
-from condinst_infer.cuda.driver import Device
-from condinst_infer.cuda.runner import DeviceRunner
-from condinst_infer.errors import ConfigError, ModelFileError, SessionError, require
-from condinst_infer.processing.geometry import Placed
-from condinst_infer.processing.postprocess import Found
-from condinst_infer.processing.preprocess import ImageSource, read_image, resize, stacked
-from condinst_infer.runtimes.openvino import OvSession
-from condinst_infer.runtimes.ort import OrtSession
-from condinst_infer.runtimes.tensorrt import TrtSession
+from condinst_infer.contract.model_file import ModelFile, kind_of
+from condinst_infer.errors import ConfigError, SessionError, require
+from condinst_infer.processing.geometry import PlacedImage
+from condinst_infer.processing.postprocess import BatchOutputs
+from condinst_infer.processing.preprocess import ImageSource, read_image, resize, stack_images
 
-RUNTIMES = ("onnxruntime", "openvino")  # of an .onnx file on the CPU
+if TYPE_CHECKING:
+    from condinst_infer.contract.session import Session
+    from condinst_infer.cuda.runner import CudaRunner
+
+RUNTIMES = ("onnxruntime", "openvino")  # for an .onnx file on the CPU
+
+
+@runtime_checkable
+class Runner(Protocol):
+    """A loaded model with everything around it between placed images and outputs."""
+
+    @property
+    def metadata(self) -> Metadata: ...
+    @property
+    def session(self) -> Any: ...
+    def image(self, source: ImageSource, max_pixels: int) -> Any: ...
+    def run(
+        self, batch: Sequence[PlacedImage], panoptic: PanopticConfig | None = None
+    ) -> BatchOutputs: ...
+    def close(self) -> None: ...
 
 
 def check_whole_graph(metadata: Metadata) -> None:
@@ -30,10 +45,10 @@ def check_whole_graph(metadata: Metadata) -> None:
         )
 
 
-class HostRunner:
+class CpuRunner:
     """Everything around a session on the CPU; the session may run where it wants."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: "Session") -> None:
         check_whole_graph(session.metadata)
         self.metadata = session.metadata
         self.session = session
@@ -42,16 +57,20 @@ class HostRunner:
         """`source` as BGR uint8 [H, W, 3]."""
         return read_image(source, max_pixels=max_pixels)
 
-    def run(self, batch: Sequence[Placed], panoptic: PanopticConfig | None = None) -> Found:
+    def run(
+        self, batch: Sequence[PlacedImage], panoptic: PanopticConfig | None = None
+    ) -> BatchOutputs:
         """The graph's outputs for images of one canvas; masks are pasted later."""
-        return Found(self.session.run(self.feeds(batch)))
+        return BatchOutputs(self.session.run(self.feeds(batch)))
 
-    def feeds(self, batch: Sequence[Placed]) -> dict[str, np.ndarray]:
-        """What the session reads; a file of static batch is filled up with black images."""
+    def feeds(self, batch: Sequence[PlacedImage]) -> dict[str, np.ndarray]:
+        """Inputs of the session; a file of static batch is filled up with black images."""
         canvas = batch[0].canvas
         pixels = [resize(placed.image, placed.net_size) for placed in batch]
         missing = (self.metadata.batch or len(batch)) - len(batch)
-        images, image_sizes = stacked(pixels + [np.zeros((*canvas, 3), np.uint8)] * missing, canvas)
+        images, image_sizes = stack_images(
+            pixels + [np.zeros((*canvas, 3), np.uint8)] * missing, canvas
+        )
         return {"images": images, "image_sizes": image_sizes}
 
     def close(self) -> None:
@@ -59,7 +78,7 @@ class HostRunner:
         self.session.close()
 
 
-def runner_from_file(
+def open_model(
     path: Path,
     device: str | None,
     threads: int | None,
@@ -67,28 +86,31 @@ def runner_from_file(
     runtime: str | None = None,
     precision: str | None = None,
     workers: int = 1,
-) -> HostRunner | DeviceRunner:
-    """What runs a model file, by its suffix."""
-    suffix = path.suffix.lower()
+) -> "CpuRunner | CudaRunner":
+    """Open a model file in the runtime that its suffix and the options say; see `load`."""
+    kind = kind_of(path)
     _check_runtime(path, device, runtime, precision)
-    if suffix == ".onnx":
-        if runtime == "openvino":
-            return HostRunner(
-                OvSession(path, precision=precision, threads=threads, workers=workers)
-            )
-        if device == "cuda":
-            return _onnx_on_gpu(path, threads)
-        # calls share what their session adds to the threads they come from
-        shared = None if threads is None else 1 + workers * (threads - 1)
-        return HostRunner(OrtSession(path, device=device or "cpu", threads=shared))
-    if suffix == ".safetensors":
-        return HostRunner(_torch_session(path, device, threads))
-    if suffix == ".engine":
+    if kind is ModelFile.CHECKPOINT:
+        return CpuRunner(_torch_session(path, device, threads))
+    if kind is ModelFile.ENGINE:
         if device == "cpu":
             raise SessionError(f"{path} runs on a GPU only; run the .onnx it was built from.")
+        from condinst_infer.cuda.runner import CudaRunner
+        from condinst_infer.runtimes.tensorrt import TrtSession
+
         session = TrtSession(path)
-        return DeviceRunner(session, session.device)
-    raise ModelFileError(f"{path} is no model file; it must end in .onnx, .engine or .safetensors.")
+        return CudaRunner(session, session.device)
+    if runtime == "openvino":
+        from condinst_infer.runtimes.openvino import OvSession
+
+        return CpuRunner(OvSession(path, precision=precision, threads=threads, workers=workers))
+    if device == "cuda":
+        return _onnx_on_gpu(path, threads)
+    from condinst_infer.runtimes.ort import OrtSession
+
+    # calls share what their session adds to the threads they come from
+    shared = None if threads is None else 1 + workers * (threads - 1)
+    return CpuRunner(OrtSession(path, device=device or "cpu", threads=shared))
 
 
 def _check_runtime(
@@ -96,7 +118,7 @@ def _check_runtime(
 ) -> None:
     if runtime not in (None, *RUNTIMES):
         raise ConfigError(f"runtime is {runtime!r}; it must be one of {', '.join(RUNTIMES)}.")
-    if runtime is not None and path.suffix.lower() != ".onnx":
+    if runtime is not None and not ModelFile.ONNX.matches(path):
         raise ConfigError(f"a runtime is chosen for an .onnx file, not for {path}.")
     if runtime == "openvino" and device not in (None, "cpu"):
         raise SessionError(f"OpenVINO runs on the CPU here, not on {device!r}.")
@@ -107,8 +129,12 @@ def _check_runtime(
         )
 
 
-def _onnx_on_gpu(path: Path, threads: int | None) -> DeviceRunner:
+def _onnx_on_gpu(path: Path, threads: int | None) -> "CudaRunner":
     """ONNX Runtime up to NMS, our kernels after it, all on one stream."""
+    from condinst_infer.cuda.driver import Device
+    from condinst_infer.cuda.runner import CudaRunner
+    from condinst_infer.runtimes.ort import OrtSession
+
     device = Device()
     stream = device.stream()
     try:
@@ -121,10 +147,10 @@ def _onnx_on_gpu(path: Path, threads: int | None) -> DeviceRunner:
     except BaseException:
         stream.close()
         raise
-    return DeviceRunner(session, device, stream)
+    return CudaRunner(session, device, stream)
 
 
-def _torch_session(path: Path, device: str | None, threads: int | None) -> Session:
+def _torch_session(path: Path, device: str | None, threads: int | None) -> "Session":
     if device not in (None, "cpu"):
         raise SessionError(
             f"a .safetensors file runs on the CPU only, not on {device!r}. Export it first: "

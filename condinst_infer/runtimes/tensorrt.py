@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from condinst_infer.contract.metadata import Metadata
-from condinst_infer.contract.session import session_repr
 from condinst_infer.contract.tensors import (
     TensorSpec,
     check_contract,
@@ -23,8 +22,8 @@ from condinst_infer.cuda.arrays import DeviceArray
 from condinst_infer.cuda.driver import Device, Graph, Stream
 from condinst_infer.errors import SessionError
 from condinst_infer.trt import sidecar
-from condinst_infer.trt.libraries import Complaints, complaints, flavour, specs, started
-from condinst_infer.trt.shape_profile import Profile, Shape
+from condinst_infer.trt.libraries import ErrorLog, create, error_log, load_library, specs
+from condinst_infer.trt.shape_profile import Shape, ShapeProfile
 
 _IDLE = 4  # bound inputs kept for `run`; each holds a context with its memory, buffers and a graph
 
@@ -48,16 +47,16 @@ class TrtSession:
     def __init__(self, path: str | os.PathLike[str], *, device_index: int = 0) -> None:
         self.path = Path(path)
         self.sidecar, data = sidecar.read(self.path)
-        trt = flavour(self.sidecar.runtime)
+        trt = load_library(self.sidecar.runtime)
         self.sidecar.check_runtime(self.path, trt.__version__)
         self.device = Device(device_index)
         self.sidecar.check_gpu(self.path, self.device.compute_capability)
         self.metadata = self.sidecar.metadata(self.path)
         self.device.activate()
-        self._runtime: Any = started(trt, "Runtime")  # has to outlive the engine
+        self._runtime: Any = create(trt, "Runtime")  # has to outlive the engine
         self._engine: Any = self._runtime.deserialize_cuda_engine(data)
         if self._engine is None:
-            reason = complaints(trt).taken("it gives no reason")
+            reason = error_log(trt).pop_first(default="it gives no reason")
             raise SessionError(f"{trt.__name__} can't load {self.path}: {reason}.")
         check_contract(*_tensors(trt, self._engine), self.metadata, self.path)
         self.inputs, self.outputs = contract_inputs(self.metadata), contract_outputs(self.metadata)
@@ -74,19 +73,19 @@ class TrtSession:
     def __repr__(self) -> str:
         closed = ", closed" if self._engine is None else ""
         runtime = f"{self._trt.__name__} {self._trt.__version__} on GPU {self.device.index}"
-        return session_repr(self, runtime + closed, path=self.path)
+        return f"<TrtSession {self.path}: {self.metadata.describe()}; {runtime}{closed}>"
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """All outputs by name, as new arrays; `feeds` by name, as `inputs` describes them."""
         check_feeds(self.inputs, feeds)
         n, height, width, _ = feeds["images"].shape
-        bound = self._taken((n, height, width))
+        bound = self._take((n, height, width))
         try:
             outputs = bound.run(feeds)
         except BaseException:
             bound.close()
             raise
-        self._kept(bound)
+        self._keep(bound)
         return outputs
 
     def context(self) -> "TrtContext":
@@ -97,11 +96,11 @@ class TrtSession:
             if self._contexts:
                 return self._contexts.pop()
             self.device.activate()
-            said = complaints(self._trt)
+            said = error_log(self._trt)
             said.clear()
             context = _new_context(self._trt, self._engine)
             if context is None:
-                reason = said.taken("it gives no reason")
+                reason = said.pop_first(default="it gives no reason")
                 raise SessionError(
                     f"{self.path} has no room to run on {self.device.name}: {reason}."
                 )
@@ -124,14 +123,14 @@ class TrtSession:
         del engine
         self._runtime = None
 
-    def _taken(self, shape: Shape) -> "_Bound":
+    def _take(self, shape: Shape) -> "_Bound":
         with self._lock:
             for place, bound in enumerate(self._bound):
                 if bound.shape == shape:
                     return self._bound.pop(place)
         return _Bound(self, shape)
 
-    def _kept(self, bound: "_Bound") -> None:
+    def _keep(self, bound: "_Bound") -> None:
         """Keep `bound` for the next call, instead of the one that was idle longest."""
         with self._lock:
             self._bound.append(bound)
@@ -145,7 +144,7 @@ class TrtContext:
     """An engine's state for one run at a time."""
 
     def __init__(
-        self, context: Any, metadata: Metadata, profile: Profile, said: Complaints
+        self, context: Any, metadata: Metadata, profile: ShapeProfile, said: ErrorLog
     ) -> None:
         self._context, self._metadata, self._profile, self._said = context, metadata, profile, said
         self._shape: Shape | None = None
@@ -181,7 +180,7 @@ class TrtContext:
         """Call a function of the context that gives False when it fails."""
         if not getattr(self._context, name)(*args):
             self._shape = None
-            reason = self._said.taken("it gives no reason")
+            reason = self._said.pop_first(default="it gives no reason")
             raise SessionError(f"TensorRT's {name} failed: {reason}.")
 
 
@@ -201,7 +200,7 @@ class _Bound:
         try:
             self._context = session.context()
             for name, spec in (session.inputs | session.outputs).items():
-                self._host[name] = self._stream.pinned(shapes[name], spec.dtype)
+                self._host[name] = self._stream.allocate_pinned(shapes[name], spec.dtype)
                 self._arrays[name] = self._stream.empty(shapes[name], spec.dtype)
         except BaseException:
             self._stream.close()

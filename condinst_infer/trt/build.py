@@ -1,4 +1,4 @@
-"""An exported .onnx file becomes a TensorRT engine, and the engine is asked what it became."""
+"""Build a TensorRT engine from an exported .onnx file, and inspect the result."""
 
 import hashlib
 import re
@@ -19,17 +19,17 @@ from condinst_infer.errors import (
     ModelFileError,
     SessionError,
 )
-from condinst_infer.system.files import replacing
+from condinst_infer.system.files import atomic_file
 from condinst_infer.trt import plugin as plugins
-from condinst_infer.trt.inspection import Found, found_in_engine, found_in_network
-from condinst_infer.trt.libraries import complaints, flavour, specs, started
-from condinst_infer.trt.progress_monitor import Progress, monitor
-from condinst_infer.trt.shape_profile import Profile, Shape, profile_of
+from condinst_infer.trt.inspection import BuiltGraph, read_engine, read_network
+from condinst_infer.trt.libraries import create, error_log, load_library, specs
+from condinst_infer.trt.progress_monitor import BuildProgress, monitor
+from condinst_infer.trt.shape_profile import Shape, ShapeProfile, shape_profile_for
 from condinst_infer.trt.sidecar import Gpu, Sidecar
 
 
 @dataclass(frozen=True)
-class Built:
+class BuiltEngine:
     """An engine that is not in a file yet."""
 
     engine: bytes
@@ -42,20 +42,20 @@ def engine_from_onnx(
     path: Path,
     *,
     runtime: str | None = None,
-    least: Shape | None = None,
-    usual: Shape | None = None,
-    most: Shape | None = None,
+    min_shape: Shape | None = None,
+    opt_shape: Shape | None = None,
+    max_shape: Shape | None = None,
     workspace_mib: int | None = None,
     timing_cache: Path | None = None,
     plugin: bool = True,
     progress: Callable[[float], object] = lambda share: None,
-) -> Built:
+) -> BuiltEngine:
     """The engine of the exported file `path`, of the precision that file has.
 
     Args:
         runtime: "tensorrt" or "tensorrt_rtx"; None takes the first that is installed.
-        least, usual, most: (images, height, width) the engine takes at least, is fastest for,
-            takes at most; None are derived from the model's own image sizes. For dynamic files.
+        min_shape, opt_shape, max_shape: smallest, fastest and largest (images, height, width);
+            None are derived from the model's own image sizes. For dynamic files.
         workspace_mib: memory for one layer's scratch; None is all there is.
         timing_cache: file that keeps measured layers between builds, read and written.
         plugin: use our kernels where the runtime can.
@@ -69,8 +69,8 @@ def engine_from_onnx(
     data = _content(path)
     props = props_from_onnx(data, path)
     metadata = metadata_from_props(props, path)
-    profile = profile_of(metadata, least, usual, most)
-    trt = flavour(runtime)
+    profile = shape_profile_for(metadata, min_shape, opt_shape, max_shape)
+    trt = load_library(runtime)
     gpu, why_not = _gpu()
     if gpu is None and trt.__name__ == "tensorrt":
         raise SessionError(
@@ -81,14 +81,14 @@ def engine_from_onnx(
     wanted = nodes if plugin and trt.__name__ == "tensorrt" and metadata.graph == "full" else ()
     if wanted:
         plugins.register()
-    build = _Build(trt, data, path, metadata)
-    found = found_in_network(trt, build.network, nodes)
+    builder = _EngineBuilder(trt, data, path, metadata)
+    found = read_network(trt, builder.network, nodes)
     _check(found, metadata, wanted, path)
-    notes = build.settle(profile, workspace_mib, timing_cache)
-    engine = build.run(progress, gpu)
-    build.keep(timing_cache)
+    notes = builder.configure(profile, workspace_mib, timing_cache)
+    engine = builder.run(progress, gpu)
+    builder.write_timing_cache(timing_cache)
     if gpu is not None:
-        found, why_not = found_in_engine(trt, engine, found)
+        found, why_not = read_engine(trt, engine, found)
         if why_not and trt.__name__ == "tensorrt":
             raise SessionError(f"TensorRT can't load the engine it just built: {why_not}.")
         _check(found, metadata, wanted, path)
@@ -107,16 +107,16 @@ def engine_from_onnx(
         inspected=found.source,
         smoke_run=f"not made: {why_not}" if why_not else "not made yet",
     )
-    return Built(engine, sidecar, not why_not, tuple(notes))
+    return BuiltEngine(engine, sidecar, not why_not, tuple(notes))
 
 
-class _Build:
-    """A parsed network and how it is to be built."""
+class _EngineBuilder:
+    """A parsed network and the configuration of the build."""
 
     def __init__(self, trt: ModuleType, data: bytes, path: Path, metadata: Metadata) -> None:
         self._trt, self._path, self._metadata = trt, path, metadata
-        self._said = complaints(trt)
-        self._builder = started(trt, "Builder")
+        self._said = error_log(trt)
+        self._builder = create(trt, "Builder")
         # always on in 11; by its name, because the numbers moved
         flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         self.network = self._builder.create_network(0 if flag is None else 1 << int(flag))
@@ -136,20 +136,20 @@ class _Build:
         check_contract(inputs, outputs, metadata, path)
         self._config = self._builder.create_builder_config()
 
-    def settle(
-        self, profile: Profile, workspace_mib: int | None, timing_cache: Path | None
+    def configure(
+        self, profile: ShapeProfile, workspace_mib: int | None, timing_cache: Path | None
     ) -> list[str]:
-        """Set what the builder needs to know; gives the options that have no effect here."""
+        """Set the options of the builder; returns a note on each that has no effect here."""
         trt, config = self._trt, self._config
         config.clear_flag(trt.BuilderFlag.TF32)  # fp32 is what the file says
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # for the inspection
-        if profile.least != profile.most:
+        if profile.min != profile.max:
             shapes = self._builder.create_optimization_profile()
-            sides = (profile.least, profile.usual, profile.most)
+            sides = (profile.min, profile.opt, profile.max)
             shapes.set_shape("images", *((*shape, 3) for shape in sides))
             shapes.set_shape("image_sizes", *((shape[0], 2) for shape in sides))
             if config.add_optimization_profile(shapes) < 0:
-                reason = self._said.taken("it gives no reason")
+                reason = self._said.pop_first(default="it gives no reason")
                 raise ConfigError(f"{trt.__name__} refuses the shapes {profile}: {reason}.")
         if workspace_mib is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
@@ -175,7 +175,7 @@ class _Build:
         It builds in a thread of its own: in the main thread, the bindings would swallow the
         interrupt when they call back.
         """
-        progress = Progress(report)
+        progress = BuildProgress(report)
         self._monitor = monitor(self._trt, progress)  # has to outlive the build
         self._config.progress_monitor = self._monitor
 
@@ -191,25 +191,25 @@ class _Build:
                 progress.stop()
                 raise
         if engine is None:
-            reason = self._said.taken("it gives no reason")
+            reason = self._said.pop_first(default="it gives no reason")
             raise SessionError(f"{self._trt.__name__} can't build {self._path}: {reason}.")
         return bytes(memoryview(engine))
 
-    def keep(self, timing_cache: Path | None) -> None:
-        """Write what was measured to the file, where there is something."""
+    def write_timing_cache(self, timing_cache: Path | None) -> None:
+        """Write the measured layers to the file, where there are some."""
         if timing_cache is not None and self._trt.__name__ != "tensorrt_rtx":
             measured = self._config.get_timing_cache().serialize()
-            with replacing(timing_cache) as part:
+            with atomic_file(timing_cache) as part:
                 part.write_bytes(bytes(memoryview(measured)))
 
 
 def _error_text(error: Any) -> str:
-    """One complaint of the parser, with the node it is about."""
+    """One error of the parser, with the node it is about."""
     inside = "".join(f" in {name}" for name in reversed(error.local_function_stack()))
     return f"node {error.node_name()} ({error.node_operator()}){inside}: {error.desc()}"
 
 
-def _check(found: Found, metadata: Metadata, plugins: Sequence[str], path: Path) -> None:
+def _check(found: BuiltGraph, metadata: Metadata, plugins: Sequence[str], path: Path) -> None:
     """SessionError if the graph did not become what its file and the options say."""
     if found.precision != metadata.precision:
         raise SessionError(

@@ -1,4 +1,4 @@
-"""What parser and builder made of a graph: its precision, and which nodes are our kernels."""
+"""Inspection of a parsed or built graph: its precision, and the nodes that are our kernels."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from condinst_infer.trt.libraries import complaints, started
+from condinst_infer.trt.libraries import create, error_log
 
 _PRECISIONS = {"FLOAT": "fp32", "HALF": "fp16"}
 _HALF = re.compile("half|fp16", re.IGNORECASE)
@@ -15,16 +15,16 @@ _INT8 = re.compile(r"\bint8", re.IGNORECASE)  # not the uint8 of the images
 
 
 @dataclass(frozen=True)
-class Found:
-    """What an engine is, and where that was read."""
+class BuiltGraph:
+    """Facts about a graph, and where they were read."""
 
     precision: str
     plugin: tuple[str, ...]  # nodes that are our kernels
     source: str  # "engine", or "network": as it was parsed, before the builder had it
 
 
-def found_in_network(trt: ModuleType, network: Any, nodes: Sequence[str]) -> Found:
-    """What the parser made of a graph; `nodes` are those that our kernels can be.
+def read_network(trt: ModuleType, network: Any, nodes: Sequence[str]) -> BuiltGraph:
+    """Inspect a parsed graph; `nodes` are those that our kernels can be.
 
     Networks are strongly typed, so the types of the convolutions are those the builder keeps. One
     that reads dequantised values is an int8 convolution; a network with some is int8.
@@ -37,19 +37,19 @@ def found_in_network(trt: ModuleType, network: Any, nodes: Sequence[str]) -> Fou
     precision = " and ".join(sorted(_PRECISIONS.get(kind, kind.lower()) for kind in types))
     if any(layer.get_input(0).name in dequantised for layer in convolutions):
         precision = "int8"
-    return Found(precision, _plugins([layer.name for layer in layers], nodes), "network")
+    return BuiltGraph(precision, _plugins([layer.name for layer in layers], nodes), "network")
 
 
-def found_in_engine(trt: ModuleType, engine: bytes, parsed: Found) -> tuple[Found, str]:
-    """What the builder made of what was `parsed`; with the reason if it can't be loaded here.
+def read_engine(trt: ModuleType, engine: bytes, parsed: BuiltGraph) -> tuple[BuiltGraph, str]:
+    """Inspect an engine built from `parsed`; with the reason if it can't be loaded here.
 
     How an engine describes its layers differs between versions and is nobody's promise: only what
     it says clearly overrules what was parsed.
     """
-    runtime = started(trt, "Runtime")  # has to outlive the engine
+    runtime = create(trt, "Runtime")  # has to outlive the engine
     loaded = runtime.deserialize_cuda_engine(engine)
     if loaded is None:
-        return parsed, complaints(trt).taken(f"{trt.__name__} can't load it on this GPU")
+        return parsed, error_log(trt).pop_first(default=f"{trt.__name__} can't load it on this GPU")
     inspector = loaded.create_engine_inspector()
     try:
         said = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
@@ -64,11 +64,11 @@ def found_in_engine(trt: ModuleType, engine: bytes, parsed: Found) -> tuple[Foun
     precision = next((name for name, said in small if any(map(said.search, types))), "fp32")
     plugin = tuple(node for node in parsed.plugin if f"{node}/" not in text)
     silent = precision == parsed.precision and not all(node in text for node in plugin)
-    return Found(precision, plugin, "network" if silent else "engine"), ""
+    return BuiltGraph(precision, plugin, "network" if silent else "engine"), ""
 
 
 def _plugins(names: Iterable[str], nodes: Sequence[str]) -> tuple[str, ...]:
-    """Those of `nodes` that are one layer; a body's layers are called NODE/something."""
+    """The `nodes` that are one layer; a body's layers are called NODE/something."""
     text = "\n".join(names)
     return tuple(node for node in nodes if node in text and f"{node}/" not in text)
 

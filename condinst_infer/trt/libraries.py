@@ -1,4 +1,4 @@
-"""The two libraries an engine may be made for: TensorRT, or TensorRT-RTX with the same classes.
+"""The libraries that build engines: TensorRT, or TensorRT-RTX with the same classes.
 
 TensorRT-RTX is for GeForce and workstation cards. It builds without a GPU and knows no plugin.
 """
@@ -16,12 +16,12 @@ import numpy as np
 from condinst_infer.contract.tensors import TensorSpec
 from condinst_infer.errors import ConfigError, MissingExtraError, SessionError
 
-FLAVOURS = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}  # module: our extra
+LIBRARIES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}  # module: our extra
 
 _log = logging.getLogger(__name__)
 
 
-def flavour(name: str | None = None) -> ModuleType:
+def load_library(name: str | None = None) -> ModuleType:
     """The module `name`, or the first of FLAVOURS that is installed.
 
     Raises:
@@ -29,10 +29,10 @@ def flavour(name: str | None = None) -> ModuleType:
         SessionError: it is installed and can't be loaded.
     """
     if name is not None:
-        return _imported(name)
-    for known in FLAVOURS:
+        return _import_library(name)
+    for known in LIBRARIES:
         try:
-            return _imported(known)
+            return _import_library(known)
         except MissingExtraError:
             continue
     raise MissingExtraError(
@@ -42,16 +42,16 @@ def flavour(name: str | None = None) -> ModuleType:
     )
 
 
-def _imported(name: str) -> ModuleType:
-    if name not in FLAVOURS:
-        raise ConfigError(f"the runtime is {name!r}; it must be one of {', '.join(FLAVOURS)}.")
+def _import_library(name: str) -> ModuleType:
+    if name not in LIBRARIES:
+        raise ConfigError(f"the runtime is {name!r}; it must be one of {', '.join(LIBRARIES)}.")
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name == name:
             raise MissingExtraError(
                 f"{name} is not installed. Install it: pip install 'condinst-infer"
-                f"[{FLAVOURS[name]}]'"
+                f"[{LIBRARIES[name]}]'"
             ) from None
         raise SessionError(f"{name} can't be loaded: {one_line(error)}.") from None
     except (ImportError, OSError, RuntimeError) as error:  # its libraries are missing or too old
@@ -68,56 +68,57 @@ def specs(trt: ModuleType, tensors: Iterable[tuple[str, Any, Any]]) -> dict[str,
     }
 
 
-class Complaints:
-    """What the library said went wrong, since it was last asked; it only logs its reasons."""
+class ErrorLog:
+    """The errors that the library has logged; it raises none with a reason."""
 
-    def __init__(self, logger: Any, said: "deque[str]") -> None:
-        self.logger, self._said = logger, said
+    def __init__(self, logger: Any, messages: "deque[str]") -> None:
+        self.logger, self._messages = logger, messages
 
     def clear(self) -> None:
-        self._said.clear()
+        """Forget the errors so far."""
+        self._messages.clear()
 
-    def taken(self, otherwise: str) -> str:
-        """Its first complaint as one line, or `otherwise` if it made none."""
-        text = self._said[0] if self._said else otherwise
-        self._said.clear()
+    def pop_first(self, default: str) -> str:
+        """The first error as a single line, or `default` if there is none; forgets all."""
+        text = self._messages[0] if self._messages else default
+        self._messages.clear()
         return one_line(text).rstrip(".")
 
 
 @functools.cache
-def complaints(trt: ModuleType) -> Complaints:
+def error_log(trt: ModuleType) -> ErrorLog:
     """The one logger of this library: the first it is given is the one it keeps."""
-    said: deque[str] = deque(maxlen=100)
+    messages: deque[str] = deque(maxlen=100)
     errors = (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR)
     warning = trt.ILogger.Severity.WARNING
 
-    class Logger(trt.ILogger):
+    class ErrorLogger(trt.ILogger):
         def __init__(self) -> None:
             super().__init__()
 
         def log(self, severity: Any, msg: str) -> None:
             if severity in errors:
-                said.append(msg)
+                messages.append(msg)
             _log.log(logging.INFO if severity in (*errors, warning) else logging.DEBUG, "%s", msg)
 
-    return Complaints(Logger(), said)
+    return ErrorLog(ErrorLogger(), messages)
 
 
-def started(trt: ModuleType, kind: str) -> Any:
+def create(trt: ModuleType, kind: str) -> Any:
     """A new `trt.Builder` or `trt.Runtime`.
 
     Raises:
         SessionError: there is no driver for it, or an older one than it needs.
     """
-    said = complaints(trt)
+    said = error_log(trt)
     said.clear()
     try:
         return getattr(trt, kind)(said.logger)
     except TypeError:  # what the bindings make of a null pointer
-        reason = said.taken("it gives no reason")
+        reason = said.pop_first(default="it gives no reason")
         raise SessionError(f"{trt.__name__} can't start here: {reason}.") from None
 
 
 def one_line(error: object) -> str:
-    """Its words without line breaks."""
+    """`error` as a single line."""
     return " ".join(str(error).split())

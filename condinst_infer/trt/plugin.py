@@ -137,20 +137,20 @@ def register() -> None:
 
 
 def _plugin_module(trt: Any) -> ModuleType:
-    """tensorrt.plugin, without what its first import says about itself."""
+    """The module tensorrt.plugin, without the warnings of the first import."""
 
-    class Logger(trt.Logger):
+    class QuietLogger(trt.Logger):
         def log(self, severity: Any, message: str) -> None:
             if "experimental" not in message:  # it goes to stdout, as what `--json` prints
                 super().log(severity, message)
 
-    usual, trt.Logger = trt.Logger, Logger
+    original, trt.Logger = trt.Logger, QuietLogger
     try:
         with warnings.catch_warnings():  # its docstrings are no raw strings
             warnings.filterwarnings("ignore", ".*invalid escape sequence")
             return importlib.import_module("tensorrt.plugin")
     finally:
-        trt.Logger = usual
+        trt.Logger = original
 
 
 def _register(trt: ModuleType, trtp: ModuleType, plugin: Plugin) -> None:
@@ -182,14 +182,14 @@ def _register(trt: ModuleType, trtp: ModuleType, plugin: Plugin) -> None:
     outputs = {"outputs": described}
     launched = tuple[str, str, trtp.KernelLaunchParams, trtp.SymIntExprs]
     name = f"{NAMESPACE}::{plugin.name}"
-    trtp.register(name)(_signed(describe, {**tensors, **plugin.attributes}, described))
-    trtp.autotune(name)(_signed(tune, {**tensors, **outputs}, list[trtp.AutoTuneCombination]))
+    trtp.register(name)(_signature(describe, {**tensors, **plugin.attributes}, described))
+    trtp.autotune(name)(_signature(tune, {**tensors, **outputs}, list[trtp.AutoTuneCombination]))
     # all attributes, for they are all passed, and by position
     parameters = {**tensors, **plugin.attributes, **outputs, "tactic": int}
-    trtp.aot_impl(name)(_signed(launch, parameters, launched))
+    trtp.aot_impl(name)(_signature(launch, parameters, launched))
 
 
-def _signed(function: Any, parameters: Mapping[str, Any], returned: Any) -> Any:
+def _signature(function: Any, parameters: Mapping[str, Any], returned: Any) -> Any:
     """`function` with these parameters (name: annotation), which tensorrt.plugin reads."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     function.__signature__ = inspect.Signature(

@@ -1,4 +1,4 @@
-"""How far a build has come, and how to stop it."""
+"""Progress of a TensorRT build, and a way to stop it."""
 
 import threading
 from collections.abc import Callable
@@ -6,8 +6,8 @@ from types import ModuleType
 from typing import Any
 
 
-class Progress:
-    """What TensorRT reports while it builds: phases within phases, each of several steps.
+class BuildProgress:
+    """TensorRT's progress reports: phases within phases, each of several steps.
 
     Args:
         report: called with the share that is done, 0 to 1.
@@ -39,7 +39,7 @@ class Progress:
         self.stopped = True
 
 
-def monitor(trt: ModuleType, progress: Progress) -> Any:
+def monitor(trt: ModuleType, progress: BuildProgress) -> Any:
     """The IProgressMonitor that tells `progress`."""
 
     class Monitor(trt.IProgressMonitor):

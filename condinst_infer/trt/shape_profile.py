@@ -1,4 +1,4 @@
-"""The inputs an engine is built for."""
+"""TensorRT's shape profile: the smallest, best and largest input of an engine."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -8,27 +8,27 @@ from condinst_infer.contract.metadata import Metadata
 from condinst_infer.errors import ConfigError, SessionError
 from condinst_infer.processing.geometry import canvas_size, network_size
 
-USUAL_IMAGE = (480, 640)  # height and width, pixels; what an engine is made fastest for
+TYPICAL_IMAGE = (480, 640)  # height and width, pixels; what an engine is made fastest for
 
 Shape = tuple[int, int, int]  # images, canvas height, canvas width
 
 
 @dataclass(frozen=True)
-class Profile:
+class ShapeProfile:
     """The inputs an engine takes, and the one it is fastest for."""
 
-    least: Shape
-    usual: Shape
-    most: Shape
+    min: Shape
+    opt: Shape  # fastest for this
+    max: Shape
 
     def __str__(self) -> str:
-        if self.least == self.most:
-            return f"{_text(self.most)} only"
-        return f"{_text(self.least)} to {_text(self.most)}, fastest at {_text(self.usual)}"
+        if self.min == self.max:
+            return f"{_text(self.max)} only"
+        return f"{_text(self.min)} to {_text(self.max)}, fastest at {_text(self.opt)}"
 
     def takes(self, shape: Shape) -> bool:
-        """Whether `shape` lies within."""
-        sides = zip(self.least, shape, self.most, strict=True)
+        """True if `shape` lies within."""
+        sides = zip(self.min, shape, self.max, strict=True)
         return all(low <= side <= high for low, side, high in sides)
 
     def check(self, shape: Shape) -> None:
@@ -40,40 +40,43 @@ class Profile:
             )
 
 
-def usual_canvas(config: InputConfig) -> tuple[int, int]:
-    """(height, width) of the network's input for an image of USUAL_IMAGE."""
-    return canvas_size(network_size(USUAL_IMAGE, config), config.size_divisor)
+def typical_canvas(config: InputConfig) -> tuple[int, int]:
+    """(height, width) of the network's input for an image of TYPICAL_IMAGE."""
+    return canvas_size(network_size(TYPICAL_IMAGE, config), config.size_divisor)
 
 
-def profile_of(
-    metadata: Metadata, least: Shape | None, usual: Shape | None, most: Shape | None
-) -> Profile:
+def shape_profile_for(
+    metadata: Metadata,
+    min_shape: Shape | None,
+    opt_shape: Shape | None,
+    max_shape: Shape | None,
+) -> ShapeProfile:
     """The inputs an engine of a file takes; what is None follows from the file.
 
     Raises:
         ConfigError: shapes for a static file, or ones that don't fit it or each other.
     """
-    given = [shape for shape in (least, usual, most) if shape is not None]
+    given = [shape for shape in (min_shape, opt_shape, max_shape) if shape is not None]
     size, batch = metadata.size, metadata.batch
     if size and batch:
         if given:
             fixed = _text((batch, *size))
             raise ConfigError(f"the file is static, {fixed}: it takes no --min, --opt or --max.")
-        return Profile(*[(batch, *size)] * 3)
+        return ShapeProfile(*[(batch, *size)] * 3)
     small, middle, large = _defaults(metadata)
-    small = least or _each(min, [small, *given])
-    large = most or _each(max, [large, *given])
-    middle = usual or _each(min, [large, _each(max, [small, middle])])
+    small = min_shape or _each(min, [small, *given])
+    large = max_shape or _each(max, [large, *given])
+    middle = opt_shape or _each(min, [large, _each(max, [small, middle])])
     for name, shape in (("--min", small), ("--opt", middle), ("--max", large)):
         _check(name, shape, metadata)
-    profile = Profile(small, middle, large)
+    profile = ShapeProfile(small, middle, large)
     if not profile.takes(middle):
         raise ConfigError(f"the shapes must rise from --min to --opt to --max; they are {profile}.")
     return profile
 
 
 def _defaults(metadata: Metadata) -> tuple[Shape, Shape, Shape]:
-    """Two cells, the usual canvas, and a square of the longest side the model's resizing gives.
+    """Two cells, the typical canvas, and a square of the longest side the model's resizing gives.
 
     Two, because TensorRT-RTX 1.7 can't build our mask heads for a side of one.
     """
@@ -83,7 +86,7 @@ def _defaults(metadata: Metadata) -> tuple[Shape, Shape, Shape]:
         return fixed, fixed, fixed
     cell = config.size_divisor
     longest = canvas_size((config.long_side, config.long_side), cell)
-    return (n, 2 * cell, 2 * cell), (n, *usual_canvas(config)), (n, *longest)
+    return (n, 2 * cell, 2 * cell), (n, *typical_canvas(config)), (n, *longest)
 
 
 def _check(name: str, shape: Shape, metadata: Metadata) -> None:

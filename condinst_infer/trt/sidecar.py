@@ -1,4 +1,4 @@
-"""What is written beside an engine, `model.engine.json`, and every check before it is loaded.
+"""The sidecar of an engine, `model.engine.json`, and every check before an engine is loaded.
 
 An engine is a program: TensorRT gets to see one only if its bytes are those that `condinst build`
 wrote, for the library and the kind of GPU that are here.
@@ -15,16 +15,16 @@ from typing import Any
 
 from condinst_infer.contract.metadata import Metadata, metadata_from_props
 from condinst_infer.errors import InputError, ModelFileError
-from condinst_infer.system.files import replacing
-from condinst_infer.trt.shape_profile import Profile
+from condinst_infer.system.files import atomic_file
+from condinst_infer.trt.shape_profile import ShapeProfile
 
-FORMAT = 1  # of this file
+FORMAT = 2  # of this file
 _DIGEST = "sidecar_sha256"
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """Where an engine was built."""
+    """The GPU an engine was built on."""
 
     name: str
     compute_capability: tuple[int, int]
@@ -40,10 +40,10 @@ class Sidecar:
     props: Mapping[str, str]  # the ONNX file's own metadata, as it is there
     engine_sha256: str
     engine_bytes: int
-    runtime: str  # module, a key of FLAVOURS
+    runtime: str  # module, a key of LIBRARIES
     runtime_version: str
     gpu: Gpu | None  # None: built without one
-    profile: Profile
+    profile: ShapeProfile
     precision_built: str
     plugin: tuple[str, ...]  # nodes that are our kernels; the others are standard operations
     inspected: str  # where the last two were read: "engine", or "network" as it was parsed
@@ -51,11 +51,11 @@ class Sidecar:
     format: int = FORMAT
 
     def metadata(self, path: Path) -> Metadata:
-        """What the ONNX file says about itself; `path` is the engine."""
+        """Metadata of the ONNX file; `path` is the engine."""
         return metadata_from_props(self.props, path)
 
     def lines(self) -> dict[str, str]:
-        """What a person wants to know about the build, by name."""
+        """Facts about the build for people, by name."""
         gpu = "no GPU; runs on all that tensorrt_rtx supports"
         if self.gpu is not None:
             major, minor = self.gpu.compute_capability
@@ -112,7 +112,7 @@ def sidecar_path(engine: Path) -> Path:
 
 
 @contextmanager
-def replacing_engine(path: Path) -> Iterator[Path]:
+def atomic_engine(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` for an engine, whose sidecar is to be written too.
 
     On success both take their final names, the sidecar last: whatever interrupts that leaves a
@@ -123,7 +123,7 @@ def replacing_engine(path: Path) -> Iterator[Path]:
     """
     beside: Path | None = None
     try:
-        with replacing(path) as part:
+        with atomic_file(path) as part:
             beside = sidecar_path(part)
             yield part
         beside.replace(sidecar_path(path))
@@ -146,7 +146,7 @@ def read(path: Path) -> tuple[Sidecar, bytes]:
     beside = sidecar_path(path)
     if not beside.is_file():
         raise ModelFileError(f"{path} has no {beside.name} beside it. {again}")
-    sidecar = _parsed(beside, again)
+    sidecar = _parse(beside, again)
     again = f"Rebuild it: {sidecar.rebuild(path)}"
     try:
         sidecar.metadata(path)
@@ -169,7 +169,7 @@ def read(path: Path) -> tuple[Sidecar, bytes]:
     return sidecar, engine
 
 
-def _parsed(beside: Path, again: str) -> Sidecar:
+def _parse(beside: Path, again: str) -> Sidecar:
     try:
         data: dict[str, Any] = dict(json.loads(beside.read_bytes()))
         digest, found_format = data.pop(_DIGEST), data["format"]
@@ -183,7 +183,7 @@ def _parsed(beside: Path, again: str) -> Sidecar:
         gpu, profile = data.pop("gpu"), data.pop("profile")
         if gpu is not None:
             gpu = Gpu(**{**gpu, "compute_capability": tuple(gpu["compute_capability"])})
-        profile = Profile(**{name: tuple(shape) for name, shape in profile.items()})
+        profile = ShapeProfile(**{name: tuple(shape) for name, shape in profile.items()})
         return Sidecar(**{**data, "plugin": tuple(data["plugin"])}, gpu=gpu, profile=profile)
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(f"{beside} can't be read: {error}. {again}") from None

@@ -17,16 +17,16 @@ from condinst_infer.verification import self_test
 from condinst_infer.verification.compare import (
     DETECTION_ROWS,
     LIMITS,
-    Report,
-    Row,
+    ComparisonReport,
+    ComparisonRow,
     feeds_for,
     precision_of,
     report_on,
 )
 from condinst_infer.verification.intermediates import (
-    OnnxStages,
-    Stages,
-    TorchStages,
+    Intermediates,
+    OnnxIntermediates,
+    TorchIntermediates,
     has_candidates,
     lift_for,
 )
@@ -39,7 +39,7 @@ _NOTHING_COMPARED = (
 
 
 @dataclass(frozen=True)
-class ExportReport(Report):
+class ExportReport(ComparisonReport):
     """A report on an exported file beside the network it came from."""
 
     lifted: bool = False  # no class reached the threshold, so scores were raised for NMS and masks
@@ -56,30 +56,30 @@ class ExportReport(Report):
 
 
 def verify_export(model: CondInst, path: str | Path) -> ExportReport:
-    """Compare the exported file `path` with the network it came from; see `verify_stages`."""
-    return verify_stages(TorchStages(model), OnnxStages(Path(path)))
+    """Compare the exported file `path` with the network it came from."""
+    return compare_intermediates(TorchIntermediates(model), OnnxIntermediates(Path(path)))
 
 
 def finish_export(
     model: CondInst, path: str | Path, *, on_stage: Callable[[str], object] = lambda stage: None
 ) -> ExportReport:
-    """Verify the exported file `path`, and store golden outputs of the network in it.
+    """Verify the exported file `path`, and store the self-test of the network in it.
 
     Args:
         on_stage: called with the name of each stage of the work when it begins.
 
     Raises:
-        ParityError: as `verify_stages`.
+        ParityError: as `compare_intermediates`.
     """
     on_stage("checking")
-    ours, theirs = TorchStages(model), OnnxStages(Path(path))
-    report = verify_stages(ours, theirs)
+    ours, theirs = TorchIntermediates(model), OnnxIntermediates(Path(path))
+    report = compare_intermediates(ours, theirs)
     on_stage("self-test")
     self_test.store(Path(path), ours, theirs)
     return report
 
 
-def verify_stages(ours: TorchStages, theirs: OnnxStages) -> ExportReport:
+def compare_intermediates(ours: TorchIntermediates, theirs: OnnxIntermediates) -> ExportReport:
     """Compare the stages of an exported file with those of the network it came from.
 
     Runs two inputs of different size and batch, where the file is not static. Where the network
@@ -95,7 +95,7 @@ def verify_stages(ours: TorchStages, theirs: OnnxStages) -> ExportReport:
         runs.append((ours.run(feeds), theirs.run(feeds)))
         if not any(has_candidates(stages) for pair in runs for stages in pair):
             lift = lift_for(runs[-1][0], config.detect)
-            lifted_runs.append((ours.run_lifted(feeds, lift), theirs.run_lifted(feeds, lift)))
+            lifted_runs.append((ours.run_with_lift(feeds, lift), theirs.run_with_lift(feeds, lift)))
     lifted = len(lifted_runs) == len(runs)
     if lifted:
         runs += lifted_runs
@@ -118,15 +118,17 @@ def verify_stages(ours: TorchStages, theirs: OnnxStages) -> ExportReport:
     return checked
 
 
-def _any_detections(runs: Sequence[tuple[Stages, Stages]]) -> bool:
-    """Whether NMS and mask heads, or the candidates of a detector graph, had anything to do."""
+def _any_detections(runs: Sequence[tuple[Intermediates, Intermediates]]) -> bool:
+    """True if NMS and mask heads, or the candidates of a detector graph, had anything to do."""
     return any(
         bool(theirs["num_detections"].any()) if "num_detections" in theirs else has_candidates(ours)
         for ours, theirs in runs
     )
 
 
-def _own_rows(model: CondInst, runs: Sequence[tuple[Stages, Stages]], precision: str) -> list[Row]:
+def _own_rows(
+    model: CondInst, runs: Sequence[tuple[Intermediates, Intermediates]], precision: str
+) -> list[ComparisonRow]:
     """NMS, gathering and mask heads of an exported full graph on its own inputs.
 
     Args:
@@ -152,10 +154,10 @@ def _own_rows(model: CondInst, runs: Sequence[tuple[Stages, Stages]], precision:
         "candidate_masks": (limits.mask, "mean probability"),
         "mask_heads": (limits.mask, "mean probability"),
     }
-    return [Row(name, worst[name], *rows[name]) for name in worst]
+    return [ComparisonRow(name, worst[name], *rows[name]) for name in worst]
 
 
-def _nms_apart(config: CondInstConfig, theirs: Stages) -> float:
+def _nms_apart(config: CondInstConfig, theirs: Intermediates) -> float:
     """Share of slots in which the file's NMS kept something else of its candidates."""
     detect = config.detect
     first = "candidate_boxes" if detect.nms == "box" else "candidate_masks"
@@ -172,7 +174,7 @@ def _nms_apart(config: CondInstConfig, theirs: Stages) -> float:
     return float((apart | (keep.numpy() != theirs["keep"])).mean())
 
 
-def _masks_apart(config: CondInstConfig, theirs: Stages) -> dict[str, float]:
+def _masks_apart(config: CondInstConfig, theirs: Intermediates) -> dict[str, float]:
     """Mean differences of what the mask heads of the file make of their inputs."""
     settings = config.mask_head_settings
     nodes = {"mask_heads": ("", "num_detections", "masks", settings)}
@@ -198,8 +200,8 @@ def _mean_apart(expected: np.ndarray, found: np.ndarray, real: np.ndarray) -> fl
     return float(max(apart[real].mean() if real.any() else 0, apart[~real].max(initial=0)))
 
 
-def _outputs_apart(config: CondInstConfig, theirs: Stages) -> float:
-    """How far boxes, scores and labels are from what the file's own NMS kept."""
+def _outputs_apart(config: CondInstConfig, theirs: Intermediates) -> float:
+    """Differences of boxes, scores and labels from the candidates that the file's own NMS kept."""
     keep = theirs["keep"].astype(int)
     slot, real = keep.clip(0), keep >= 0
     if config.detect.nms == "box":
@@ -220,8 +222,8 @@ def _outputs_apart(config: CondInstConfig, theirs: Stages) -> float:
     return max(float(np.abs(value - theirs[name]).max()) for name, value in expected.items())
 
 
-def _params_apart(config: CondInstConfig, ours: Stages, theirs: Stages) -> float:
-    """How far the gathered parameters are from the dense map's at the same places."""
+def _params_apart(config: CondInstConfig, ours: Intermediates, theirs: Intermediates) -> float:
+    """Differences of the gathered parameters from the dense map's at the same places."""
     height, width = (config.mask_feature_stride * n for n in theirs["mask_features"].shape[2:])
     map_, offset, worst = ours["params_map"], 0, 0.0
     scale = max(float(np.abs(map_).max()), 1e-6)

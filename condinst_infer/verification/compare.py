@@ -17,9 +17,14 @@ from condinst_infer.processing.preprocess import (
     network_image,
     read_image,
     resize,
-    stacked,
+    stack_images,
 )
-from condinst_infer.verification.intermediates import HEADS, Stages, StageSource, stages_of
+from condinst_infer.verification.intermediates import (
+    HEADS,
+    Intermediates,
+    IntermediateSource,
+    open_intermediates,
+)
 
 HISTOGRAM_EDGES = (0.0, 0.5, 0.9, 0.99, 0.999, 1.0)  # of mask IoU
 DETECTION_ROWS = ("detections", "boxes", "scores", "masks")
@@ -27,8 +32,8 @@ SAME_BOX = 0.05  # pixels
 MATCH_IOU = 0.5  # boxes of one class that overlap less are different detections
 
 
-class Limits(NamedTuple):
-    """What two artefacts may differ by."""
+class Tolerances(NamedTuple):
+    """The most that two files of one model may differ by."""
 
     tensor: float  # largest difference over the largest magnitude of a stage
     unmatched: float  # share of detections without a partner
@@ -44,20 +49,22 @@ class Limits(NamedTuple):
 # int8 moves values inside the network far, and detections little: on micrographs 0.46 of the
 # largest value, 14 pixels, 0.04 of the score and 0.07 of the mask IoU were the most.
 LIMITS = {
-    "fp32": Limits(tensor=2e-4, unmatched=0.02, box=0.05, score=1e-3, mask_iou=0.995, mask=1e-4),
-    "fp16": Limits(tensor=3e-2, unmatched=0.15, box=4.0, score=3e-2, mask_iou=0.95, mask=5e-3),
+    "fp32": Tolerances(
+        tensor=2e-4, unmatched=0.02, box=0.05, score=1e-3, mask_iou=0.995, mask=1e-4
+    ),
+    "fp16": Tolerances(tensor=3e-2, unmatched=0.15, box=4.0, score=3e-2, mask_iou=0.95, mask=5e-3),
     # bf16 has 8 bits: measured 0.02, 0.007, 0.35 pixels, 0.003, 0.992 on the nuclei model
-    "bf16": Limits(
+    "bf16": Tolerances(
         tensor=0.05, unmatched=0.15, box=2.0, score=0.02, mask_iou=0.95, mask=5e-3, share=0.95
     ),
-    "int8": Limits(
+    "int8": Tolerances(
         tensor=0.6, unmatched=0.15, box=20.0, score=0.06, mask_iou=0.9, mask=1e-2, share=0.95
     ),
 }
 
 
-def limits_of(config: CondInstConfig, precision: str) -> Limits:
-    """What two artefacts of one model may differ by."""
+def limits_of(config: CondInstConfig, precision: str) -> Tolerances:
+    """The tolerances for two files of one model."""
     limits = LIMITS[precision]
     if config.detect.nms == "box":
         return limits
@@ -66,7 +73,7 @@ def limits_of(config: CondInstConfig, precision: str) -> Limits:
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """One line of the table: a stage, how far it differs, and what was allowed."""
 
     stage: str
@@ -80,10 +87,10 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Report:
+class ComparisonReport:
     """Everything `compare` found; `ok` if every stage is within its limit."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[ComparisonRow, ...]
     detections: tuple[int, int]  # of A and B over all images
     mask_iou_histogram: dict[str, int]  # matched pairs per interval
     precision: str
@@ -124,15 +131,15 @@ def compare(
     images: Sequence[ImageSource] = (),
     *,
     threads: int | None = None,
-) -> Report:
-    """How far two artefacts of one model differ on `images`, or on two made-up batches.
+) -> ComparisonReport:
+    """Compare two files of one model on `images`, or on two generated batches.
 
     Raises:
         ConfigError: they are not the same model.
     """
     with (
-        closing(stages_of(path_a, threads=threads)) as a,
-        closing(stages_of(path_b, threads=threads)) as b,
+        closing(open_intermediates(path_a, threads=threads)) as a,
+        closing(open_intermediates(path_b, threads=threads)) as b,
     ):
         _check_same_model(a.metadata, b.metadata)
         feeds = feeds_for(a.metadata, b.metadata, images)
@@ -142,7 +149,7 @@ def compare(
         return report_on(runs, precision, limits)
 
 
-def precision_of(a: StageSource, b: StageSource) -> str:
+def precision_of(a: IntermediateSource, b: IntermediateSource) -> str:
     """The key in LIMITS of what two artefacts may differ by."""
     found = (a.metadata.precision, b.metadata.precision)
     return next((name for name in ("int8", "bf16", "fp16") if name in found), "fp32")
@@ -168,7 +175,7 @@ def feeds_for(
     feeds = []
     for source in images:
         pixels, canvas = network_image(read_image(source), config, size)
-        pixels, shapes = stacked([pixels] * (batch or 1), canvas)
+        pixels, shapes = stack_images([pixels] * (batch or 1), canvas)
         feeds.append({"images": pixels, "image_sizes": shapes})
     if feeds:
         return feeds
@@ -180,14 +187,16 @@ def feeds_for(
             shape = (canvas[0] - 7 * i, canvas[1] - 11 * i)
             coarse = rng.integers(0, 256, (shape[0] // 16 + 2, shape[1] // 16 + 2, 3), np.uint8)
             made.append(resize(coarse, shape))
-        pixels, shapes = stacked(made, canvas)
+        pixels, shapes = stack_images(made, canvas)
         feeds.append({"images": pixels, "image_sizes": shapes})
     return feeds
 
 
 def report_on(
-    runs: Iterable[tuple[Stages, Stages]], precision: str, limits: Limits | None = None
-) -> Report:
+    runs: Iterable[tuple[Intermediates, Intermediates]],
+    precision: str,
+    limits: Tolerances | None = None,
+) -> ComparisonReport:
     """The report on the stages of two artefacts, one pair per input."""
     limits = limits or LIMITS[precision]
     worst: dict[str, float] = {}
@@ -206,26 +215,26 @@ def report_on(
         if "num_detections" in ours and "num_detections" in theirs:
             after_nms = True
             for i in range(len(ours["num_detections"])):
-                found = _matched(ours, theirs, i)
+                found = _compare_detections(ours, theirs, i)
                 na, nb = int(ours["num_detections"][i]), int(theirs["num_detections"][i])
                 counts = [counts[0] + na, counts[1] + nb]
                 unmatched += na + nb - 2 * len(found)
                 pairs += found
     rows = [
-        Row(s, d, limits.tensor, "of the largest value")
+        ComparisonRow(s, d, limits.tensor, "of the largest value")
         for s, d in worst.items()
         if s != "candidates"
     ]
     if "candidates" in worst:
         share = worst["candidates"]
-        rows.append(Row("candidates", share, limits.unmatched, "differ"))
+        rows.append(ComparisonRow("candidates", share, limits.unmatched, "differ"))
     if sum(counts):
         rows += _detection_rows(pairs, unmatched / sum(counts), limits)
     if not rows:
         raise ConfigError("the two files have no stage in common that could be compared.")
     histogram = np.histogram([iou for _, _, iou in pairs], HISTOGRAM_EDGES)[0]
     names = [f"{lo:g}-{hi:g}" for lo, hi in zip(HISTOGRAM_EDGES, HISTOGRAM_EDGES[1:], strict=False)]
-    return Report(
+    return ComparisonReport(
         tuple(rows),
         (counts[0], counts[1]),
         dict(zip(names, map(int, histogram), strict=True)),
@@ -240,8 +249,8 @@ def _worse(a: float, b: float) -> float:
 
 
 def _detection_rows(
-    pairs: Sequence[tuple[float, float, float]], unmatched: float, limits: Limits
-) -> list[Row]:
+    pairs: Sequence[tuple[float, float, float]], unmatched: float, limits: Tolerances
+) -> list[ComparisonRow]:
     """Rows on the matched detections of all images."""
     box, score, iou = np.array(pairs).T if pairs else (np.zeros(1), np.zeros(1), np.ones(1))
     far = {
@@ -250,10 +259,10 @@ def _detection_rows(
         "scores": (float(np.quantile(score, limits.share)), limits.score, ""),
         "masks": (float(1 - iou.mean()), 1 - limits.mask_iou, "1 - mean IoU"),
     }
-    return [Row(stage, d, limit, unit) for stage, (d, limit, unit) in far.items()]
+    return [ComparisonRow(stage, d, limit, unit) for stage, (d, limit, unit) in far.items()]
 
 
-def _candidates_apart(ours: Stages, theirs: Stages, limits: Limits) -> float:
+def _candidates_apart(ours: Intermediates, theirs: Intermediates, limits: Tolerances) -> float:
     """Share of candidates that only one side has, or that score or sit too differently.
 
     A full graph does not say where its candidates sit: there only the sorted scores are compared,
@@ -283,10 +292,12 @@ def _candidates_apart(ours: Stages, theirs: Stages, limits: Limits) -> float:
     return apart / max(1, total)
 
 
-def _matched(ours: Stages, theirs: Stages, i: int) -> list[tuple[float, float, float]]:
+def _compare_detections(
+    ours: Intermediates, theirs: Intermediates, i: int
+) -> list[tuple[float, float, float]]:
     """(box distance, score difference, mask IoU) of the pairs in image `i`."""
     pairs = []
-    for a, b in matched_slots(ours, theirs, i):
+    for a, b in match_slots(ours, theirs, i):
         masks = (ours["masks"][i, a] > 0.5, theirs["masks"][i, b] > 0.5)
         union = (masks[0] | masks[1]).sum()
         overlap = (masks[0] & masks[1]).sum() / union if union else 1.0
@@ -296,7 +307,7 @@ def _matched(ours: Stages, theirs: Stages, i: int) -> list[tuple[float, float, f
     return pairs
 
 
-def matched_slots(ours: Stages, theirs: Stages, i: int) -> list[tuple[int, int]]:
+def match_slots(ours: Intermediates, theirs: Intermediates, i: int) -> list[tuple[int, int]]:
     """Slots of the detections of image `i` that are one instance: by box IoU, best score first."""
     na, nb = int(ours["num_detections"][i]), int(theirs["num_detections"][i])
     iou = _box_iou(ours["boxes"][i, :na], theirs["boxes"][i, :nb])

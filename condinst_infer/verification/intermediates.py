@@ -12,12 +12,12 @@ import numpy as np
 
 from condinst_infer.config.model import DetectConfig
 from condinst_infer.contract.metadata import Metadata, metadata_from_props
+from condinst_infer.contract.model_file import ModelFile, kind_of
 from condinst_infer.errors import ModelFileError, require
 from condinst_infer.runtimes.ort import OrtSession
-from condinst_infer.runtimes.tensorrt import TrtSession
 
 Feeds = Mapping[str, np.ndarray]
-Stages = dict[str, np.ndarray]
+Intermediates = dict[str, np.ndarray]
 HEADS = ("class_logits", "box_regression", "centreness")
 # what goes into the nodes of a full graph
 _STAGES = {
@@ -38,37 +38,37 @@ class Lift(NamedTuple):
     centreness: float = 0.0
 
 
-class StageSource(Protocol):
+class IntermediateSource(Protocol):
     """An artefact whose stages can be seen."""
 
     metadata: Metadata
 
-    def run(self, feeds: Feeds) -> Stages: ...
+    def run(self, feeds: Feeds) -> Intermediates: ...
     def close(self) -> None: ...
 
 
-def stages_of(path: str | Path, *, threads: int | None = None) -> StageSource:
+def open_intermediates(path: str | Path, *, threads: int | None = None) -> IntermediateSource:
     """The stages of a .safetensors, .onnx or .engine file."""
-    path = Path(path)
-    if path.suffix == ".safetensors":
+    path, kind = Path(path), kind_of(path)
+    if kind is ModelFile.CHECKPOINT:
         require("torch", "export")
         from condinst_infer import checkpoint
 
-        return TorchStages(checkpoint.load(path))
-    if path.suffix == ".onnx":
-        return OnnxStages(path, threads)
-    if path.suffix == ".engine":
-        return TrtSession(path)  # shows what it puts out, and nothing between
-    raise ModelFileError(f"{path} can't be compared; it must be .onnx, .engine or .safetensors.")
+        return TorchIntermediates(checkpoint.load(path))
+    if kind is ModelFile.ONNX:
+        return OnnxIntermediates(path, threads)
+    from condinst_infer.runtimes.tensorrt import TrtSession
+
+    return TrtSession(path)  # shows the outputs, and nothing between
 
 
-def has_candidates(stages: Stages) -> bool:
-    """Whether any (location, class) pair passed the score threshold."""
+def has_candidates(stages: Intermediates) -> bool:
+    """True if any (location, class) pair passed the score threshold."""
     return bool((stages["candidate_scores"] > 0).any())
 
 
-def lift_for(stages: Stages, detect: DetectConfig) -> Lift:
-    """What has to be added to the logits in `stages` to fill the slots of each image.
+def lift_for(stages: Intermediates, detect: DetectConfig) -> Lift:
+    """Numbers to add to the logits in `stages` so that the slots of each image are filled.
 
     A class score and a centreness above the root of the threshold have a product above it.
     """
@@ -81,18 +81,18 @@ def lift_for(stages: Stages, detect: DetectConfig) -> Lift:
     return Lift(max(0.0, logit - float(enough.min())), max(0.0, logit - float(centreness)))
 
 
-class TorchStages:
+class TorchIntermediates:
     """The stages of a network in PyTorch."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self.metadata = Metadata(config=model.config)
-        self._seen: tuple[Feeds, Any, Stages] | None = None
+        self._seen: tuple[Feeds, Any, Intermediates] | None = None
 
-    def run(self, feeds: Feeds) -> Stages:
-        return self.run_lifted(feeds, Lift())
+    def run(self, feeds: Feeds) -> Intermediates:
+        return self.run_with_lift(feeds, Lift())
 
-    def run_lifted(self, feeds: Feeds, lift: Lift) -> Stages:
+    def run_with_lift(self, feeds: Feeds, lift: Lift) -> Intermediates:
         """The stages of an input; of the one before, only what comes after the lift is new."""
         import torch
 
@@ -106,7 +106,7 @@ class TorchStages:
         parts = {name: part + getattr(lift, name, 0.0) for name, part in parts.items()}
         return parts | {name: tensor.numpy() for name, tensor in outputs.items()}
 
-    def _heads(self, feeds: Feeds) -> tuple[Any, Stages]:
+    def _heads(self, feeds: Feeds) -> tuple[Any, Intermediates]:
         """Raw outputs of the network, and of its predictors."""
         import torch
 
@@ -132,7 +132,7 @@ class TorchStages:
         """Nothing to do: the network is the caller's."""
 
 
-class OnnxStages:
+class OnnxIntermediates:
     """The stages of an exported file, from one session of a copy in memory.
 
     Intermediate tensors become outputs of the copy, and what is added to its logits inputs.
@@ -166,10 +166,10 @@ class OnnxStages:
             extra=inner | {_lift_input(name) for name in Lift._fields},
         )
 
-    def run(self, feeds: Feeds) -> Stages:
-        return self.run_lifted(feeds, Lift())
+    def run(self, feeds: Feeds) -> Intermediates:
+        return self.run_with_lift(feeds, Lift())
 
-    def run_lifted(self, feeds: Feeds, lift: Lift) -> Stages:
+    def run_with_lift(self, feeds: Feeds, lift: Lift) -> Intermediates:
         """The stages of an input whose logits are lifted."""
         lifts = {_lift_input(k): np.array(v, self._dtype) for k, v in lift._asdict().items()}
         found = self._session.evaluate(self._outputs, {**feeds, **lifts})

@@ -1,7 +1,7 @@
-"""What PyTorch computes on one made-up input, kept inside the exported file.
+"""A self-test stored in the exported file: reference outputs for a generated input.
 
-It is the proof that travels: where there is no PyTorch, a runtime or a freshly built engine is run
-on the same input and compared.
+Where there is no PyTorch, a runtime or a freshly built engine runs the same input, and its outputs
+are compared with those that PyTorch computed at export.
 """
 
 import hashlib
@@ -13,14 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from condinst_infer.contract.metadata import Metadata, sealed, unbroken
+from condinst_infer.contract.metadata import Metadata, is_unbroken, seal
 from condinst_infer.contract.session import Session
 from condinst_infer.contract.tensors import contract_outputs
 from condinst_infer.errors import ModelFileError, ParityError, require
-from condinst_infer.trt.shape_profile import Shape, usual_canvas
-from condinst_infer.verification.compare import Limits, limits_of
+from condinst_infer.trt.shape_profile import Shape, typical_canvas
+from condinst_infer.verification.compare import Tolerances, limits_of
 
-KEY = "condinst_golden"
+KEY = "condinst_golden"  # in the metadata of files
+# columns of a row: label, score, box, mean of the mask if there is one
+_LABEL, _SCORE, _BOX, _MASK = 0, 1, slice(2, 6), slice(6, None)
 ROWS = 100  # detections kept of all images, the best of each: a few kilobytes
 PICTURES = 4  # tried until one shows the network something
 TIES = 0.1  # share of detections that may go the other way at a tie; a defect moves more
@@ -29,7 +31,7 @@ _TENSORS = ("params_map", "mask_features", "semantic")
 
 
 @dataclass(frozen=True)
-class Golden:
+class SelfTest:
     """The input, by the numbers it is made of, and the outputs, as far as they are compared."""
 
     shape: Shape  # images, height, width
@@ -42,50 +44,48 @@ class Golden:
 
     def feeds(self) -> dict[str, np.ndarray]:
         """The input."""
-        feeds = _made_up(self.shape, self.picture)
+        feeds = _generate_input(self.shape, self.picture)
         if _digest(feeds) != self.input_sha256:
-            raise ParityError(
-                "the input of the golden outputs comes out differently on this machine."
-            )
+            raise ParityError("the input of the self-test comes out differently on this machine.")
         return feeds
 
     @property
     def proof(self) -> str:
-        """What an agreement means."""
+        """Meaning of an agreement, in words."""
         if self.tied:
             return "on the best score alone: other detections of this network depend on rounding"
         return f"on {sum(self.counts) or 'an image without'} detections"
 
     def to_props(self) -> dict[str, str]:
         """This as ONNX metadata_props; the digest shows later tampering."""
-        return sealed(KEY, self)
+        return seal(KEY, self)
 
 
-def golden_from_props(props: Mapping[str, str], path: object) -> Golden | None:
-    """The golden in the metadata of the file `path`; None if it was exported without.
+def self_test_from_props(props: Mapping[str, str], path: object) -> SelfTest | None:
+    """The self-test in the metadata of the file `path`; None if it was exported without.
 
     Raises:
         ModelFileError: changed since the export.
     """
     if KEY not in props:
         return None
-    if not unbroken(KEY, props):
-        raise ModelFileError(f"the golden outputs in {path} were changed after export.")
+    if not is_unbroken(KEY, props):
+        raise ModelFileError(f"the self-test in {path} was changed after export.")
     try:
         data: dict[str, Any] = json.loads(props[KEY])
         rows = tuple(tuple(map(tuple, image)) for image in data.pop("rows"))
         shape, counts = tuple(data.pop("shape")), tuple(data.pop("counts"))
         tensors = {name: tuple(values) for name, values in data.pop("tensors").items()}
-        return Golden(shape=shape, counts=counts, rows=rows, tensors=tensors, **data)
+        return SelfTest(shape=shape, counts=counts, rows=rows, tensors=tensors, **data)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelFileError(f"the golden outputs in {path} can't be read: {error}.") from None
+        raise ModelFileError(f"the self-test in {path} can't be read: {error}.") from None
 
 
-def store(path: Path, network: Any, session: Any) -> Golden:
+def store(path: Path, network: Any, session: Any) -> SelfTest:
     """Add to the exported file `path` what its network computes.
 
     Where the file itself finds other detections, though it was verified, the network is full of
-    ties, and the golden says so.
+    ties, and the self-test says so.
 
     Args:
         network: its `run` gives the outputs: the stages of the network in PyTorch. An int8 file is
@@ -93,54 +93,54 @@ def store(path: Path, network: Any, session: Any) -> Golden:
         session: the file in ONNX Runtime.
     """
     onnx = require("onnx", "export")
-    golden = golden_of(network, session.metadata)
+    self_test = self_test_of(network, session.metadata)
     try:
-        check(session, golden)
+        check(session, self_test)
     except ParityError:
-        golden = replace(golden, tied=True)
+        self_test = replace(self_test, tied=True)
     proto = onnx.load(str(path))
-    for key, value in golden.to_props().items():
+    for key, value in self_test.to_props().items():
         proto.metadata_props.add(key=key, value=value)
     onnx.save(proto, str(path))
-    return golden
+    return self_test
 
 
-def golden_of(network: Any, metadata: Metadata) -> Golden:
-    """What the `run` of `network` gives, for the file with this metadata.
+def self_test_of(network: Any, metadata: Metadata) -> SelfTest:
+    """Run `network` on a generated input; returns the self-test for the file with this metadata.
 
     The input is static or as large as a photograph usually gets: within what an engine takes.
     """
-    canvas = metadata.size or usual_canvas(metadata.config.input)
+    canvas = metadata.size or typical_canvas(metadata.config.input)
     shape = (metadata.batch or 1, *canvas)
     picture = 0
-    outputs = network.run(_made_up(shape, picture))
+    outputs = network.run(_generate_input(shape, picture))
     while not _any_rows(outputs, metadata.graph) and picture + 1 < PICTURES:
         picture += 1
-        outputs = network.run(_made_up(shape, picture))
+        outputs = network.run(_generate_input(shape, picture))
     found = [_rows(outputs, metadata.graph, i) for i in range(shape[0])]
     tensors = [name for name in _TENSORS if name in contract_outputs(metadata)]
-    return Golden(
+    return SelfTest(
         shape=shape,
         picture=picture,
-        input_sha256=_digest(_made_up(shape, picture)),
+        input_sha256=_digest(_generate_input(shape, picture)),
         counts=tuple(map(len, found)),
-        rows=tuple(_rounded(rows[: max(1, ROWS // shape[0])]) for rows in found),
+        rows=tuple(_round_rows(rows[: max(1, ROWS // shape[0])]) for rows in found),
         tensors={name: _statistics(outputs[name]) for name in tensors},
     )
 
 
-def check(session: Session, golden: Golden) -> None:
-    """ParityError if `session` does not put out what `golden` says; the text names what differs."""
+def check(session: Session, self_test: SelfTest) -> None:
+    """ParityError, with all differences, if `session` computes something else than `self_test`."""
     metadata = session.metadata
     limits = limits_of(metadata.config, metadata.precision)
-    outputs = session.run(golden.feeds())
+    outputs = session.run(self_test.feeds())
     wrong = []
-    for i, (count, rows) in enumerate(zip(golden.counts, golden.rows, strict=True)):
+    for i, (count, rows) in enumerate(zip(self_test.counts, self_test.rows, strict=True)):
         found = _rows(outputs, metadata.graph, i)
         expected = np.array(rows).reshape(len(rows), found.shape[1])
-        said = _best_differs if golden.tied else _detections_differ
+        said = _best_differs if self_test.tied else _detections_differ
         wrong += [f"{text} in image {i}" for text in said(count, expected, found, limits)]
-    for name, (mean, deviation, largest) in golden.tensors.items():
+    for name, (mean, deviation, largest) in self_test.tensors.items():
         allowed = limits.tensor * largest
         apart = np.abs(np.subtract(_statistics(outputs[name])[:2], (mean, deviation))).max()
         if not apart <= allowed:  # also where it is not a number
@@ -151,14 +151,14 @@ def check(session: Session, golden: Golden) -> None:
 
 
 def _detections_differ(
-    count: int, expected: np.ndarray, found: np.ndarray, limits: Limits
+    count: int, expected: np.ndarray, found: np.ndarray, limits: Tolerances
 ) -> list[str]:
-    """What more of the detections have wrong than ties explain."""
+    """The kinds of differences in more detections than ties explain."""
     share = max(limits.unmatched, TIES)
     wrong = []
     if abs(len(found) - count) > share * max(count, len(found)):
         wrong.append(f"there are {len(found)} detections, not {count}")
-    apart = _apart(expected, found)
+    apart = _differences(expected, found)
     missing = np.isinf(apart[:, 0])
     if missing.sum() > share * len(expected):
         wrong.append(f"{missing.sum()} of {len(expected)} detections have no partner of that class")
@@ -170,26 +170,29 @@ def _detections_differ(
     return wrong
 
 
-def _apart(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """How far each row is from its partner: score, box, mask; infinite where it has none.
+def _differences(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Differences of each row from its partner: score, box, mask; infinite where it has none.
 
-    Partners are of one class; the nearest boxes of all find each other first, so that one row
+    Partners have one class; the nearest boxes of all find each other first, so that one row
     that is far off takes no other's partner.
     """
-    apart = np.full((len(expected), expected.shape[1] - 4), np.inf)
-    distances = np.abs(expected[:, None, 2:6] - found[None, :, 2:6]).max(2)
-    fits = np.isfinite(distances) & (expected[:, None, 0] == found[None, :, 0])
-    distances = np.where(fits, distances, np.inf)
+    differences = np.full((len(expected), expected.shape[1] - 4), np.inf)
+    distances = np.abs(expected[:, None, _BOX] - found[None, :, _BOX]).max(2)
+    same_class = expected[:, None, _LABEL] == found[None, :, _LABEL]
+    distances = np.where(np.isfinite(distances) & same_class, distances, np.inf)
     while np.isfinite(distances).any():
         i, j = np.unravel_index(distances.argmin(), distances.shape)
-        others = np.abs(np.delete(found[j] - expected[i], [0, 2, 3, 4, 5]))  # score, mask
-        apart[i] = [others[0], distances[i, j], *others[1:]]
+        score = abs(found[j, _SCORE] - expected[i, _SCORE])
+        mask = np.abs(found[j, _MASK] - expected[i, _MASK])
+        differences[i] = [score, distances[i, j], *mask]
         distances[i], distances[:, j] = np.inf, np.inf
-    return apart
+    return differences
 
 
-def _best_differs(count: int, expected: np.ndarray, found: np.ndarray, limits: Limits) -> list[str]:
-    """What ties leave alone: whether there is anything, and the best score."""
+def _best_differs(
+    count: int, expected: np.ndarray, found: np.ndarray, limits: Tolerances
+) -> list[str]:
+    """The differences that ties leave out: none at all, or another best score."""
     ours, theirs = (float(rows[:1, 1].sum()) for rows in (expected, found))
     if abs(ours - theirs) <= limits.score:
         return []
@@ -217,7 +220,7 @@ def _any_rows(outputs: Mapping[str, np.ndarray], graph: str) -> bool:
     return any(len(_rows(outputs, graph, i)) for i in range(images))
 
 
-def _rounded(rows: np.ndarray) -> tuple[tuple[float, ...], ...]:
+def _round_rows(rows: np.ndarray) -> tuple[tuple[float, ...], ...]:
     """Boxes to a thousandth of a pixel, the rest to a millionth."""
     digits = [0, 6, 3, 3, 3, 3, 6]
     return tuple(
@@ -231,7 +234,7 @@ def _statistics(values: np.ndarray) -> tuple[float, float, float]:
     return float(wide.mean()), float(wide.std()), float(np.abs(wide).max())
 
 
-def _made_up(shape: Shape, picture: int) -> dict[str, np.ndarray]:
+def _generate_input(shape: Shape, picture: int) -> dict[str, np.ndarray]:
     """Network input with coloured discs, from whole numbers only: the same on every machine."""
     n, height, width = shape
     y, x = np.mgrid[:height, :width].astype(np.int64)

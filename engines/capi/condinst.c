@@ -23,7 +23,7 @@
 #define PYTHON NUMBER(PY_MAJOR_VERSION) "." NUMBER(PY_MINOR_VERSION)
 
 struct condinst_model {
-    PyObject *object; /* condinst_infer.serving.c_api.Model */
+    PyObject *object; /* condinst_infer.serving.c_api.CApiModel */
 };
 
 static _Thread_local char last_error[1024] = "";

@@ -10,7 +10,7 @@ COPY . .
 # TensorRT 10.10 and CUDA 12.9 are the base's; bindings of CUDA 13 may want a newer driver
 RUN python3 -m venv --without-pip --system-site-packages /opt/condinst \
     && python3 -m pip --python /opt/condinst/bin/python install --no-cache-dir \
-        ".[cuda,serve]" "cuda-bindings==12.9.*" \
+        ".[cuda,serve]" "onnx>=1.17" "cuda-bindings==12.9.*" \
     && /opt/condinst/bin/python -c "import tensorrt; print(tensorrt.__version__)"
 
 FROM nvcr.io/nvidia/tensorrt:25.05-py3

@@ -17,13 +17,13 @@ from condinst_infer.cuda.driver import Stream
 from condinst_infer.processing import paste
 from condinst_infer.processing.geometry import canvas_size
 from condinst_infer.profiling.gpu.kernel_costs import PAPER_HEAD
-from condinst_infer.profiling.gpu.scenes import dense, scene, tensor_from
+from condinst_infer.profiling.gpu.scenes import dense, mask_scene, tensor_from
 
 NEAR_HALF = 1e-5  # where rounding may decide whether a pixel is foreground
 
 
 class Check(NamedTuple):
-    """How far a kernel is from its twin in one case, and how far it may be."""
+    """Difference of a kernel from its twin in one case, and the allowed difference."""
 
     kernel: str
     case: str
@@ -89,7 +89,7 @@ def mask_nms_checks(stream: Stream, small: bool) -> Iterator[Check]:
         scores = stream.array(falling.astype(np.float32))
         labels = stream.array(rng.integers(0, 2, (n, c), dtype=np.int32))
         settings = {"kind": kind, "iou_threshold": 0.5, "score_threshold": 0.05}
-        found = kept_by_masks(stream, masks, scores, labels, k, settings)
+        found = run_mask_nms(stream, masks, scores, labels, k, settings)
         given = map(tensor_from, (masks, scores, labels))
         expected = ops.mask_nms(*given, **settings, max_detections=k)
         stream.synchronize()
@@ -97,10 +97,10 @@ def mask_nms_checks(stream: Stream, small: bool) -> Iterator[Check]:
         yield Check("mask_nms", f"{kind}, {n} images, {c} of {size} to {k}", wrong, 0)
 
 
-def kept_by_masks(
+def run_mask_nms(
     stream: Stream, masks: Any, scores: Any, labels: Any, k: int, settings: dict[str, Any]
 ) -> list[Any]:
-    """keep, scores and count by the kernels."""
+    """keep, scores and count of the kernels."""
     (n, c), cells = masks.shape[:2], masks.shape[2] * masks.shape[3]
     bits = stream.empty((n, c, -(-cells // 32)), np.uint32)
     areas, ious = stream.empty((n, c), np.int32), stream.empty((n, c, c), np.float32)
@@ -231,8 +231,8 @@ def paste_checks(stream: Stream, small: bool) -> Iterator[Check]:
         cases.append((100, (200, 272), 4, (800, 1067), (480, 640)))
     for k, shape, stride, net_size, image_size in cases:
         for dtype in (np.float32, np.float16):
-            masks = scene(k, shape, image_size).astype(dtype)
-            found = pasted(stream, masks, stride, net_size, image_size)
+            masks = mask_scene(k, shape, image_size).astype(dtype)
+            found = run_paste(stream, masks, stride, net_size, image_size)
             expected = paste.paste(masks, stride=stride, net_size=net_size, image_size=image_size)
             rows, columns = (
                 paste._axis(cells, stride, net, side).weights
@@ -248,7 +248,9 @@ def paste_checks(stream: Stream, small: bool) -> Iterator[Check]:
             yield Check("paste", case, wrong, 0)
 
 
-def pasted(stream: Stream, masks: np.ndarray, stride: int, net_size: Any, image_size: Any) -> list:
+def run_paste(
+    stream: Stream, masks: np.ndarray, stride: int, net_size: Any, image_size: Any
+) -> list:
     """Crops of `masks` by the kernels."""
     k, shape, kind = len(masks), masks.shape[1:], masks.dtype
     capacity = k * image_size[0] * -(-image_size[1] // 32)

@@ -1,4 +1,4 @@
-"""What each kernel has to move and compute: what a measured time is compared with.
+"""Bytes moved and operations computed by each kernel, to compare measured times with.
 
 Bytes are what must cross the memory bus once; what a cache serves again is not counted. Operations
 are float32 multiplications and additions, two for a multiply-add; comparisons of NMS count ten.
@@ -17,66 +17,64 @@ PAPER_HEAD = {
 }
 
 
-class Work(NamedTuple):
-    """Of one launch."""
+class KernelCost(NamedTuple):
+    """Cost of one launch."""
 
     bytes: int
     operations: int
 
-    def least_us(self, bytes_per_s: float, operations_per_s: float) -> float:
-        """Microseconds on a device that did nothing but this, at its full rate."""
-        return 1e6 * max(self.bytes / bytes_per_s, self.operations / operations_per_s)
 
-
-def class_nms(n: int, m: int, k: int) -> Work:
+def class_nms(n: int, m: int, k: int) -> KernelCost:
     """At most: every candidate is tested against every kept one."""
-    return Work(n * (m * 24 + 4 * (k + 1)), n * m * k * 10)
+    return KernelCost(n * (m * 24 + 4 * (k + 1)), n * m * k * 10)
 
 
-def mask_nms(n: int, c: int, k: int, cells: int, item: int) -> Work:
+def mask_nms(n: int, c: int, k: int, cells: int, item: int) -> KernelCost:
     """`mask_bits`, `mask_ious` and `mask_nms`: a word of 32 cells of a pair counts as three."""
     pairs = n * c * c // 2
     moved = n * (c * cells * item + c * cells // 4 + 6 * c * c + 8 * k)
-    return Work(moved, pairs * (3 * cells // 32 + 3))
+    return KernelCost(moved, pairs * (3 * cells // 32 + 3))
 
 
-def select(n: int, k: int, p: int, item: int) -> Work:
-    return Work(n * k * (2 * p * item + 2 * 24 + 12 + 8), n * k)
+def select(n: int, k: int, p: int, item: int) -> KernelCost:
+    return KernelCost(n * k * (2 * p * item + 2 * 24 + 12 + 8), n * k)
 
 
-def dynamic_mask_head(n: int, k: int, h: int, w: int, factor: int, item: int) -> Work:
+def dynamic_mask_head(n: int, k: int, h: int, w: int, factor: int, item: int) -> KernelCost:
     """The papers' head; tiles compute their halo again, about a sixth more for factor 2."""
     layers = mask_layers(**PAPER_HEAD)
     params = sum(o * i + o for o, i in layers)
     outputs = n * k * h * w * factor * factor
     moved = n * (8 * h * w + k * params) * item + outputs * item
-    return Work(moved, n * k * h * w * 2 * sum(o * i for o, i in layers) + outputs * 12)
+    return KernelCost(moved, n * k * h * w * 2 * sum(o * i for o, i in layers) + outputs * 12)
 
 
-def preprocess(size: tuple[int, int], net_size: tuple[int, int], canvas: tuple[int, int]) -> Work:
+def preprocess(
+    size: tuple[int, int], net_size: tuple[int, int], canvas: tuple[int, int]
+) -> KernelCost:
     taps = 1
     for side, net in zip(size, net_size, strict=True):
         taps *= 2 * max(1, -(-side // net))
     pixels = canvas[0] * canvas[1]
-    return Work(3 * (size[0] * size[1] + pixels), net_size[0] * net_size[1] * taps * 3 * 2)
+    return KernelCost(3 * (size[0] * size[1] + pixels), net_size[0] * net_size[1] * taps * 3 * 2)
 
 
-def paste(k: int, shape: tuple[int, int], box_pixels: int, item: int) -> Work:
+def paste(k: int, shape: tuple[int, int], box_pixels: int, item: int) -> KernelCost:
     """`mask_boxes` and `paste`; `box_pixels` is the area of all crops in the original image."""
     cells = k * shape[0] * shape[1]
-    return Work(cells * item + box_pixels // 8, cells + box_pixels * 9)
+    return KernelCost(cells * item + box_pixels // 8, cells + box_pixels * 9)
 
 
 def panoptic(
     classes: int, shape: tuple[int, int], image_size: tuple[int, int], box_pixels: int
-) -> Work:
+) -> KernelCost:
     """Owners of all pixels, half of them stuff, of float16 logits; `box_pixels` as in `paste`.
 
     The logits are read once; a free pixel has nine cells of each class to add.
     """
     pixels = image_size[0] * image_size[1]
     cells = classes * shape[0] * shape[1]
-    return Work(cells * 2 + box_pixels // 4 + pixels * 8, pixels // 2 * classes * 18)
+    return KernelCost(cells * 2 + box_pixels // 4 + pixels * 8, pixels // 2 * classes * 18)
 
 
 def table() -> str:

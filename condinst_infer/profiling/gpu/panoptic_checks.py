@@ -8,13 +8,13 @@ import torch
 
 from condinst_infer.config.model import PanopticConfig
 from condinst_infer.cuda import kernels
-from condinst_infer.cuda.download import Report
+from condinst_infer.cuda.download import HostCopy
 from condinst_infer.cuda.driver import Stream
-from condinst_infer.cuda.panoptic_merge import Merging
+from condinst_infer.cuda.panoptic_merge import PanopticMerge
 from condinst_infer.ops.panoptic import panoptic_merge
-from condinst_infer.processing.geometry import Placed
+from condinst_infer.processing.geometry import PlacedImage
 from condinst_infer.profiling.gpu.checks import Check
-from condinst_infer.profiling.gpu.scenes import scene, stuff
+from condinst_infer.profiling.gpu.scenes import mask_scene, stuff_scene
 
 RULES: dict[str, Any] = {"overlap_threshold": 0.4, "stuff_area_limit": 500}
 
@@ -26,10 +26,10 @@ def panoptic_checks(stream: Stream, small: bool) -> Iterator[Check]:
         cases.append((30, 12, (128, 184), (512, 731), (1080, 1542)))
     for k, classes, shape, net_size, image_size in cases:
         for dtype in (np.float32, np.float16):
-            masks = scene(k, shape, image_size).astype(dtype)
-            semantic = stuff(cells=shape, classes=classes).astype(dtype)
+            masks = mask_scene(k, shape, image_size).astype(dtype)
+            semantic = stuff_scene(cells=shape, classes=classes).astype(dtype)
             sizes = {"net_size": net_size, "image_size": image_size}
-            made = Scene(stream, masks, semantic, **sizes)
+            made = MergeScene(stream, masks, semantic, **sizes)
             made.merge()
             found = made.owners()
             tensors = torch.from_numpy(masks), torch.from_numpy(semantic)
@@ -39,7 +39,7 @@ def panoptic_checks(stream: Stream, small: bool) -> Iterator[Check]:
             yield Check("panoptic", case, int((found != expected).sum()), 3)
 
 
-class Scene:
+class MergeScene:
     """Masks pasted on the device, and logits, ready to be merged at the image's size.
 
     Args:
@@ -57,8 +57,8 @@ class Scene:
         image_size: Any,
     ) -> None:
         k, capacity = len(masks), len(masks) * image_size[0] * -(-image_size[1] // 32)
-        self._stream, self._report = stream, Report(stream, 1, k, capacity)
-        self._placed = Placed(np.zeros((*image_size, 3), np.uint8), net_size, net_size)
+        self._stream, self._report = stream, HostCopy(stream, 1, k, capacity)
+        self._placed = PlacedImage(np.zeros((*image_size, 3), np.uint8), net_size, net_size)
         slots = {
             "num_detections": np.array([k], np.int32),
             "boxes": np.tile(np.array([0, 0, 99, 99], np.float32), (1, k, 1)),
@@ -77,7 +77,7 @@ class Scene:
         stream.launch(boxes, [self.masks, self._report["num_detections"]], [crops, used])
         stream.launch(kernels.paste(**sizes), [self.masks, crops], [self._report["bits"]])
         self.words = int(stream.numpy(used)[0])  # of 32 pixels, in all crops
-        self._merging = Merging(stream, 1, check_boxes=True)
+        self._merging = PanopticMerge(stream, 1, check_boxes=True)
         self._merging.make_room([self._placed])
 
     def merge(self) -> None:

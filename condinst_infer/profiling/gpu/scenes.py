@@ -15,7 +15,7 @@ NET_SIZE, IMAGE_SIZE, STRIDE, CELLS = (800, 1088), (480, 640), 4, (200, 272)
 AREAS = (40, 100_000)  # original pixels, log-uniform: from a distant bottle to a bus
 
 
-def scene(
+def mask_scene(
     count: int,
     cells: tuple[int, int] = CELLS,
     image_size: tuple[int, int] = IMAGE_SIZE,
@@ -69,7 +69,7 @@ def dense(crops: list[CroppedMask], image_size: tuple[int, int] = IMAGE_SIZE) ->
 CLASSES, REGIONS = 54, (6, 8)
 
 
-def stuff(
+def stuff_scene(
     noise: bool = False,
     cells: tuple[int, int] = CELLS,
     classes: int = CLASSES,

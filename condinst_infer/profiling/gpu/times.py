@@ -9,22 +9,27 @@ import torch
 
 from condinst_infer import ops
 from condinst_infer.cuda import kernels
-from condinst_infer.cuda.download import words_expected
+from condinst_infer.cuda.download import expected_words
 from condinst_infer.cuda.driver import Stream
 from condinst_infer.ops.panoptic import panoptic_merge
 from condinst_infer.processing.geometry import canvas_size
 from condinst_infer.profiling.gpu import kernel_costs
 from condinst_infer.profiling.gpu.checks import candidates, head_inputs
-from condinst_infer.profiling.gpu.kernel_costs import PAPER_HEAD, Work
-from condinst_infer.profiling.gpu.panoptic_checks import RULES, Scene
-from condinst_infer.profiling.gpu.scenes import scene, stuff, tensor_from, torch_probabilities
+from condinst_infer.profiling.gpu.kernel_costs import PAPER_HEAD, KernelCost
+from condinst_infer.profiling.gpu.panoptic_checks import RULES, MergeScene
+from condinst_infer.profiling.gpu.scenes import (
+    mask_scene,
+    stuff_scene,
+    tensor_from,
+    torch_probabilities,
+)
 from condinst_infer.system.timing import summary
 
 LAUNCHES = 20  # of a kernel in one graph, so that starting it costs nothing
 HALF = np.dtype(np.float16)
 
 
-def timed(stream: Stream, launch: Callable[[], None], repeats: int) -> dict[str, float]:
+def time_launch(stream: Stream, launch: Callable[[], None], repeats: int) -> dict[str, float]:
     """Milliseconds of one launch on the device: a graph of many, timed with events."""
     launch()  # loads the kernel, which a recording must not
     graph = stream.graph(lambda: [launch() for _ in range(LAUNCHES)][0])
@@ -37,7 +42,7 @@ def timed(stream: Stream, launch: Callable[[], None], repeats: int) -> dict[str,
     return summary(times)
 
 
-def timed_torch(function: Callable[[], object], repeats: int) -> dict[str, float]:
+def time_torch(function: Callable[[], object], repeats: int) -> dict[str, float]:
     """Milliseconds of a torch function, with events where there is a GPU."""
     times = []
     for turn in range(repeats + 2):
@@ -57,7 +62,7 @@ def timed_torch(function: Callable[[], object], repeats: int) -> dict[str, float
     return summary(times)
 
 
-def row(what: str, ours: dict[str, float], needs: Work, **beside: Any) -> dict[str, Any]:
+def row(what: str, ours: dict[str, float], needs: KernelCost, **beside: Any) -> dict[str, Any]:
     """One result: our time, what had to be done in it, and what stands beside it."""
     seconds = ours["p50"] / 1000
     return {
@@ -85,9 +90,9 @@ def time_mask_heads(stream: Stream, k: int, h: int, w: int, repeats: int) -> dic
         )
         return ops.aligned_bilinear(logits, 2).sigmoid()
 
-    ours = timed(stream, lambda: stream.launch(launch, arrays, [out]), repeats)
+    ours = time_launch(stream, lambda: stream.launch(launch, arrays, [out]), repeats)
     needs = kernel_costs.dynamic_mask_head(1, k, h, w, 2, 2)
-    beside = {"torch grouped convolution": timed_torch(usual, repeats)}
+    beside = {"torch grouped convolution": time_torch(usual, repeats)}
     return row(f"{k} mask heads on {h}x{w} features, float16", ours, needs, **beside)
 
 
@@ -95,7 +100,7 @@ def time_nms(stream: Stream, runs: int, t: int, k: int, repeats: int) -> dict[st
     arrays = [stream.array(a) for a in candidates(1, runs, t, 80)]
     out = [stream.empty((1, k), np.int32), stream.empty((1,), np.int32)]
     launch = kernels.class_nms(1, runs * t, runs=runs, max_detections=k, iou_threshold=0.6)
-    ours = timed(stream, lambda: stream.launch(launch, arrays, out), repeats)
+    ours = time_launch(stream, lambda: stream.launch(launch, arrays, out), repeats)
     return row(
         f"class NMS, {runs} x {t} candidates to {k}", ours, kernel_costs.class_nms(1, runs * t, k)
     )
@@ -108,7 +113,7 @@ def time_preprocess(
     canvas = canvas_size(net_size, 32)
     out = stream.empty((*canvas, 3), np.uint8)
     launch = kernels.preprocess(pitch=3 * size[1], size=size, net_size=net_size, canvas=canvas)
-    ours = timed(stream, lambda: stream.launch(launch, [frame], [out]), repeats)
+    ours = time_launch(stream, lambda: stream.launch(launch, [frame], [out]), repeats)
     what = f"resize {size[0]}x{size[1]} to {net_size[0]}x{net_size[1]}"
     return row(what, ours, kernel_costs.preprocess(size, net_size, canvas))
 
@@ -118,9 +123,9 @@ def time_paste(
 ) -> dict[str, Any]:
     """Packed native masks beside upsampling of whole frames in torch, both on the device."""
     net_size = (4 * shape[0], 4 * shape[1])
-    masks = stream.array(scene(k, shape, image_size).astype(HALF))
+    masks = stream.array(mask_scene(k, shape, image_size).astype(HALF))
     count, used = stream.array(np.array([k], np.int32)), stream.empty((1,), np.int32)
-    capacity = words_expected(k, image_size) * 2
+    capacity = expected_words(k, image_size) * 2
     crops = stream.empty((k, kernels.CROP_FIELDS), np.int32)
     bits = stream.empty((capacity,), np.uint32)
     sizes: dict[str, Any] = {
@@ -143,9 +148,9 @@ def time_paste(
     def usual() -> torch.Tensor:
         return torch_probabilities(tensor, 4, net_size, image_size) > 0.5
 
-    ours = timed(stream, launch, repeats)
+    ours = time_launch(stream, launch, repeats)
     needs = kernel_costs.paste(k, shape, int(stream.numpy(used)[0]) * 32, 2)
-    beside = {"torch whole frames": timed_torch(usual, repeats)}
+    beside = {"torch whole frames": time_torch(usual, repeats)}
     what = f"paste {k} masks {shape[0]}x{shape[1]} to {image_size[0]}x{image_size[1]}, packed"
     return row(what, ours, needs, **beside)
 
@@ -160,17 +165,17 @@ def time_merge(
 ) -> dict[str, Any]:
     """The merge of pasted masks and logits, with the copy of its owners, beside the torch twin."""
     sizes = {"net_size": (4 * shape[0], 4 * shape[1]), "image_size": image_size}
-    masks = scene(k, shape, image_size).astype(HALF)
-    semantic = stuff(cells=shape, classes=classes).astype(HALF)
-    made = Scene(stream, masks, semantic, **sizes)
-    ours = timed(stream, made.merge, repeats)
+    masks = mask_scene(k, shape, image_size).astype(HALF)
+    semantic = stuff_scene(cells=shape, classes=classes).astype(HALF)
+    made = MergeScene(stream, masks, semantic, **sizes)
+    ours = time_launch(stream, made.merge, repeats)
     tensors = tensor_from(made.masks), tensor_from(made.semantic)[0]
 
     def usual() -> torch.Tensor:
         return panoptic_merge(*tensors, stride=4, **sizes, **RULES)
 
     needs = kernel_costs.panoptic(classes, shape, image_size, made.words * 32)
-    beside = {"torch whole frames": timed_torch(usual, repeats)}
+    beside = {"torch whole frames": time_torch(usual, repeats)}
     height, width = image_size
     what = f"panoptic merge of {k} masks and {classes} classes, {height}x{width}, to host memory"
     return row(what, ours, needs, **beside)
