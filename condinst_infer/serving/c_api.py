@@ -7,14 +7,14 @@ condinst.h, and value is None unless it is 0.
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from condinst_infer import errors
 from condinst_infer.pipeline import Pipeline, load
-from condinst_infer.processing.options import call_options
+from condinst_infer.processing.options import filter_for
 from condinst_infer.processing.preprocess import read_image
 from condinst_infer.results.crop import CroppedMask
 from condinst_infer.results.instances import Instances
@@ -44,17 +44,17 @@ _STATUS: tuple[tuple[type[BaseException], int], ...] = (
 )
 
 
-def guarded(function: Callable[..., Any]) -> Callable[..., Reply]:
+def reply_to_c(function: Callable[..., Any]) -> Callable[..., Reply]:
     """`function` with its result, or what it raised, as a reply."""
 
     @wraps(function)
-    def replied(*args: Any) -> Reply:
+    def reply(*args: Any) -> Reply:
         try:
             return 0, "", function(*args)
         except BaseException as error:  # SystemExit and KeyboardInterrupt too: the host decides
             return (*_failure(error), None)
 
-    return replied
+    return reply
 
 
 def _failure(error: BaseException) -> tuple[int, str]:
@@ -68,61 +68,91 @@ def _failure(error: BaseException) -> tuple[int, str]:
     return status, text
 
 
-@guarded
-def open_model(path: bytes, *options: Any) -> "Model":
-    """A loaded model.
+@reply_to_c
+def open_model(
+    path: bytes,
+    device: bytes | None,
+    runtime: bytes | None,
+    precision: bytes | None,
+    threads: int,
+    workers: int,
+    max_detections: int,
+    score_threshold: float,
+) -> "CApiModel":
+    """Load a model; None and 0 are the defaults.
 
     Args:
         path: of the file, in the file system's encoding.
-        options: device, runtime and precision as bytes or None, threads, workers,
-            max_detections and score_threshold as numbers; 0 is the default.
+        device, runtime, precision: as in `load`.
+        threads, workers: as in `load`.
+        max_detections, score_threshold: as in a call of the pipeline.
     """
-    names = [None if name is None else name.decode(errors="replace") for name in options[:3]]
-    threads, workers, max_detections, score_threshold = options[3:]
-    device, runtime, precision = names
+
+    def text(name: bytes | None) -> str | None:
+        return None if name is None else name.decode(errors="replace")
+
     pipeline = load(
         os.fsdecode(path),
-        device=device,
-        runtime=runtime,
-        precision=precision,
+        device=text(device),
+        runtime=text(runtime),
+        precision=text(precision),
         threads=threads or None,
         workers=workers or 1,
     )
     try:
-        return Model(pipeline, score_threshold or None, max_detections or None)
+        return CApiModel(pipeline, score_threshold or None, max_detections or None)
     except BaseException:
         pipeline.close()
         raise
 
 
-class Model:
+class ResultParts(NamedTuple):
+    """The buffers of a condinst_result; texts end with a zero byte, arrays are contiguous."""
+
+    height: int
+    width: int
+    mask_format: int
+    boxes: np.ndarray  # float32 [K, 4]
+    scores: np.ndarray  # float32 [K]
+    labels: np.ndarray  # int32 [K]
+    crops: np.ndarray  # int32 [K, 4]: x, y, width, height
+    names: bytes
+    masks: bytes  # one after the other
+    ids: np.ndarray | bytes = b""  # int32 [H, W] of a panoptic result
+    segments: np.ndarray | bytes = b""  # int64 [S, 9]: condinst_segment without score and name
+    segment_scores: np.ndarray | bytes = b""  # float32 [S]
+    segment_names: bytes = b""
+
+
+class CApiModel:
     """A pipeline, and the options that every call with it has."""
 
     def __init__(
         self, pipeline: Pipeline, score_threshold: float | None, max_detections: int | None
     ) -> None:
         self._pipeline = pipeline
-        self._options = call_options(pipeline.config, score_threshold, max_detections, None)
+        self._options = {"score_threshold": score_threshold, "max_detections": max_detections}
+        filter_for(pipeline.config, **self._options)  # raises here, not in a later call
 
-    @guarded
-    def find(self, frames: Sequence[Frame], mask_format: int) -> list[tuple[Any, ...]]:
-        """`parts` of each frame."""
+    @reply_to_c
+    def find(self, frames: Sequence[Frame], mask_format: int) -> list[ResultParts]:
+        """The instances of each frame."""
         found = self._pipeline(list(map(_bgr, frames)), **self._options)
         return [_parts(instances, mask_format) for instances in found]
 
-    @guarded
-    def panoptic(self, frames: Sequence[Frame], mask_format: int) -> list[tuple[Any, ...]]:
-        """`parts` of each frame, with ids and segments."""
+    @reply_to_c
+    def panoptic(self, frames: Sequence[Frame], mask_format: int) -> list[ResultParts]:
+        """The panoptic segmentation of each frame."""
         found = self._pipeline.panoptic(list(map(_bgr, frames)))
         return [_parts(each.instances, mask_format, each) for each in found]
 
-    @guarded
+    @reply_to_c
     def read(self, path: bytes) -> tuple[int, int, np.ndarray]:
         """Width, height and BGR pixels of an image file."""
         image = read_image(os.fsdecode(path))
         return image.shape[1], image.shape[0], image
 
-    @guarded
+    @reply_to_c
     def close(self) -> None:
         """Free the model."""
         self._pipeline.close()
@@ -138,15 +168,8 @@ def _bgr(frame: Frame) -> np.ndarray:
 
 def _parts(
     instances: Instances, mask_format: int, panoptic: PanopticSegmentation | None = None
-) -> tuple[Any, ...]:
-    """What a condinst_result is made of.
-
-    Returns:
-        height, width, mask_format, then contiguous buffers: boxes, scores, labels, crops int32
-        [K, 4] (x, y, width, height), names, masks one after the other, and of a panoptic result
-        ids, segments int64 [S, 9] (fields in the order of condinst_segment, without score and
-        name), scores of segments and their names. Texts end with a zero byte.
-    """
+) -> ResultParts:
+    """The buffers that make a condinst_result."""
     height, width = instances.image_size
     crops = np.zeros((len(instances), 4), np.int32)
     if mask_format == _RLE:
@@ -155,14 +178,18 @@ def _parts(
         for row, crop in zip(crops, instances.crops, strict=True):
             row[:] = crop.x, crop.y, crop.mask.shape[1], crop.mask.shape[0]
         masks = b"".join(map(_bits if mask_format == _BITS else _bytes, instances.crops))
-    return (
-        *(height, width, mask_format),
-        np.ascontiguousarray(instances.boxes, np.float32),
-        np.ascontiguousarray(instances.scores, np.float32),
-        np.ascontiguousarray(instances.labels, np.int32),
-        *(crops, _texts(instances.names), masks),
-        *(_segments(panoptic) if panoptic is not None else (b"", b"", b"", b"")),
+    parts = ResultParts(
+        height,
+        width,
+        mask_format,
+        boxes=np.ascontiguousarray(instances.boxes, np.float32),
+        scores=np.ascontiguousarray(instances.scores, np.float32),
+        labels=np.ascontiguousarray(instances.labels, np.int32),
+        crops=crops,
+        names=_texts(instances.names),
+        masks=masks,
     )
+    return parts if panoptic is None else _with_segments(parts, panoptic)
 
 
 def _bits(crop: CroppedMask) -> bytes:
@@ -178,7 +205,7 @@ def _texts(texts: Iterable[str]) -> bytes:
     return b"".join(text.replace("\0", "").encode(errors="replace") + b"\0" for text in texts)
 
 
-def _segments(panoptic: PanopticSegmentation) -> tuple[Any, ...]:
+def _with_segments(parts: ResultParts, panoptic: PanopticSegmentation) -> ResultParts:
     numbers = [
         (
             *(segment.id, segment.is_thing),
@@ -188,9 +215,9 @@ def _segments(panoptic: PanopticSegmentation) -> tuple[Any, ...]:
         )
         for segment in panoptic.segments
     ]
-    return (
-        np.ascontiguousarray(panoptic.id_map, np.int32),
-        np.array(numbers, np.int64).reshape(-1, 9),
-        np.array([segment.score or 0 for segment in panoptic.segments], np.float32),
-        _texts(segment.name for segment in panoptic.segments),
+    return parts._replace(
+        ids=np.ascontiguousarray(panoptic.id_map, np.int32),
+        segments=np.array(numbers, np.int64).reshape(-1, 9),
+        segment_scores=np.array([segment.score or 0 for segment in panoptic.segments], np.float32),
+        segment_names=_texts(segment.name for segment in panoptic.segments),
     )

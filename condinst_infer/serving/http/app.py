@@ -1,4 +1,4 @@
-"""The routes of the door."""
+"""The HTTP application: routes, limits and error responses."""
 
 import asyncio
 from concurrent.futures import Future
@@ -14,20 +14,20 @@ from starlette.routing import Route
 
 from condinst_infer import __version__
 from condinst_infer.pipeline import Pipeline
-from condinst_infer.processing.options import call_options, panoptic_settings
+from condinst_infer.processing.options import filter_for, panoptic_settings
 from condinst_infer.serving.http import metrics
 from condinst_infer.serving.http.batcher import Batcher
-from condinst_infer.serving.http.failures import Refused, failure
-from condinst_infer.serving.http.limits import Limits
-from condinst_infer.serving.http.metrics import Counted, Metrics
+from condinst_infer.serving.http.failures import Rejection, failure
+from condinst_infer.serving.http.limits import ServerLimits
+from condinst_infer.serving.http.metrics import CountingApp, Metrics
 from condinst_infer.serving.http.parameters import (
     PanopticParameters,
     Parameters,
     PredictParameters,
-    merged,
+    merge_parameters,
 )
-from condinst_infer.serving.http.responses import Answer, Answers, Order
-from condinst_infer.serving.http.upload import uploaded
+from condinst_infer.serving.http.responses import PredictRequest, PredictResponse, RequestHandler
+from condinst_infer.serving.http.upload import read_upload
 
 # the page may load nothing and talk to no one but this server
 _POLICY = (
@@ -52,7 +52,7 @@ _DOCUMENTED: dict[str, Any] = {
 }
 
 
-class Door:
+class HttpApp:
     """An ASGI application around one pipeline, and the threads that work for it.
 
     Args:
@@ -61,8 +61,8 @@ class Door:
         limits: see there.
     """
 
-    def __init__(self, pipeline: Pipeline, digest: str, limits: Limits) -> None:
-        self.limits, self._pipeline, self._taken = limits, pipeline, 0
+    def __init__(self, pipeline: Pipeline, digest: str, limits: ServerLimits) -> None:
+        self.limits, self._pipeline, self._in_flight = limits, pipeline, 0
         config = pipeline.config
         self._model = {
             "model": config.name,
@@ -74,13 +74,13 @@ class Door:
         for kind in (RequestValidationError, HTTPException, Exception):
             self.app.add_exception_handler(kind, _on_failure)
         self.metrics = Metrics(lambda: len(self.batcher), frozenset(self._routes()))
-        self.batcher: Batcher[Order, Answer] = Batcher(
-            Answers(pipeline, limits.max_pixels, self.metrics.batches.observe),
+        self.batcher: Batcher[PredictRequest, PredictResponse] = Batcher(
+            RequestHandler(pipeline, limits.max_pixels, self.metrics.batches.observe),
             workers=limits.workers,
             batch=limits.batch,
             wait_s=limits.wait_ms / 1000,
         )
-        self.asgi = Counted(self.app, self.metrics)
+        self.asgi = CountingApp(self.app, self.metrics)
 
     def close(self) -> None:
         """Finish what is in work and end the threads."""
@@ -99,12 +99,12 @@ class Door:
         async def predict(
             request: Request, query: Annotated[PredictParameters, Query()]
         ) -> Response:
-            return await self._answered(request, query)
+            return await self._respond(request, query)
 
         async def panoptic(
             request: Request, query: Annotated[PanopticParameters, Query()]
         ) -> Response:
-            return await self._answered(request, query)
+            return await self._respond(request, query)
 
         async def health() -> Response:
             ready = self.batcher.alive
@@ -123,79 +123,85 @@ class Door:
         app.get("/metrics", summary="Counters for Prometheus", response_class=Response)(counts)
         return [route.path for route in app.routes if isinstance(route, Route)]
 
-    async def _answered(self, request: Request, query: Parameters) -> Response:
-        """The answer to an upload, or why there is none.
+    async def _respond(self, request: Request, query: Parameters) -> Response:
+        """The response to an upload, or to the error.
 
         Errors end here: on their way through FastAPI they would keep the upload until the garbage
         collector runs.
         """
         try:
-            if self._taken >= self.limits.queue:
-                raise Refused(
+            if self._in_flight >= self.limits.queue:
+                raise Rejection(
                     503,
-                    f"the server is busy with {self._taken} requests; try again in a second.",
+                    f"the server is busy with {self._in_flight} requests; try again in a second.",
                     {"Retry-After": "1"},
                 )
-            self._taken += 1
+            self._in_flight += 1
             try:
-                return await self._in_time(request, query)
+                return await self._respond_in_time(request, query)
             finally:
-                self._taken -= 1
+                self._in_flight -= 1
         except Exception as error:
-            return _refusal(error)
+            return _error_response(error)
 
-    async def _in_time(self, request: Request, query: Parameters) -> Response:
+    async def _respond_in_time(self, request: Request, query: Parameters) -> Response:
+        """Read the upload and find the instances, both before one deadline."""
         limit = self.limits.timeout_s
-        late = 408, f"the upload took longer than {limit:g} s; send it again."
+        deadline = asyncio.get_running_loop().time() + limit
+        self._check(query)
         try:
-            async with asyncio.timeout(limit):
-                self._check(query)
-                upload = await uploaded(request, self.limits.max_bytes)
-                parameters = merged(query, upload.fields)
-                self._check(parameters)
-                order = Order(
-                    upload.data,
-                    isinstance(parameters, PanopticParameters),
-                    _wants_overlay(request, parameters),
-                    tuple(parameters.options().items()),
-                )
-                late = 504, f"the answer took longer than {limit:g} s; try again later."
-                answer = await _while_there(request, self.batcher.submit(order))
+            async with asyncio.timeout_at(deadline):
+                upload = await read_upload(request, self.limits.max_bytes)
         except TimeoutError:
-            raise Refused(*late) from None
-        return Response(answer.content, answer.status, media_type=answer.media_type)
+            text = f"the upload took longer than {limit:g} s; send it again."
+            raise Rejection(408, text) from None
+        parameters = merge_parameters(query, upload.fields)
+        self._check(parameters)
+        order = PredictRequest(
+            upload.data,
+            isinstance(parameters, PanopticParameters),
+            _wants_overlay(request, parameters),
+            tuple(parameters.options().items()),
+        )
+        try:
+            async with asyncio.timeout_at(deadline):
+                result = await _while_connected(request, self.batcher.submit(order))
+        except TimeoutError:
+            text = f"the response took longer than {limit:g} s; try again later."
+            raise Rejection(504, text) from None
+        return Response(result.content, result.status, media_type=result.media_type)
 
     def _check(self, parameters: Parameters) -> None:
         """ConfigError if the model can't honour them; before anything is read or queued."""
         panoptic = isinstance(parameters, PanopticParameters)
-        check = panoptic_settings if panoptic else call_options
+        check = panoptic_settings if panoptic else filter_for
         check(self._pipeline.config, **parameters.options())
 
 
-async def _while_there(request: Request, future: "Future[Answer]") -> Answer:
+async def _while_connected(request: Request, future: "Future[PredictResponse]") -> PredictResponse:
     """The result, or ClientDisconnect as soon as nobody waits for it, which cancels it."""
-    answer, gone = asyncio.wrap_future(future), asyncio.create_task(_gone(request))
+    response, gone = asyncio.wrap_future(future), asyncio.create_task(_wait_for_disconnect(request))
     try:
-        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
+        await asyncio.wait((response, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not response.done():
             raise ClientDisconnect
-        return answer.result()
+        return response.result()
     finally:
-        future.cancel()  # at once; that of `answer` takes a turn of the loop to reach it
-        answer.cancel()
+        future.cancel()  # at once; that of `response` takes a turn of the loop to reach it
+        response.cancel()
         gone.cancel()
 
 
-async def _gone(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 async def _on_failure(request: Request, error: Exception) -> Response:
-    return _refusal(error)
+    return _error_response(error)
 
 
-def _refusal(error: Exception) -> Response:
+def _error_response(error: Exception) -> Response:
     status, text, headers = failure(error)
     return JSONResponse({"error": text}, status, headers)
 

@@ -53,7 +53,7 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def alive(self) -> bool:
-        """Whether work is still taken, and all threads are there to do it."""
+        """True if work is still taken, and all threads are there to do it."""
         return not self._closing and all(thread.is_alive() for thread in self._threads)
 
     def submit(self, item: Item) -> "Future[Result]":
@@ -82,10 +82,10 @@ class Batcher(Generic[Item, Result]):
                 self._jobs = deque(job for job in self._jobs if job.future is not future)
 
     def _run(self) -> None:
-        while self._do(self._taken()):
+        while self._do(self._take_batch()):
             pass
 
-    def _taken(self) -> list[_Job[Item, Result]]:
+    def _take_batch(self) -> list[_Job[Item, Result]]:
         """The next jobs to do together; none when there will be no more."""
         with self._turn, self._changed:
             while self._jobs or not self._closing:

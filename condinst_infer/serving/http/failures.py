@@ -1,4 +1,4 @@
-"""What each failure becomes: an HTTP status and one sentence."""
+"""Failures: an HTTP status and one sentence for each exception."""
 
 import logging
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ _TEXTS = {
 }
 
 
-class Refused(Exception):
+class Rejection(Exception):
     """A request that can't be carried out."""
 
     def __init__(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
@@ -28,7 +28,7 @@ class Refused(Exception):
 
 
 class Failure(NamedTuple):
-    """What is told of an error."""
+    """Status, sentence and headers of an error response."""
 
     status: int
     text: str
@@ -36,9 +36,9 @@ class Failure(NamedTuple):
 
 
 def failure(error: Exception) -> Failure:
-    """What is told of `error`; what is our own fault goes to the log too."""
+    """Turn `error` into a `Failure`; errors of our own go to the log too."""
     match error:
-        case Refused():
+        case Rejection():
             return Failure(error.status, str(error), error.headers)
         case ValidationError() | RequestValidationError():
             return Failure(422, sentence(error.errors()))

@@ -1,4 +1,4 @@
-"""What the door counts, for Prometheus."""
+"""Metrics of the HTTP server, for Prometheus."""
 
 import time
 from collections.abc import Callable
@@ -22,11 +22,11 @@ class Metrics:
         self._registry = registry = CollectorRegistry()
         self._paths = paths
         self.requests = Counter(
-            "condinst_requests", "Requests answered.", ["path", "status"], registry=registry
+            "condinst_requests", "Requests with a response.", ["path", "status"], registry=registry
         )
         self.seconds = Histogram(
             "condinst_request_seconds",
-            "From the head of a request to the end of its answer.",
+            "From the head of a request to the end of its response.",
             ["path"],
             buckets=_SECONDS,
             registry=registry,
@@ -46,13 +46,13 @@ class Metrics:
         return generate_latest(self._registry)
 
     def count(self, path: str, status: int, seconds: float) -> None:
-        """One request is answered."""
+        """Count one request that has got its response."""
         path = path if path in self._paths else "other"
         self.requests.labels(path, str(status)).inc()
         self.seconds.labels(path).observe(seconds)
 
 
-class Counted:
+class CountingApp:
     """An application whose requests are counted just before their last byte goes out."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -61,7 +61,7 @@ class Counted:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start, status = time.perf_counter(), 0
 
-        async def counting(message: Message) -> None:
+        async def count_and_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -69,4 +69,4 @@ class Counted:
                 self._metrics.count(scope["path"], status, time.perf_counter() - start)
             await send(message)
 
-        await self._app(scope, receive, counting if scope["type"] == "http" else send)
+        await self._app(scope, receive, count_and_send if scope["type"] == "http" else send)

@@ -1,4 +1,4 @@
-"""What a request may ask for, in its query or in the fields of its form."""
+"""Parameters of a request, in the query or in the fields of a form."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from condinst_infer.errors import did_you_mean
+from condinst_infer.processing.options import classes_from_text
 
 _DEFAULT = "; without it, what the model says"
 
@@ -18,26 +19,25 @@ class _Parameters(BaseModel):
     )
 
     def options(self) -> dict[str, Any]:
-        """Those of a call of the pipeline."""
+        """Keyword arguments for the pipeline."""
         return self.model_dump(exclude={"output"})
 
 
 class PredictParameters(_Parameters):
-    """Of POST /predict."""
+    """Parameters of POST /predict."""
 
     score_threshold: float | None = Field(None, description="lowest score, 0 to 1")
     max_detections: int | None = Field(None, description="most instances")
     classes: str | None = Field(None, description="names or numbers, with commas")
 
     def options(self) -> dict[str, Any]:
-        """Those of a call of the pipeline."""
-        names = None if self.classes is None else [n.strip() for n in self.classes.split(",")]
-        classes = names and tuple(int(n) if n.isdigit() else n for n in names if n)
+        """Keyword arguments for the pipeline."""
+        classes = None if self.classes is None else tuple(classes_from_text(self.classes))
         return super().options() | {"classes": classes}
 
 
 class PanopticParameters(_Parameters):
-    """Of POST /panoptic."""
+    """Parameters of POST /panoptic."""
 
     instance_threshold: float | None = Field(
         None, description=f"lowest score of an instance, 0 to 1{_DEFAULT}"
@@ -53,7 +53,7 @@ class PanopticParameters(_Parameters):
 Parameters = PredictParameters | PanopticParameters
 
 
-def merged(query: Parameters, fields: dict[str, str]) -> Parameters:
+def merge_parameters(query: Parameters, fields: dict[str, str]) -> Parameters:
     """`query` with the fields of a form, which go before it; ValidationError as pydantic's."""
     return type(query).model_validate(query.model_dump(exclude_none=True) | fields)
 

@@ -1,4 +1,4 @@
-"""From uploads to answers: decode, find, and write what was found as JSON or as a picture."""
+"""Responses: decode the uploads, find the instances, and write them as JSON or as a picture."""
 
 import json
 from collections.abc import Callable
@@ -11,95 +11,83 @@ from condinst_infer.pipeline import Pipeline
 from condinst_infer.results.instances import Instances
 from condinst_infer.results.panoptic import PanopticSegmentation
 from condinst_infer.serving.http.failures import failure
-from condinst_infer.serving.http.upload import decoded
+from condinst_infer.serving.http.upload import decode_image
 
 
-class Order(NamedTuple):
-    """What one request wants."""
+class PredictRequest(NamedTuple):
+    """One request, read and checked."""
 
     data: bytes  # an image file
     panoptic: bool
     overlay: bool
-    options: tuple[tuple[str, Any], ...]  # of the call of the pipeline
+    options: tuple[tuple[str, Any], ...]  # keyword arguments for the pipeline
 
 
-class Answer(NamedTuple):
-    """What it gets."""
+class PredictResponse(NamedTuple):
+    """The response to one request."""
 
     content: bytes
     media_type: str
     status: int = 200
 
 
-class Answers:
-    """Calls of one pipeline for the orders of many requests.
+class RequestHandler:
+    """Runs one pipeline on the images of many requests.
 
     Args:
-        pipeline: of the model; not closed here.
-        max_pixels: larger images are refused before they are decoded.
-        batched: told how many images go into the pipeline together.
+        pipeline: stays the caller's.
+        max_pixels: larger images are rejected before they are decoded.
+        observe_batch: called with the number of images that go into the pipeline together.
     """
 
-    def __init__(self, pipeline: Pipeline, max_pixels: int, batched: Callable[[int], None]) -> None:
-        self._pipeline, self._max_pixels, self._batched = pipeline, max_pixels, batched
+    def __init__(
+        self, pipeline: Pipeline, max_pixels: int, observe_batch: Callable[[int], None]
+    ) -> None:
+        self._pipeline, self._max_pixels = pipeline, max_pixels
+        self._observe_batch = observe_batch
 
-    def __call__(self, orders: list[Order]) -> list[Answer]:
-        """The answer to each order; a bad image spoils no other's."""
-        answers: dict[int, Answer] = {}
+    def __call__(self, requests: list[PredictRequest]) -> list[PredictResponse]:
+        """The response to each request; a bad image spoils no other response."""
+        responses: dict[int, PredictResponse] = {}
         images: dict[int, np.ndarray] = {}
-        alike: dict[Any, list[int]] = {}  # orders that one call can carry out
-        for place, order in enumerate(orders):
+        alike: dict[Any, list[int]] = {}  # requests that one call of the pipeline can serve
+        for index, request in enumerate(requests):
             try:
-                images[place] = decoded(order.data, self._max_pixels)
-                alike.setdefault((order.panoptic, order.options), []).append(place)
+                images[index] = decode_image(request.data, self._max_pixels)
+                alike.setdefault((request.panoptic, request.options), []).append(index)
             except Exception as error:
-                answers[place] = _refusal(error)
-        for places in alike.values():
-            some, taken = [orders[place] for place in places], [images.pop(p) for p in places]
+                responses[index] = _error_response(error)
+        for group in alike.values():
             try:
-                done = self._found(some, taken)
+                group_images = [images.pop(index) for index in group]
+                done = self._predict([requests[index] for index in group], group_images)
             except Exception as error:
-                done = [_refusal(error)] * len(places)
-            answers.update(zip(places, done, strict=True))
-        return [answers[place] for place in range(len(orders))]
+                done = [_error_response(error)] * len(group)
+            responses.update(zip(group, done, strict=True))
+        return [responses[index] for index in range(len(requests))]
 
-    def _found(self, orders: list[Order], images: list[np.ndarray]) -> list[Answer]:
-        """The answers to orders that differ in their images alone."""
-        self._batched(len(images))
-        find: Any = self._pipeline.panoptic if orders[0].panoptic else self._pipeline
-        results = find(images, **dict(orders[0].options))
-        return [
-            _answer(result, order.overlay) for result, order in zip(results, orders, strict=True)
-        ]
+    def _predict(
+        self, requests: list[PredictRequest], images: list[np.ndarray]
+    ) -> list[PredictResponse]:
+        """The responses to requests that differ in their images alone."""
+        self._observe_batch(len(images))
+        predict: Any = self._pipeline.panoptic if requests[0].panoptic else self._pipeline
+        results = predict(images, **dict(requests[0].options))
+        pairs = zip(results, requests, strict=True)
+        return [_response(result, request.overlay) for result, request in pairs]
 
 
-def _refusal(error: Exception) -> Answer:
-    """No exception leaves the thread: its traceback holds uploads, and the one who gets it holds
-    it, until the garbage collector runs, which counts objects and not megabytes.
+def _error_response(error: Exception) -> PredictResponse:
+    """Turn an exception into a response here.
+
+    A raised exception would keep the upload alive through its traceback until the next garbage
+    collection.
     """
     status, text, _ = failure(error)
-    return Answer(json.dumps({"error": text}).encode(), "application/json", status)
+    return PredictResponse(json.dumps({"error": text}).encode(), "application/json", status)
 
 
-def _answer(result: Instances | PanopticSegmentation, overlay: bool) -> Answer:
+def _response(result: Instances | PanopticSegmentation, overlay: bool) -> PredictResponse:
     if overlay:
-        return Answer(cv2.imencode(".png", result.plot())[1].tobytes(), "image/png")
-    data = _instances(result) if isinstance(result, Instances) else _segments(result)
-    return Answer(json.dumps(data).encode(), "application/json")
-
-
-def _instances(result: Instances) -> dict[str, Any]:
-    return {
-        "image_size": list(result.image_size),
-        "boxes": result.boxes.tolist(),
-        "scores": result.scores.tolist(),
-        "labels": result.labels.tolist(),
-        "names": list(result.names),
-        "masks": result.rle(),
-    }
-
-
-def _segments(result: PanopticSegmentation) -> dict[str, Any]:
-    pairs = zip(result.segments, result.rle(), strict=True)
-    segments = [segment.to_dict() | {"mask": rle} for segment, rle in pairs]
-    return {"image_size": list(result.id_map.shape), "segments": segments}
+        return PredictResponse(cv2.imencode(".png", result.plot())[1].tobytes(), "image/png")
+    return PredictResponse(json.dumps(result.to_dict()).encode(), "application/json")

@@ -1,4 +1,4 @@
-"""The door on a port, until a signal ends it."""
+"""The HTTP server on a port, until a signal ends it."""
 
 import math
 import signal
@@ -9,10 +9,10 @@ from collections.abc import Callable
 import uvicorn
 
 from condinst_infer.errors import ConfigError
-from condinst_infer.serving.http.app import Door
+from condinst_infer.serving.http.app import HttpApp
 
 
-def bound(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
     """A socket that has the port, 0 for any, but is not yet listening.
 
     Raises:
@@ -37,26 +37,26 @@ def bound(host: str, port: int) -> socket.socket:
     return listener
 
 
-class Server(uvicorn.Server):
-    """Serves a door; `started` is true when it takes requests, `should_exit` ends it.
+class HttpServer(uvicorn.Server):
+    """Serves an application; `started` is true when it takes requests, `should_exit` ends it.
 
     Args:
-        door: not closed here.
+        app: not closed here.
         listening: called once, when it takes requests.
     """
 
-    def __init__(self, door: Door, listening: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, app: HttpApp, listening: Callable[[], None] = lambda: None) -> None:
         self._listening = listening
         super().__init__(
             uvicorn.Config(
-                door.asgi,
+                app.asgi,
                 lifespan="off",
                 ws="none",
                 log_level="warning",
                 access_log=False,
                 server_header=False,
-                # all are answered by then, but some clients take no answer
-                timeout_graceful_shutdown=math.ceil(door.limits.timeout_s) + 1,
+                # all have their response by then, but some clients do not read it
+                timeout_graceful_shutdown=math.ceil(app.limits.timeout_s) + 1,
             )
         )
 
@@ -65,7 +65,7 @@ class Server(uvicorn.Server):
         self._listening()
 
     def serve_until_signal(self, listener: socket.socket) -> None:
-        """Serve; SIGTERM and Ctrl-C let requests in flight be answered first."""
+        """Serve; SIGTERM and Ctrl-C let requests in flight get their response first."""
         if threading.current_thread() is not threading.main_thread():
             return self.run([listener])
         # uvicorn raises the signal that ended it again when all is done: nothing more to do then

@@ -11,20 +11,20 @@ from starlette.requests import Request
 
 from condinst_infer.errors import InputError
 from condinst_infer.processing.preprocess import image_from_file, size_from_file
-from condinst_infer.serving.http.failures import Refused
+from condinst_infer.serving.http.failures import Rejection
 
 NAME = "the upload"  # what messages call the image
 _FIELDS, _FIELD_BYTES = 16, 4096
 
 
 class Upload(NamedTuple):
-    """What a request brought."""
+    """Content of a request."""
 
     data: bytes  # an image file
     fields: dict[str, str]  # of a form
 
 
-async def uploaded(request: Request, max_bytes: int) -> Upload:
+async def read_upload(request: Request, max_bytes: int) -> Upload:
     """The upload of a request: its body, or the one file of a form.
 
     Raises:
@@ -33,7 +33,7 @@ async def uploaded(request: Request, max_bytes: int) -> Upload:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     form = kind == "multipart/form-data"
     if not (form or kind in ("", "application/octet-stream") or kind.startswith("image/")):
-        raise Refused(
+        raise Rejection(
             415,
             f"{kind} can't be read; send the image as the body, with Content-Type image/jpeg, "
             "another image/ or application/octet-stream, or in a form, multipart/form-data.",
@@ -44,33 +44,33 @@ async def uploaded(request: Request, max_bytes: int) -> Upload:
     if form:
         upload = await _from_form(request, max_bytes)
     else:
-        chunks = [chunk async for chunk in _limited(request, max_bytes)]
+        chunks = [chunk async for chunk in _read_chunks(request, max_bytes)]
         upload = Upload(b"".join(chunks), {})
     if not upload.data:
-        raise Refused(400, f"{NAME} is empty (0 bytes); send an image file.")
+        raise Rejection(400, f"{NAME} is empty (0 bytes); send an image file.")
     return upload
 
 
-def decoded(data: bytes, max_pixels: int) -> np.ndarray:
+def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
     """The image in `data`, BGR uint8 [H, W, 3]; Refused if there is none or it is too large."""
     try:
         height, width = size_from_file(BytesIO(data), NAME)
         if height * width > max_pixels:
-            raise Refused(
+            raise Rejection(
                 413,
                 f"{NAME} has {width} x {height} = {height * width} pixels; "
                 f"this server takes at most {max_pixels}.",
             )
         return image_from_file(BytesIO(data), NAME, max_pixels=max_pixels)
     except InputError as error:
-        raise Refused(400, str(error)) from None
+        raise Rejection(400, str(error)) from None
 
 
-def _too_large(max_bytes: int) -> Refused:
-    return Refused(413, f"{NAME} is too large; this server takes at most {max_bytes} bytes.")
+def _too_large(max_bytes: int) -> Rejection:
+    return Rejection(413, f"{NAME} is too large; this server takes at most {max_bytes} bytes.")
 
 
-async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+async def _read_chunks(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
@@ -83,7 +83,7 @@ async def _from_form(request: Request, max_bytes: int) -> Upload:
     """The one file of a form, never written to disk, and its other fields."""
     parser = MultiPartParser(
         request.headers,
-        _limited(request, max_bytes),
+        _read_chunks(request, max_bytes),
         max_files=1,
         max_fields=_FIELDS,
         max_part_size=_FIELD_BYTES,
@@ -92,7 +92,7 @@ async def _from_form(request: Request, max_bytes: int) -> Upload:
     try:
         form = await parser.parse()
     except (MultiPartException, FormParserError) as error:
-        raise Refused(400, f"the form can't be read: {str(error).rstrip('.')}.") from None
+        raise Rejection(400, f"the form can't be read: {str(error).rstrip('.')}.") from None
     fields, data = {}, b""
     for name, value in form.multi_items():
         if isinstance(value, str):
@@ -101,5 +101,5 @@ async def _from_form(request: Request, max_bytes: int) -> Upload:
             data = await value.read()
             await value.close()
     if not data:
-        raise Refused(400, "the form holds no image; send one file: curl -F image=@photo.jpg")
+        raise Rejection(400, "the form holds no image; send one file: curl -F image=@photo.jpg")
     return Upload(data, fields)

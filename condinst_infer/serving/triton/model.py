@@ -1,4 +1,4 @@
-"""What Triton's Python backend runs: an image in, instances with native masks out."""
+"""The model in Triton's Python backend: an image in, instances with native masks out."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,6 @@ import numpy as np
 
 from condinst_infer.config.model import MAX_PIXELS
 from condinst_infer.contract.metadata import Metadata, metadata_from_props
-from condinst_infer.contract.session import session_repr
 from condinst_infer.contract.tensors import (
     TensorSpec,
     check_feeds,
@@ -58,7 +57,7 @@ class TritonSession:
         self.inputs, self.outputs = contract_inputs(metadata), contract_outputs(metadata)
 
     def __repr__(self) -> str:
-        return session_repr(self, f"model {self._name} in Triton")
+        return f"<TritonSession: {self.metadata.describe()}; model {self._name} in Triton>"
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """All outputs by name, as new arrays; Triton may run several calls together."""
@@ -144,25 +143,26 @@ class TritonModel:
         """The wanted outputs, and those that come with them."""
         outputs = {}
         if not wanted.isdisjoint(INSTANCES):
-            outputs |= _of_instances(self._pipeline(image))
+            outputs |= _tensors_of_instances(self._pipeline(image))
         if not wanted.isdisjoint(PANOPTIC):
-            outputs |= _of_segments(self._pipeline.panoptic(image))
+            outputs |= _tensors_of_segments(self._pipeline.panoptic(image))
         return outputs
 
 
-def _of_instances(found: Instances) -> dict[str, np.ndarray]:
+def _tensors_of_instances(instances: Instances) -> dict[str, np.ndarray]:
+    data = instances.to_dict()
     return {
-        "boxes": found.boxes,
-        "scores": found.scores,
-        "labels": found.labels,
-        "names": _texts(found.names),
-        "masks": _texts([json.dumps(rle) for rle in found.rle()]),
+        "boxes": instances.boxes,
+        "scores": instances.scores,
+        "labels": instances.labels,
+        "names": _texts(data["names"]),
+        "masks": _texts([json.dumps(rle) for rle in data["masks"]]),
     }
 
 
-def _of_segments(found: PanopticSegmentation) -> dict[str, np.ndarray]:
-    segments = [json.dumps(segment.to_dict()) for segment in found.segments]
-    return {"id_map": found.id_map, "segments": _texts(segments)}
+def _tensors_of_segments(segmentation: PanopticSegmentation) -> dict[str, np.ndarray]:
+    segments = [json.dumps(segment.to_dict()) for segment in segmentation.segments]
+    return {"id_map": segmentation.id_map, "segments": _texts(segments)}
 
 
 def _texts(texts: Sequence[str]) -> np.ndarray:

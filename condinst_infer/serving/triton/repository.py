@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from condinst_infer.contract.metadata import Metadata
+from condinst_infer.contract.model_file import ModelFile
 from condinst_infer.contract.tensors import (
     TensorSpec,
     contract_inputs,
@@ -20,7 +21,7 @@ from condinst_infer.errors import ModelFileError
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.runtimes.runner import check_whole_graph
 from condinst_infer.serving.triton.model import INPUTS, INSTANCES, METADATA, NETWORK, PANOPTIC
-from condinst_infer.system.files import shipped
+from condinst_infer.system.files import native_sources
 from condinst_infer.trt import sidecar
 
 MAX_BATCH = 4  # images of an ONNX file of dynamic batch; what Triton itself takes where none is set
@@ -34,7 +35,7 @@ _TYPES = {
 
 
 class _Network(NamedTuple):
-    """What Triton has to know of a model file."""
+    """Facts about a model file that Triton has to know."""
 
     backend: str
     file: str  # the name the backend looks for
@@ -46,7 +47,7 @@ class _Network(NamedTuple):
 
 
 def model_name(path: Path) -> str:
-    """What Triton calls the model in the file `path`."""
+    """Name of the model in Triton, from the file `path`."""
     return re.sub(r"[^\w-]+", "_", path.stem)
 
 
@@ -62,13 +63,13 @@ def write_repository(folder: Path, name: str, model: Path) -> None:
         ModelFileError: the file is damaged, not ours, or none that Triton runs.
         SessionError: it does not hold the whole model.
     """
-    network = _engine(model) if model.suffix.lower() == ".engine" else _onnx(model)
+    network = _engine(model) if ModelFile.ENGINE.matches(model) else _onnx(model)
     check_whole_graph(network.metadata)
     inner = NETWORK.format(name)
     shutil.copyfile(model, _version(folder, inner) / network.file)
     (folder / inner / "config.pbtxt").write_text(_network_config(inner, network))
     step = _version(folder, name)
-    shutil.copyfile(shipped("triton") / "model.py", step / "model.py")
+    shutil.copyfile(native_sources("triton") / "model.py", step / "model.py")
     (step / METADATA).write_text(json.dumps(network.metadata.to_props()))
     (folder / name / "config.pbtxt").write_text(_step_config(name, network))
 
@@ -109,12 +110,12 @@ def _engine(path: Path) -> _Network:
         kind="KIND_GPU",
         metadata=metadata,
         inputs=contract_inputs(metadata),
-        outputs={n: _fixed(spec, fixed[n], metadata) for n, spec in outputs.items()},
-        max_batch=0 if metadata.batch else beside.profile.most[0],
+        outputs={n: _fix_sides(spec, fixed[n], metadata) for n, spec in outputs.items()},
+        max_batch=0 if metadata.batch else beside.profile.max[0],
     )
 
 
-def _fixed(spec: TensorSpec, shape: tuple[int, ...], metadata: Metadata) -> TensorSpec:
+def _fix_sides(spec: TensorSpec, shape: tuple[int, ...], metadata: Metadata) -> TensorSpec:
     """`spec` with those sides of `shape` that a static file fixes."""
 
     def side(letter: int | str, size: int) -> int | str:
@@ -139,7 +140,7 @@ def _network_config(name: str, network: _Network) -> str:
 
 
 def _step_config(name: str, network: _Network) -> str:
-    """Of the Python model: a request is one image, so Triton joins the network's requests.
+    """The config.pbtxt of the Python model: one image per request; the network batches.
 
     There are as many processes as the network takes images at once, and at least two, so that
     one prepares an image or puts masks together while the network works for another.
