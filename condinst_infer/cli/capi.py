@@ -1,18 +1,20 @@
-"""`condinst capi`: builds the C library of engines/capi, and says how to compile against it."""
+"""`condinst capi`: the library for C and C++ of engines/capi, and flags for a compiler."""
 
-import argparse
 import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import condinst_infer
+from condinst_infer.cli.options import Verb
 from condinst_infer.errors import ConfigError
-from condinst_infer.system.files import replacing, shipped
+from condinst_infer.system.files import atomic_file, native_sources
 
 HEADERS = ("condinst.h", "condinst.hpp")
 TEMPLATES = {  # of engines/capi -> where it belongs
@@ -22,32 +24,74 @@ TEMPLATES = {  # of engines/capi -> where it belongs
 }
 
 
-def capi(args: argparse.Namespace) -> int:
-    """`condinst capi`: build, or print flags of what was built."""
-    folder = (args.output or Path(sys.prefix) / "condinst").resolve()
-    if args.action == "build":
-        build(folder, args.compiler)
-        again = f" -o {folder}" if args.output else ""
+@dataclass(frozen=True, kw_only=True)
+class CApiOptions:
+    """Options of `condinst capi`."""
+
+    action: str | None
+    include: bool
+    libs: bool
+    cmake: bool
+    output: Path | None
+    compiler: str | None
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Add the fields of `CApiOptions`."""
+    parser.add_argument(
+        "action",
+        nargs="?",
+        choices=("build",),
+        metavar="build",
+        help="compile libcondinst for the Python that runs this command",
+    )
+    parser.add_argument(
+        "--include", action="store_true", help="print the compiler option for the headers"
+    )
+    parser.add_argument("--libs", action="store_true", help="print the linker options")
+    parser.add_argument(
+        "--cmake",
+        action="store_true",
+        help="print the folder for condinst_DIR, where find_package(condinst) looks",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder to build the library in (default: condinst, in the Python environment)",
+    )
+    parser.add_argument(
+        "--compiler", metavar="CC", help="compiler for build (default: $CC, else cc)"
+    )
+
+
+def run(options: CApiOptions) -> int:
+    """Build the library, or print flags of the one that was built."""
+    folder = (options.output or Path(sys.prefix) / "condinst").resolve()
+    if options.action == "build":
+        build(folder, options.compiler)
+        again = f" -o {folder}" if options.output else ""
         print(f"libcondinst {condinst_infer.__version__} for {sys.executable} is in {folder}")
         print(f"compile with: cc main.c $(condinst capi --include --libs{again})")
         return 0
-    words = list(_flags(args, folder))
+    words = list(_flags(options, folder))
     if not words:
         raise ConfigError(
             "say what to do: build, or --include, --libs or --cmake. See: condinst capi --help"
         )
-    if not (folder / "lib" / library(shipped("capi"))).exists():
+    if not (folder / "lib" / library(native_sources("capi"))).exists():
         raise ConfigError(f"there is no libcondinst in {folder}. Build it: condinst capi build")
     print(" ".join(words))
     return 0
 
 
-def _flags(args: argparse.Namespace, folder: Path) -> Iterator[str]:
-    if args.include:
+def _flags(options: CApiOptions, folder: Path) -> Iterator[str]:
+    if options.include:
         yield f"-I{folder / 'include'}"
-    if args.libs:
+    if options.libs:
         yield from (f"-L{folder / 'lib'}", f"-Wl,-rpath,{folder / 'lib'}", "-lcondinst")
-    if args.cmake:
+    if options.cmake:
         yield str(folder / "lib" / "cmake" / "condinst")
 
 
@@ -71,19 +115,21 @@ def build(folder: Path, compiler: str | None = None) -> None:
             f"the compiler {compiler} is missing. Install one (apt-get install gcc) or name "
             "yours: condinst capi build --compiler clang"
         )
-    source, python = shipped("capi"), _libpython()
+    source, python = native_sources("capi"), _libpython()
     name = library(source)
-    with replacing(folder / "lib" / name) as part:
-        _compile([compiler, *_options(source, python), f"-Wl,-soname,{name}", "-o", str(part)])
-    with replacing(folder / "lib" / "libcondinst.so") as part:
+    with atomic_file(folder / "lib" / name) as part:
+        _compile(
+            [compiler, *_compiler_arguments(source, python), f"-Wl,-soname,{name}", "-o", str(part)]
+        )
+    with atomic_file(folder / "lib" / "libcondinst.so") as part:
         part.symlink_to(name)
     for header in HEADERS:
-        with replacing(folder / "include" / header) as part:
+        with atomic_file(folder / "include" / header) as part:
             shutil.copyfile(source / header, part)
     values = {"PREFIX": str(folder), "VERSION": condinst_infer.__version__, "LIBRARY": name}
     for template, path in TEMPLATES.items():
-        with replacing(folder / path) as part:
-            part.write_text(_filled((source / template).read_text(), values))
+        with atomic_file(folder / path) as part:
+            part.write_text(_fill((source / template).read_text(), values))
 
 
 def library(source: Path) -> str:
@@ -93,7 +139,7 @@ def library(source: Path) -> str:
     return f"libcondinst.so.{number[1]}"
 
 
-def _options(source: Path, python: Path) -> list[str]:
+def _compiler_arguments(source: Path, python: Path) -> list[str]:
     """Words for the compiler, without the output."""
     includes = {sysconfig.get_path(name) for name in ("include", "platinclude")}
     if not any((Path(folder) / "Python.h").exists() for folder in includes):
@@ -141,7 +187,17 @@ def _compile(command: list[str]) -> None:
         raise ConfigError(f"{command[0]} can't compile the library: {lines[0]}")
 
 
-def _filled(template: str, values: Mapping[str, str]) -> str:
+def _fill(template: str, values: Mapping[str, str]) -> str:
     for name, value in values.items():
         template = template.replace(f"@{name}@", value)
     return template
+
+
+VERB = Verb(
+    "condinst capi build\n"
+    "  c++ -std=c++17 main.cpp $(condinst capi --include --libs)\n"
+    "  cmake -Dcondinst_DIR=$(condinst capi --cmake) ...",
+    add_options,
+    CApiOptions,
+    run,
+)

@@ -1,120 +1,98 @@
-"""What this machine can do with a model, what is missing, and the command that installs it.
+"""`condinst doctor`: what works on this machine, and the command that installs the rest.
 
 Versions come from the installed packages' records; only ONNX Runtime and OpenVINO are imported,
 since no record lists what they offer on this machine.
 """
 
-import argparse
 import importlib
 import json
 import platform
 from collections.abc import Mapping
-from importlib import metadata
+from dataclasses import dataclass
 from typing import Any
 
-from condinst_infer.profiling import environment
+from condinst_infer.cli.options import Verb, add_json
+from condinst_infer.profiling.environment import package_versions
+from condinst_infer.system.hardware import gpus
 
-PACKAGES = (
-    "condinst-infer",
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-    "tqdm",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "torch",
-    "safetensors",
-    "onnx",
-    "onnxscript",
-    "pyyaml",
-    "faster-coco-eval",
-    "tensorboard",
-    "supervision",
-    "fastapi",
-    "uvicorn",
-    "python-multipart",
-    "prometheus-client",
-    "ray",
-    "pyarrow",
-    "pandas",
-    "tensorrt",
-    "tensorrt-rtx",
-    "cuda-bindings",
-    "pycuda",
-)
 _CUDA = "CUDAExecutionProvider"
 
 
 def report() -> dict[str, Any]:
     """Plain data: python, platform, packages, providers, openvino, gpus, capabilities."""
-    packages = {name: _version(name) for name in PACKAGES}
-    providers, openvino = _providers(), _openvino_precisions()
-    gpus = environment.gpus()
+    packages = package_versions()
+    providers, openvino, found = _providers(), _openvino_precisions(), gpus()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": packages,
         "providers": providers,
         "openvino": openvino,
-        "gpus": gpus,
-        "capabilities": capabilities(packages, providers, openvino, gpus),
+        "gpus": found,
+        "capabilities": capabilities(packages, providers, openvino, found),
     }
 
 
-def run(args: argparse.Namespace) -> int:
-    """`condinst doctor`."""
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions:
+    """Options of `condinst doctor`."""
+
+    json: bool
+
+
+def run(options: DoctorOptions) -> int:
+    """Print versions, GPUs and capabilities."""
     data = report()
-    print(json.dumps(data) if args.json else text(data))
+    print(json.dumps(data) if options.json else text(data))
     return 0
 
 
 def capabilities(
     packages: Mapping[str, str | None], providers: list[str], openvino: list[str], gpus: list[str]
 ) -> dict[str, dict[str, Any]]:
-    """What can be done: {name: {"ok": bool, "missing": [...], "fix": command or ""}}.
+    """Capabilities by name, each {"ok": bool, "missing": [...], "fix": command or ""}.
 
     Args:
-        packages: version or None of each of `PACKAGES`.
+        packages: version, or None, of each package that the extras name.
         providers: execution providers of ONNX Runtime; empty if it can't be imported.
         openvino: precisions of OpenVINO on this CPU; empty if it can't be imported.
         gpus: one line per NVIDIA GPU.
     """
-    lacks = {name for name, version in packages.items() if version is None}
     runtime = [] if providers else ["onnxruntime"]
     return {
         "run on CPU": _capability(runtime, _extra("cpu")),
         "run in OpenVINO": _capability(
-            ([] if openvino else ["openvino"]) + _missing(lacks, "onnx"), _extra("openvino")
+            ([] if openvino else ["openvino"]) + _absent(packages, "onnx"), _extra("openvino")
         ),
         "run on CUDA": _capability(
             _no_gpu(gpus)
             + ([] if _CUDA in providers else ["onnxruntime-gpu"])
-            + _missing(lacks, "cuda-bindings"),
+            + _absent(packages, "cuda-bindings"),
             # the two wheels hold the same module, the one installed last wins
             "pip uninstall -y onnxruntime && " + _extra("gpu"),
         ),
-        "build engines": _capability(_tensorrt(lacks), _extra("tensorrt")),
+        "build engines": _capability(_tensorrt(packages), _extra("tensorrt")),
         "run engines": _capability(
-            _no_gpu(gpus) + _tensorrt(lacks) + _missing(lacks, "cuda-bindings"), _extra("tensorrt")
+            _no_gpu(gpus) + _tensorrt(packages) + _absent(packages, "cuda-bindings"),
+            _extra("tensorrt"),
         ),
         "export": _capability(
-            _missing(lacks, "torch", "safetensors", "onnx", "onnxscript") + runtime,
+            _absent(packages, "torch", "safetensors", "onnx", "onnxscript") + runtime,
             _extra("export"),
         ),
         "import and PyTorch": _capability(
-            _missing(lacks, "torch", "safetensors", "pyyaml"), _extra("export")
+            _absent(packages, "torch", "safetensors", "pyyaml"), _extra("export")
         ),
         "train": _capability(
-            _missing(lacks, "torch", "safetensors", "faster-coco-eval", "tensorboard"),
+            _absent(packages, "torch", "safetensors", "faster-coco-eval", "tensorboard"),
             _extra("train"),
         ),
-        "eval": _capability(_missing(lacks, "faster-coco-eval") + runtime, _extra("eval")),
+        "eval": _capability(_absent(packages, "faster-coco-eval") + runtime, _extra("eval")),
         "serve": _capability(
-            _missing(lacks, "fastapi", "uvicorn", "python-multipart", "prometheus-client"),
+            _absent(packages, "fastapi", "uvicorn", "python-multipart", "prometheus-client"),
             _extra("serve"),
         ),
-        "predict --ray": _capability(_missing(lacks, "ray", "pyarrow", "pandas"), _extra("ray")),
+        "predict --ray": _capability(_absent(packages, "ray", "pyarrow", "pandas"), _extra("ray")),
     }
 
 
@@ -152,24 +130,17 @@ def _no_gpu(gpus: list[str]) -> list[str]:
     return [] if gpus else [_NO_GPU]
 
 
-def _missing(lacks: set[str], *names: str) -> list[str]:
-    return [name for name in names if name in lacks]
+def _absent(packages: Mapping[str, str | None], *names: str) -> list[str]:
+    return [name for name in names if packages.get(name) is None]
 
 
-def _tensorrt(lacks: set[str]) -> list[str]:
+def _tensorrt(packages: Mapping[str, str | None]) -> list[str]:
     """Either of NVIDIA's two builders will do."""
-    return ["tensorrt"] if {"tensorrt", "tensorrt-rtx"} <= lacks else []
+    return _absent(packages, "tensorrt") and _absent(packages, "tensorrt-rtx") and ["tensorrt"]
 
 
 def _extra(name: str) -> str:
     return f"pip install 'condinst-infer[{name}]'"
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except Exception:  # no record, or a damaged one: a doctor does not fall ill
-        return None
 
 
 def _providers() -> list[str]:
@@ -180,10 +151,13 @@ def _providers() -> list[str]:
 
 
 def _openvino_precisions() -> list[str]:
-    """What `load` takes as `precision` here."""
+    """Precisions that `load` takes here with OpenVINO."""
     try:
         from condinst_infer.runtimes.openvino import cpu_precisions
 
         return cpu_precisions()
     except Exception:  # not installed, or its libraries don't load
         return []
+
+
+VERB = Verb("condinst doctor", add_json, DoctorOptions, run)

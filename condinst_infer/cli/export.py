@@ -1,56 +1,207 @@
-"""`condinst export`, `import`, `info` and `compare`."""
+"""`condinst export`: a checkpoint as ONNX, in fp32, fp16 or int8, or as a model repository."""
 
-import argparse
-import dataclasses
 import json
 import math
-import struct
 import sys
-from collections.abc import Sequence
+from argparse import ArgumentParser
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from condinst_infer.cli.int8 import check_int8, int8_info, write_int8
-from condinst_infer.cli.sources import check_suffix
+from condinst_infer.cli.options import Verb, add_json, add_model, positive, size
+from condinst_infer.cli.sources import image_files
 from condinst_infer.cli.stage_times import stage_times
-from condinst_infer.cli.triton import write_repository
-from condinst_infer.config.model import CondInstConfig, config_from_dict, override
-from condinst_infer.config.model_zoo import published
+from condinst_infer.config.model import CondInstConfig, DetectConfig, override
+from condinst_infer.config.validation import CHOICES
 from condinst_infer.contract.metadata import file_sha256
-from condinst_infer.errors import CheckpointError, ConfigError, InputError, ModelFileError, require
-from condinst_infer.system.files import replacing
+from condinst_infer.contract.model_file import ModelFile, check_output, kind_of
+from condinst_infer.errors import ConfigError, require
+from condinst_infer.system.files import atomic_file, new_folder
 
-_HEADER_LIMIT = 100_000_000  # bytes; the safetensors format allows no longer header
+if TYPE_CHECKING:
+    from condinst_infer.model.condinst import CondInst
+
+_ONLY_INT8 = ("target", "calibration", "annotations", "images", "limit", "max_accuracy_drop")
+_ONLY_CHECKPOINT = ("size", "batch", "max_detections", "score_threshold", "nms")
 
 
-def export(args: argparse.Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Options of `condinst export`; ConfigError if they don't fit together."""
+
+    model: Path
+    output: Path | None
+    triton: Path | None
+    graph: str
+    precision: str
+    size: tuple[int, int] | None
+    batch: int | None
+    max_detections: int | None
+    score_threshold: float | None
+    nms: str | None
+    target: str | None
+    calibration: list[str] | None
+    annotations: Path | None
+    images: Path | None
+    limit: int | None
+    max_accuracy_drop: float | None
+    json: bool
+
+    def __post_init__(self) -> None:
+        if self.precision != "int8":
+            for name in _ONLY_INT8:
+                if getattr(self, name) is not None:
+                    option = {"target": "--for"}.get(name, _option(name))
+                    raise ConfigError(f"{option} is for int8 only: add --precision int8.")
+            return
+        if self.calibration is None:
+            raise ConfigError("int8 needs images like those it will see: --calibration IMAGES.")
+        if (self.annotations is None) != (self.images is None):
+            raise ConfigError("--annotations FILE and --images DIR need each other.")
+        drop = self.max_accuracy_drop
+        if drop is not None and not 0 <= drop < math.inf:  # also refuses NaN
+            raise ConfigError(f"--max-accuracy-drop is {drop}; it must be at least 0.")
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Add the fields of `ExportOptions`."""
+    add_model(
+        parser, "a .safetensors checkpoint of ours; with --triton also an .onnx or .engine file"
+    )
+    written = parser.add_mutually_exclusive_group(required=True)
+    written.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="the .onnx file to write"
+    )
+    written.add_argument(
+        "--triton",
+        type=Path,
+        metavar="DIR",
+        help="write a model repository for NVIDIA Triton instead: a new folder with a model that "
+        "takes images and returns boxes and masks as COCO RLE",
+    )
+    parser.add_argument(
+        "--graph",
+        choices=("full", "detector"),
+        default="full",
+        help="the whole network, or the part before NMS, to run with our CUDA kernels "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "int8"),
+        default="fp32",
+        help="precision of weights and features; int8 needs --calibration (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--size",
+        type=size,
+        metavar="HxW",
+        help="fix the input size in pixels, multiples of 32 (default: any size)",
+    )
+    parser.add_argument(
+        "--batch",
+        type=_batch,
+        metavar="N",
+        help="fix the batch size (default: any)",
+    )
+    _add_detections(parser)
+    _add_int8(parser)
+    add_json(parser)
+
+
+def _add_detections(parser: ArgumentParser) -> None:
+    default = DetectConfig()
+    parser.add_argument(
+        "--max-detections",
+        type=positive,
+        metavar="K",
+        help="largest number of instances per image (default: the checkpoint's, usually "
+        f"{default.max_detections})",
+    )
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        metavar="S",
+        help="lowest score the file can report, 0 to 1 (default: the checkpoint's, usually "
+        f"{default.score_threshold**0.5:.3f})",
+    )
+    parser.add_argument(
+        "--nms",
+        choices=CHOICES["nms"],
+        help="suppress duplicates by the overlap of boxes or of masks; mask needs no box branch "
+        "(default: the checkpoint's, usually box)",
+    )
+
+
+def _add_int8(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "int8", "convolutions in 8 bits, with the accuracy measured beside fp32"
+    )
+    group.add_argument(
+        "--for",
+        dest="target",
+        choices=("cpu", "tensorrt"),
+        help="where the file will run: ONNX Runtime and OpenVINO, or TensorRT (default: cpu)",
+    )
+    group.add_argument(
+        "--calibration",
+        nargs="+",
+        metavar="IMAGES",
+        help="image files, folders (searched) or patterns that show what the model will see",
+    )
+    group.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help="a COCO instances file: measure mask AP instead of the agreement with fp32",
+    )
+    group.add_argument(
+        "--images", type=Path, metavar="DIR", help="folder of the images of --annotations"
+    )
+    group.add_argument(
+        "--limit",
+        type=positive,
+        metavar="N",
+        help="most images used of --calibration, and of --annotations (default: 64)",
+    )
+    group.add_argument(
+        "--max-accuracy-drop",
+        type=float,
+        metavar="X",
+        help="keep layers in fp32 until int8 loses no more: points of mask AP with --annotations "
+        "(default: 0.5), else percent of what fp32 finds (default: 5)",
+    )
+
+
+def run(options: ExportOptions) -> int:
     """Write the file, or a model repository for Triton."""
-    check_int8(args)
-    if args.triton is not None:
-        report = write_repository(args, _write_onnx)
+    if options.triton is not None:
+        figures = _write_repository(options, options.triton)
     else:
-        report = _write_file(args)
-    if args.json:
-        print(json.dumps({"output": str(args.triton or args.output), **report}))
+        assert options.output is not None
+        figures = _write_file(options, options.output)
+    if options.json:
+        print(json.dumps({"output": str(options.triton or options.output), **figures}))
     return 0
 
 
-def _write_file(args: argparse.Namespace) -> dict[str, Any]:
-    """Write `args.output`, and return the figures of its check."""
-    check_suffix(args.output, ".onnx")
-    if args.model.suffix.lower() in (".onnx", ".engine"):
+def _write_file(options: ExportOptions, output: Path) -> dict[str, Any]:
+    """Write `output`, and return the figures of the check."""
+    check_output(output, ModelFile.ONNX)
+    if ModelFile.ONNX.matches(options.model) or ModelFile.ENGINE.matches(options.model):
         raise ConfigError(
-            f"{args.model} is exported already; give the .safetensors checkpoint it was made of."
+            f"{options.model} is exported already; give the .safetensors checkpoint it was made of."
         )
-    with replacing(args.output) as part:
-        report = _write_onnx(args, part)
-    if not args.json:
-        print(f"-> {args.output}")
-    return report
+    with atomic_file(output) as part:
+        figures = _write_onnx(options, part)
+    if not options.json:
+        print(f"-> {output}")
+    return figures
 
 
-def _write_onnx(args: argparse.Namespace, part: Path) -> dict[str, Any]:
-    """Write the file, check it against torch, and keep what torch computes in it.
+def _write_onnx(options: ExportOptions, part: Path) -> dict[str, Any]:
+    """Write the file, check it against PyTorch, and store the self-test in it.
 
     Returns:
         The figures of the check as plain data; without --json they are printed too.
@@ -61,34 +212,34 @@ def _write_onnx(args: argparse.Namespace, part: Path) -> dict[str, Any]:
     from condinst_infer.export.onnx_export import export_onnx
     from condinst_infer.verification.check_export import finish_export
 
-    model = checkpoint.load(args.model)
-    model.config = _narrowed(model.config, args)
+    model = checkpoint.load(options.model)
+    model.config = _narrow(model.config, options)
     with stage_times() as on_stage:
-        if args.precision == "int8":
-            return write_int8(args, model, part, on_stage)
+        if options.precision == "int8":
+            return _write_int8(options, model, part, on_stage)
         export_onnx(
             model,
             part,
-            graph=args.graph,
-            precision=args.precision,
-            size=args.size,
-            batch=args.batch,
-            checkpoint_sha256=file_sha256(args.model),
+            graph=options.graph,
+            precision=options.precision,
+            size=options.size,
+            batch=options.batch,
+            checkpoint_sha256=file_sha256(options.model),
             on_stage=on_stage,
         )
         report = finish_export(model, part, on_stage=on_stage)
     for warning in report.warnings:
         print(f"condinst: warning: {warning}", file=sys.stderr)
-    if not args.json:
+    if not options.json:
         print(report)
     return {"check": report.to_dict()}
 
 
-def _narrowed(config: CondInstConfig, args: argparse.Namespace) -> CondInstConfig:
+def _narrow(config: CondInstConfig, options: ExportOptions) -> CondInstConfig:
     """`config` with another count, another NMS, and another lowest reported score."""
-    given = {name: getattr(args, name) for name in ("max_detections", "nms")}
+    given = {"max_detections": options.max_detections, "nms": options.nms}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    score_threshold = args.score_threshold
+    score_threshold = options.score_threshold
     if score_threshold is not None:
         if not 0 <= score_threshold < 1:  # also refuses NaN
             raise ConfigError(f"--score-threshold is {score_threshold}; it must be from 0 to 1.")
@@ -98,152 +249,91 @@ def _narrowed(config: CondInstConfig, args: argparse.Namespace) -> CondInstConfi
     return override(config, **changes)
 
 
-def import_(args: argparse.Namespace) -> int:
-    """Convert published weights into a checkpoint of ours."""
-    check_suffix(args.output, ".safetensors")
-    for module in ("torch", "safetensors", "yaml"):
-        require(module, "export")
-    config = args.config if args.preset_from is None else published(args.preset_from)
-    from condinst_infer import checkpoint
+def _write_int8(
+    options: ExportOptions, model: "CondInst", part: Path, on_stage: Callable[[str], object]
+) -> dict[str, Any]:
+    """Write `model` in int8, and return what was measured; without --json, print it."""
+    from condinst_infer.evaluation.average_precision import LabelledImages
+    from condinst_infer.quantization import int8
 
-    model = checkpoint.import_weights(args.weights, config)
-    if args.classes is not None:
-        model.config = _renamed(model.config, args.classes)
-    with replacing(args.output) as part:
-        checkpoint.save(model, part)
-    print(f"{model.config.name}, {model.config.heads.num_classes} classes -> {args.output}")
-    return 0
-
-
-def _renamed(config: CondInstConfig, path: Path) -> CondInstConfig:
-    """`config` with the class names in a text file, one per line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the class names in {path} can't be read: {error}.") from None
-    names = tuple(line.strip() for line in lines if line.strip())
-    if len(names) != config.heads.num_classes:
-        raise ConfigError(
-            f"{path} names {len(names)} classes, the weights have {config.heads.num_classes}."
-        )
-    return override(config, class_names=names)
-
-
-def info(args: argparse.Namespace) -> int:
-    """What is inside a model file."""
-    suffix = args.file.suffix.lower()
-    if suffix == ".onnx":
-        data = _onnx_info(args.file)
-    elif suffix == ".safetensors":
-        data = _safetensors_info(args.file)
-    elif suffix == ".engine":
-        data = _engine_info(args.file)
-    else:
-        raise ModelFileError(
-            f"{args.file} is no model file; it must be .onnx, .engine or .safetensors."
-        )
-    data["sha256"] = file_sha256(args.file)
-    data["bytes"] = args.file.stat().st_size
-    if args.json:
-        print(json.dumps(data))
-        return 0
-    config = config_from_dict(data.pop("config"))
-    for key, value in (_config_info(config) | data).items():
-        print(f"{key + ':':20}{value}")
-    return 0
-
-
-def _onnx_info(path: Path) -> dict[str, Any]:
-    from condinst_infer.runtimes.ort import OrtSession
-
-    session = OrtSession(path)
-    data = dataclasses.asdict(session.metadata)
-    data["versions"] = ", ".join(f"{k} {v}" for k, v in session.metadata.versions.items())
-    data["size"] = list(data["size"]) if data["size"] else "dynamic"
-    data["batch"] = data["batch"] or "dynamic"
-    if not data["int8_for"]:
-        del data["int8_for"]
-    data |= int8_info(path)
-    data["inputs"] = {name: str(spec) for name, spec in session.inputs.items()}
-    data["outputs"] = {name: str(spec) for name, spec in session.outputs.items()}
-    return data
-
-
-def _engine_info(path: Path) -> dict[str, Any]:
-    """From the sidecar; the engine is compared with it and not loaded."""
-    from condinst_infer.trt import sidecar
-
-    beside, _ = sidecar.read(path)
-    metadata = beside.metadata(path)
-    versions = ", ".join(f"{k} {v}" for k, v in metadata.versions.items())
-    return {
-        "config": dataclasses.asdict(metadata.config),
-        "graph": metadata.graph,
-        "checkpoint_sha256": metadata.checkpoint_sha256,
-        "versions": versions,
-        **beside.lines(),
-    }
-
-
-def _safetensors_info(path: Path) -> dict[str, Any]:
-    """From the header alone: eight bytes of length, then JSON."""
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(length, _HEADER_LIMIT)))
-        metadata = header.pop("__metadata__", {})
-        tensors = [math.prod(tensor["shape"]) for tensor in header.values()]
-    except OSError as error:
-        raise CheckpointError(f"{path} can't be read: {error.strerror}.") from None
-    except (struct.error, ValueError, AttributeError, KeyError, TypeError):
-        raise CheckpointError(f"{path} is not a safetensors file.") from None
-    if "condinst" not in metadata:
-        raise CheckpointError(
-            f"{path} was not written by condinst-infer. Convert it: "
-            "condinst import WEIGHTS -o model.safetensors"
-        )
-    config = CondInstConfig.from_json(metadata["condinst"])
-    return {
-        "config": dataclasses.asdict(config),
-        "tensors": len(tensors),
-        "parameters": sum(tensors),
-    }
-
-
-def _config_info(config: CondInstConfig) -> dict[str, Any]:
-    """The lines about a config that a person wants to see."""
-    detect = config.detect
-    by_masks = f"{detect.mask_nms}, by the masks of {config.mask_candidates} candidates"
-    return {
-        "name": config.name,
-        "backbone": config.backbone.backbone_type,
-        "neck": config.neck.neck_type,
-        "input": f"short side {config.input.short_side}, long side {config.input.long_side} pixels",
-        "head levels": " ".join(f"P{level}" for level in config.heads.head_levels),
-        "mask head": f"{config.mask.mask_head_depth} layers of {config.mask.mask_head_width}, "
-        f"{config.num_params} parameters, {config.mask.coordinates} coordinates",
-        "mask stride": f"{config.mask.mask_stride} pixels",
-        "NMS": "by boxes" if detect.nms == "box" else by_masks,
-        "max detections": detect.max_detections,
-        "lowest score": round(config.reported_floor, 4),
-        "classes": _first(config.class_names),
-        **({"stuff": _first(config.panoptic.stuff_names)} if config.is_panoptic else {}),
-    }
-
-
-def _first(names: Sequence[str]) -> str:
-    """Some of `names`, and how many there are."""
-    return ", ".join(names[:8]) + (f", ... ({len(names)})" if len(names) > 8 else "")
-
-
-def compare(args: argparse.Namespace) -> int:
-    """Print where two model files differ; 1 if more than they may."""
-    from condinst_infer.verification.compare import compare as compared
-
-    report = compared(args.a, args.b, args.images)
-    if args.json:
-        print(json.dumps(report.to_dict()))
-    else:
+    assert options.calibration is not None
+    limit = options.limit or int8.LIMIT
+    truth = None
+    if options.annotations is not None and options.images is not None:
+        truth = LabelledImages(options.annotations, options.images, limit)
+    report = int8.export_int8(
+        model,
+        part,
+        [file.path for file in image_files(options.calibration, part)],
+        target=options.target or "cpu",
+        graph=options.graph,
+        size=options.size,
+        batch=options.batch,
+        limit=limit,
+        truth=truth,
+        max_accuracy_drop=options.max_accuracy_drop,
+        checkpoint_sha256=file_sha256(options.model),
+        on_stage=on_stage,
+    )
+    if not options.json:
         print(report)
-        print("they agree." if report.ok else "they differ by more than they may.")
-    return 0 if report.ok else 1
+    return {"int8": report.to_dict()}
+
+
+def _write_repository(options: ExportOptions, output: Path) -> dict[str, Any]:
+    """Write a model repository into the new folder `output`; a checkpoint is exported on the way.
+
+    Returns:
+        The figures of the export, if there was one, and the names of the models in the folder.
+    """
+    from condinst_infer.serving.triton import repository
+
+    kind = kind_of(options.model)
+    if options.graph != "full":
+        raise ConfigError("Triton needs the whole model: --graph full.")
+    if kind is not ModelFile.CHECKPOINT:
+        _check_exported(options)
+    name, figures = repository.model_name(options.model), {}
+    with new_folder(output) as folder:
+        model = options.model
+        if kind is ModelFile.CHECKPOINT:
+            model = folder / "model.onnx"
+            figures = _write_onnx(options, model)
+        repository.write_repository(folder, name, model)
+        if model != options.model:
+            model.unlink()
+    network = repository.NETWORK.format(name)
+    if not options.json:
+        print(f"-> {output}: {name} takes images, {network} is its network")
+    return {"model": name, "network": network, **figures}
+
+
+def _check_exported(options: ExportOptions) -> None:
+    """ConfigError if an option says how to export a file that is exported already."""
+    given = [name for name in _ONLY_CHECKPOINT if getattr(options, name) is not None]
+    if options.precision != "fp32":
+        given.append("precision")
+    if given:
+        raise ConfigError(
+            f"{_option(given[0])} is chosen when a checkpoint is exported; "
+            f"{options.model} is exported already."
+        )
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _batch(text: str) -> int | None:
+    """Parse a whole number >= 1, or None from "dynamic"."""
+    return None if text == "dynamic" else positive(text)
+
+
+VERB = Verb(
+    "condinst export model.safetensors -o model.onnx --precision fp16\n"
+    "  condinst export model.safetensors -o int8.onnx --precision int8 --calibration photos/\n"
+    "  condinst export model.onnx --triton models/",
+    add_options,
+    ExportOptions,
+    run,
+)

@@ -1,39 +1,67 @@
-"""Options that several verbs share, and what their texts may be."""
+"""Options that several verbs share, and the frozen dataclasses they become."""
 
 import argparse
 import re
+from argparse import ArgumentParser
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple
 
-from condinst_infer.config.model import MAX_BATCH, RECONNECT
-from condinst_infer.system.hardware import usable_cores
+from condinst_infer.config.model import MAX_BATCH
 
 MAX_WORKERS = 8  # by default: each holds an image and the model's buffers
-Verbs = Any  # what add_subparsers returns has no public name
 
 
-class Parser(argparse.ArgumentParser):
-    """Reports a wrong call in one line instead of the whole usage."""
+class Verb(NamedTuple):
+    """One verb of the command line."""
 
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"condinst: {message}. See: {self.prog} --help\n")
-
-
-def add_verb(verbs: Verbs, name: str, text: str, example: str) -> Parser:
-    """The parser of one verb; `text` says what it does, without a capital and a full stop."""
-    return verbs.add_parser(
-        name,
-        help=text,
-        description=f"{text[0].upper()}{text[1:]}.",
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    example: str  # below its help text
+    add_options: Callable[[ArgumentParser], None]
+    options: Callable[..., Any]  # frozen dataclass: one field per option
+    run: Callable[[Any], int]  # options -> exit status
 
 
-def add_output(verb: Parser, metavar: str, text: str, default: str | None = None) -> None:
-    """`-o`, required if it has no default."""
-    verb.add_argument(
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """Options that say what runs a model file; see `condinst_infer.load`."""
+
+    device: str | None
+    runtime: str | None
+    precision: str | None
+    threads: int | None
+
+    def for_load(self) -> dict[str, Any]:
+        """Keyword arguments of `condinst_infer.load`."""
+        names = ("device", "runtime", "precision", "threads")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(DeviceOptions):
+    """Options that say how a model file is run on many images."""
+
+    workers: int | None
+    batch: int
+
+    def workers_for(self, images: int) -> int:
+        """`--workers`; by default so many that all cores are busy, but none without an image."""
+        batches = -(-images // self.batch)
+        if self.workers or batches <= 1:
+            return self.workers or 1
+        from condinst_infer.system.hardware import usable_cores
+
+        return max(1, min(usable_cores() // (self.threads or 1), MAX_WORKERS, batches))
+
+
+def add_model(parser: ArgumentParser, text: str = "an .onnx, .engine or .safetensors file") -> None:
+    """Add the positional MODEL."""
+    parser.add_argument("model", type=Path, metavar="MODEL", help=text)
+
+
+def add_output(parser: ArgumentParser, metavar: str, text: str, default: str | None = None) -> None:
+    """Add `-o`, required if there is no default."""
+    parser.add_argument(
         "-o",
         "--output",
         type=Path,
@@ -44,148 +72,77 @@ def add_output(verb: Parser, metavar: str, text: str, default: str | None = None
     )
 
 
-def add_device(verb: Parser) -> None:
-    """`--device`, `--runtime` and `--precision`: what runs a model file."""
-    verb.add_argument(
-        "--device", choices=("cpu", "cuda"), help="(default: cpu; cuda for an .engine)"
+def add_device(parser: ArgumentParser) -> None:
+    """Add `--device`, `--runtime` and `--precision`."""
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        help="device to run on (default: cpu; cuda for an .engine)",
     )
-    verb.add_argument(
+    parser.add_argument(
         "--runtime",
         choices=("onnxruntime", "openvino"),
-        help="of an .onnx file on the CPU (default: onnxruntime)",
+        help="library that runs an .onnx file on a CPU (default: onnxruntime)",
     )
-    verb.add_argument(
+    parser.add_argument(
         "--precision",
         choices=("fp32", "bf16", "int8"),
-        help="to compute in, with --runtime openvino (default: that of the file)",
+        help="precision that OpenVINO computes in (default: that of the file)",
     )
 
 
-def add_runtime(verb: Parser) -> None:
-    """How a model file is run on images: `add_device`, `--workers`, `--threads` and `--batch`."""
-    add_device(verb)
-    verb.add_argument(
+def add_run(parser: ArgumentParser) -> None:
+    """Add the fields of `RunOptions`."""
+    add_device(parser)
+    parser.add_argument(
         "--workers",
         type=positive,
         metavar="N",
-        help="batches worked on at the same time, each from reading to writing; 1 takes least "
-        f"memory (default: as many as the cores have room for, up to {MAX_WORKERS})",
+        help="batches in progress at the same time, each from reading to writing; 1 takes the "
+        f"least memory (default: one per --threads cores, up to {MAX_WORKERS})",
     )
-    add_threads(verb, "CPU threads of the model in each worker (default: all, shared)")
-    verb.add_argument(
+    add_threads(parser, "CPU threads of the model in each worker (default: all cores, shared)")
+    parser.add_argument(
         "--batch",
         type=positive,
         default=MAX_BATCH,
         metavar="N",
-        help="images a worker gives the model at once; more cost memory and gain nothing on a CPU "
+        help="images per call of the model; on a CPU more than 1 takes memory and saves no time "
         "(default: %(default)s)",
     )
 
 
-def add_video(verb: Parser) -> None:
-    """`--every` and `--reconnect`: how videos are read."""
-    verb.add_argument(
-        "--every",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="of videos, take every N-th frame; of cameras and live streams the newest is taken "
-        "whenever there is time (default: %(default)s)",
+def add_threads(parser: ArgumentParser, text: str = "CPU threads (default: all)") -> None:
+    """Add `--threads`."""
+    parser.add_argument("--threads", type=positive, metavar="N", help=text)
+
+
+def add_json(parser: ArgumentParser) -> None:
+    """Add `--json`."""
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def table_of_numbers(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows as a table under their keys: real numbers with one digit, "-" where there is none."""
+    from tabulate import tabulate
+
+    columns = {key for row in rows for key in row}
+    align = ("left", *["right"] * (len(columns) - 1))
+    return tabulate(
+        rows, headers="keys", tablefmt="plain", floatfmt=".1f", missingval="-", colalign=align
     )
-    verb.add_argument(
-        "--reconnect",
-        type=count,
-        default=RECONNECT,
-        metavar="N",
-        help="attempts to open a camera or a live stream again that broke off, with growing "
-        "pauses (default: %(default)s)",
-    )
-
-
-def add_ray(verb: Parser) -> None:
-    """`--ray` and what its shards are."""
-    ray = verb.add_argument_group(
-        "Ray", "many images over the cores or GPUs of a cluster, and a rerun goes on"
-    )
-    ray.add_argument(
-        "--ray",
-        metavar="ADDRESS",
-        help="write shards of results instead of overlays and COCO files; local starts Ray on this "
-        "machine, auto and HOST:PORT join its cluster. Each actor takes --workers times "
-        "--threads cores (default: up to 8 times 1), with --device cuda also a GPU. All nodes need "
-        "this package, and model, images and DIR under the same paths",
-    )
-    ray.add_argument(
-        "--shards",
-        choices=("jsonl", "parquet"),
-        default="jsonl",
-        help="JSON lines as of videos, or the same as Parquet (default: %(default)s)",
-    )
-    ray.add_argument(
-        "--shard-size",
-        type=positive,
-        default=100,
-        metavar="N",
-        help="images in a shard, the part that is done again if it was not finished "
-        "(default: %(default)s)",
-    )
-
-
-def workers(args: argparse.Namespace, images: int) -> int:
-    """`--workers`; by default so many that all cores are busy, but none without an image."""
-    room = usable_cores() // (args.threads or 1)
-    return args.workers or max(1, min(room, MAX_WORKERS, -(-images // args.batch)))
-
-
-def runtime(args: argparse.Namespace) -> dict[str, Any]:
-    """What `add_device` and `add_threads` were told, as `load` takes it."""
-    return {name: getattr(args, name) for name in ("device", "threads", "runtime", "precision")}
-
-
-def add_threads(verb: Parser, text: str = "CPU threads (default: all)") -> None:
-    """`--threads`."""
-    verb.add_argument("--threads", type=positive, metavar="N", help=text)
-
-
-def add_json(verb: Parser) -> None:
-    """`--json`."""
-    verb.add_argument("--json", action="store_true", help="print JSON for programs")
 
 
 def positive(text: str) -> int:
-    """A whole number >= 1."""
+    """Parse a whole number >= 1."""
     if not re.fullmatch(r"0*[1-9][0-9]{0,11}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 1")
     return int(text)
 
 
-def count(text: str) -> int:
-    """A whole number >= 0."""
-    return 0 if text == "0" else positive(text)
-
-
-def batch(text: str) -> int | None:
-    """A whole number >= 1, or None for "dynamic"."""
-    return None if text == "dynamic" else positive(text)
-
-
 def size(text: str) -> tuple[int, int]:
-    """(height, width) from "512x736"."""
+    """Parse (height, width) from "512x736"."""
     match = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not HxW, such as 512x736")
     return int(match[1]), int(match[2])
-
-
-def shape(text: str) -> tuple[int, int, int]:
-    """(images, height, width) from "1x512x736"."""
-    match = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NxHxW, such as 1x512x736")
-    return int(match[1]), int(match[2]), int(match[3])
-
-
-def classes(text: str) -> list[int | str]:
-    """Class names and numbers from "person,2"."""
-    names = [name.strip() for name in text.split(",")]
-    return [int(name) if name.isdigit() else name for name in names if name]

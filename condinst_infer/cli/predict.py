@@ -1,140 +1,319 @@
-"""`condinst predict` and `condinst demo`."""
+"""`condinst predict`: instances or panoptic segments of images and videos."""
 
-import argparse
 import json
-import sys
 import time
-from collections import Counter
-from contextlib import closing
-from importlib import resources
-from itertools import chain
+from argparse import ArgumentParser, BooleanOptionalAction
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from condinst_infer.cli import options
-from condinst_infer.cli.predict_images import (
-    Job,
-    PanopticWork,
-    Work,
-    jobs_of,
-    write_coco,
-    write_image,
+from condinst_infer.cli.options import (
+    MAX_WORKERS,
+    RunOptions,
+    Verb,
+    add_json,
+    add_model,
+    add_output,
+    add_run,
+    positive,
 )
-from condinst_infer.cli.predict_ray import predict_ray
-from condinst_infer.cli.predict_video import predict_videos, print_reports, video_jobs
-from condinst_infer.cli.sources import media
-from condinst_infer.errors import InputError
-from condinst_infer.pipeline import Pipeline, load
-from condinst_infer.results.instances import Instances
-from condinst_infer.system.ordered_map import groups, in_order
+from condinst_infer.cli.predict_images import jobs_from_files, predict_images, predictor_for
+from condinst_infer.cli.sources import ImageFile, VideoSource, media
+from condinst_infer.config.model import MAX_PIXELS, RECONNECT
+from condinst_infer.errors import ConfigError, InputError
+from condinst_infer.pipeline import load
+from condinst_infer.processing.options import classes_from_text
+from condinst_infer.system.files import write_json
+
+_FILTERS = ("score_threshold", "max_detections", "classes")
+_THRESHOLDS = ("instance_threshold", "overlap_threshold", "stuff_area_limit")
 
 
-def predict(args: argparse.Namespace) -> int:
-    """0 if all was done, 1 if some could not be read, 130 if a video was interrupted.
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(RunOptions):
+    """Options of `condinst predict`; ConfigError if two of them exclude each other."""
+
+    model: Path
+    source: list[str]
+    output: Path
+    score_threshold: float | None
+    max_detections: int | None
+    classes: list[int | str] | None
+    panoptic: bool
+    instance_threshold: float | None
+    overlap_threshold: float | None
+    stuff_area_limit: int | None
+    overlays: bool
+    coco_json: bool
+    every: int
+    reconnect: int
+    max_pixels: int
+    ray: str | None
+    shards: str
+    shard_size: int
+    json: bool
+
+    def __post_init__(self) -> None:
+        refused, reason = _THRESHOLDS, "it goes with --panoptic"
+        if self.panoptic:
+            refused, reason = _FILTERS, "every pixel counts; use --instance-threshold"
+        for name in refused:
+            if getattr(self, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{option} can't be used here: {reason}.")
+
+    def of_call(self) -> dict[str, Any]:
+        """Keyword arguments of a call of the pipeline, or of `Pipeline.panoptic`."""
+        names = _THRESHOLDS if self.panoptic else _FILTERS
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass
+class PredictReport:
+    """Reports on all sources; plain data, as `--json` prints it."""
+
+    images: list[dict[str, Any]] = field(default_factory=list)
+    videos: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[dict[str, str]] = field(default_factory=list)  # {"file": ..., "error": ...}
+    seconds: float = 0.0
+    coco_json: str | None = None
+
+    def exit_status(self) -> int:
+        """0 if all was done, 1 if some could not be read, 130 if a video was interrupted."""
+        if any(video["interrupted"] for video in self.videos):
+            return 130
+        return int(bool(self.failed) or any(v["broken"] or v["error"] for v in self.videos))
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Add the fields of `PredictOptions`."""
+    add_model(parser)
+    parser.add_argument(
+        "source",
+        nargs="+",
+        metavar="SOURCE",
+        help="images, videos, folders (searched), patterns, .txt files with a path per line, "
+        "camera:N or URLs of streams",
+    )
+    add_output(parser, "DIR", "folder for the results; created if missing")
+    _add_filters(parser)
+    _add_panoptic(parser)
+    parser.add_argument(
+        "--overlays",
+        action=BooleanOptionalAction,
+        default=True,
+        help="write each image with its instances drawn (default: yes)",
+    )
+    parser.add_argument(
+        "--coco-json",
+        action=BooleanOptionalAction,
+        default=True,
+        help="write detections.json, or panoptic.json and its PNGs; for a video a .jsonl "
+        "(default: yes)",
+    )
+    _add_video(parser)
+    add_run(parser)
+    parser.add_argument(
+        "--max-pixels",
+        type=positive,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="reject larger images, height times width (default: %(default)s)",
+    )
+    _add_ray(parser)
+    add_json(parser)
+
+
+def _add_filters(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        metavar="S",
+        help="drop instances with a lower score, 0 to 1 (default: keep all)",
+    )
+    parser.add_argument(
+        "--max-detections",
+        type=int,
+        metavar="K",
+        help="keep at most K instances per image, best first (default: keep all)",
+    )
+    parser.add_argument(
+        "--classes",
+        type=classes_from_text,
+        metavar="A,B",
+        help="keep only these classes: names or numbers, separated by commas (default: keep all)",
+    )
+
+
+def _add_panoptic(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--panoptic",
+        action="store_true",
+        help="segment every pixel into things and stuff; for models with a semantic branch",
+    )
+    parser.add_argument(
+        "--instance-threshold",
+        type=float,
+        metavar="S",
+        help="with --panoptic: drop instances with a lower score (default: the model's)",
+    )
+    parser.add_argument(
+        "--overlap-threshold",
+        type=float,
+        metavar="X",
+        help="with --panoptic: drop an instance if better ones cover more than this part of its "
+        "area, 0 to 1 (default: the model's)",
+    )
+    parser.add_argument(
+        "--stuff-area-limit",
+        type=int,
+        metavar="PIXELS",
+        help="with --panoptic: turn smaller areas of stuff into void (default: the model's)",
+    )
+
+
+def _add_video(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--every",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="process every N-th frame of a video; from a camera or live stream the newest frame "
+        "is processed as soon as the last one is done (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--reconnect",
+        type=_count,
+        default=RECONNECT,
+        metavar="N",
+        help="number of attempts to reopen a camera or live stream that broke off, with growing "
+        "pauses (default: %(default)s)",
+    )
+
+
+def _add_ray(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "Ray", "many images on the cores or GPUs of a cluster; a rerun completes what is missing"
+    )
+    group.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="write shards of results instead of overlays and COCO files; local starts Ray on this "
+        "machine, auto and HOST:PORT join its cluster. Each actor takes --workers times "
+        "--threads cores (default: up to 8 times 1), with --device cuda also a GPU. All nodes need "
+        "this package, and model, images and DIR under the same paths",
+    )
+    group.add_argument(
+        "--shards",
+        choices=("jsonl", "parquet"),
+        default="jsonl",
+        help="format of the shards: the JSON lines of videos, or the same records as Parquet "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--shard-size",
+        type=positive,
+        default=100,
+        metavar="N",
+        help="images in a shard; an unfinished shard is done again as a whole "
+        "(default: %(default)s)",
+    )
+
+
+def run(options: PredictOptions) -> int:
+    """Write results of all sources and print a summary.
 
     Raises:
         InputError: nothing could be read.
     """
-    if args.ray is not None:
-        return predict_ray(args)
-    images, videos = media(args.source, args.output)
-    jobs, later = jobs_of(images, args), video_jobs(videos, args)
+    if options.ray is not None:
+        from condinst_infer.cli.predict_ray import predict_ray
+
+        return predict_ray(options)
     start = time.perf_counter()
-    workers = options.workers(args, options.MAX_WORKERS if videos else len(jobs))
-    pipeline = load(
-        args.model,
-        **options.runtime(args),
+    images, videos = media(options.source, options.output)
+    report = predict_media(images, videos, options)
+    report.seconds = round(time.perf_counter() - start, 3)
+    if options.json:
+        print(json.dumps(asdict(report)))
+    else:
+        _print_summary(report, options)
+    return report.exit_status()
+
+
+def predict_media(
+    images: list[ImageFile], videos: list[VideoSource], options: PredictOptions
+) -> PredictReport:
+    """Write results of images, then of videos; what can't be read is printed on stderr.
+
+    Raises:
+        InputError: nothing could be read.
+    """
+    jobs = jobs_from_files(images, options)
+    video_jobs: list[Any] = []
+    if videos:
+        from condinst_infer.cli.predict_video import jobs_from_sources
+
+        video_jobs = jobs_from_sources(videos, options)
+    report, unopened = PredictReport(), []
+    count = len(images) + len(videos)
+    workers = options.workers_for(MAX_WORKERS if videos else len(jobs))
+    with load(
+        options.model,
+        **options.for_load(),
         workers=workers,
-        max_pixels=args.max_pixels,
-        max_batch=args.batch,
-    )
-    with pipeline:
-        work = (PanopticWork if args.panoptic else Work)(pipeline, args)
-        results, rows, failed = _predict_images(work, jobs, args, workers)
-        wanted = args.coco_json and (results or not (failed or videos))
-        coco = args.output / work.coco_name if wanted else None
-        if coco is not None:
-            write_coco(coco, work.coco(results, rows))
-        reports, unopened = predict_videos(work, later, args, workers)
-    failed += unopened
-    if failed and len(failed) == len(images) + len(videos):
-        alone = len(failed) == 1
-        what = "video" if not images else "source" if videos else "image"
-        raise InputError(failed[0]["error"] if alone else f"no {what} could be read.")
-    for failure in unopened:
-        print(f"condinst: {failure['error']}", file=sys.stderr)
-    print_reports(reports, work.noun, args)
-    report = {"images": results, "videos": reports, "failed": failed}
-    _report(report, coco, time.perf_counter() - start, args, work.noun)
-    if any(report["interrupted"] for report in reports):
-        return 130
-    return 1 if failed or any(r["broken"] or r["error"] for r in reports) else 0
+        max_pixels=options.max_pixels,
+        max_batch=options.batch,
+    ) as pipeline:
+        predictor = predictor_for(pipeline, options)
+        report.images, rows, report.failed = predict_images(
+            predictor, jobs, workers=workers, batch=options.batch, tell_failures=count > 1
+        )
+        if options.coco_json and report.images:
+            path = options.output / predictor.coco_name
+            write_json(path, predictor.coco(report.images, rows))
+            report.coco_json = str(path)
+        if videos:
+            from condinst_infer.cli.predict_video import predict_videos
+
+            report.videos, unopened = predict_videos(predictor, video_jobs, options, workers)
+            report.failed += unopened
+    if report.failed and len(report.failed) == count:
+        kind = "source" if images and videos else "video" if videos else "image"
+        raise InputError(report.failed[0]["error"] if count == 1 else f"no {kind} could be read.")
+    if videos:
+        from condinst_infer.cli.predict_video import print_warnings
+
+        print_warnings(report.videos, unopened)
+    return report
 
 
-def _predict_images(
-    work: Work, jobs: list[Job], args: argparse.Namespace, workers: int
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, str]]]:
-    """A report of each image, all rows of the COCO file, and what could not be read."""
-    results, rows, failed = [], [], []
-    parts = groups(jobs, max(args.batch, work.pipeline.metadata.batch or 1))
-    # none on a pipe (None), and on a terminal only when it takes longer than two seconds
-    with (
-        tqdm(total=len(jobs), unit="image", disable=None, delay=2) as bar,
-        closing(in_order(work, parts, workers=workers)) as done,
-    ):
-        for result, found in chain.from_iterable(done):
-            bar.update()
-            if "error" not in result:
-                results.append(result)
-                rows += found
-                continue
-            failed.append(result)
-            if len(jobs) > 1:  # that of a single file is raised later
-                tqdm.write(f"condinst: {result['error']}", file=sys.stderr)
-    return results, rows, failed
+def _print_summary(report: PredictReport, options: PredictOptions) -> None:
+    noun = "segments" if options.panoptic else "instances"
+    if report.videos:
+        from condinst_infer.cli.predict_video import print_summary
+
+        print_summary(report.videos, noun)
+    if report.images or not report.videos:
+        count = sum(image[noun] for image in report.images)
+        skipped = f", {len(report.failed)} skipped" if report.failed else ""
+        print(
+            f"{len(report.images)} images, {count} {noun}{skipped}, {report.seconds:.1f} s "
+            f"-> {options.output}"
+        )
 
 
-def _report(
-    report: dict[str, list[Any]],
-    coco: Path | None,
-    seconds: float,
-    args: argparse.Namespace,
-    noun: str,
-) -> None:
-    if args.json:
-        data = report | {"seconds": round(seconds, 3)}
-        print(json.dumps(data | {"coco_json": None if coco is None else str(coco)}))
-        return
-    results, failed = report["images"], report["failed"]
-    if results or not report["videos"]:
-        count = sum(result[noun] for result in results)
-        skipped = f", {len(failed)} skipped" if failed else ""
-        print(f"{len(results)} images, {count} {noun}{skipped}, {seconds:.1f} s -> {args.output}")
+def _count(text: str) -> int:
+    """Parse a whole number >= 0."""
+    return 0 if text == "0" else positive(text)
 
 
-def demo(args: argparse.Namespace) -> int:
-    """Run the bundled model on the bundled photograph."""
-    data = resources.files("condinst_infer") / "data"
-    with (
-        resources.as_file(data / "nuclei.onnx") as model,
-        resources.as_file(data / "nuclei.jpg") as photo,
-        load(model, threads=args.threads) as pipeline,
-    ):
-        pipeline(photo)  # the first call also allocates
-        start = time.perf_counter()
-        result = pipeline(photo)
-        milliseconds = 1000 * (time.perf_counter() - start)
-        write_image(args.output, result.plot())
-        _report_demo(pipeline, result, milliseconds, args.output)
-    return 0
-
-
-def _report_demo(pipeline: Pipeline, result: Instances, milliseconds: float, path: Path) -> None:
-    height, width = result.image_size
-    counts = Counter(result.names).most_common()
-    print(f"model:     {pipeline.config.name}, {pipeline.metadata.precision}")
-    print(f"image:     {width} x {height}, {milliseconds:.0f} ms from file to masks")
-    print(f"instances: {len(result)}  " + ", ".join(f"{n} {name}" for name, n in counts[:6]))
-    print(f"overlay:   {path}")
+VERB = Verb(
+    "condinst predict model.onnx street.jpg holiday/ 'scans/*.png' -o out --score-threshold 0.4\n"
+    "  condinst predict model.onnx traffic.mp4 camera:0 rtsp://host/stream -o out\n\n"
+    "exit status: 0 all done, 1 some could not be read, 2 nothing was done, 130 interrupted:\n"
+    "the current video is closed properly, and images done before it are kept",
+    add_options,
+    PredictOptions,
+    run,
+)

@@ -1,27 +1,28 @@
-"""What `condinst predict` does to an image, and the COCO file it ends with."""
+"""Images of `condinst predict`: read, find, draw, write, and the COCO file at the end."""
 
-import argparse
-import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from condinst_infer.cli.sources import ImageFile, VideoSource
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.processing.preprocess import read_image
-from condinst_infer.results.instances import Instances
-from condinst_infer.results.panoptic import PanopticSegmentation
-from condinst_infer.system.files import replacing
+from condinst_infer.system.files import atomic_file
+from condinst_infer.system.ordered_map import run_over_images
 
-FILTERS = ("score_threshold", "max_detections", "classes")
-THRESHOLDS = ("instance_threshold", "overlap_threshold", "stuff_area_limit")
+if TYPE_CHECKING:
+    from condinst_infer.cli.predict import PredictOptions
+    from condinst_infer.results.instances import Instances
+    from condinst_infer.results.panoptic import PanopticSegmentation
 
 
-class Job(NamedTuple):
+class ImageJob(NamedTuple):
     """An image and where its results go."""
 
     file: ImageFile
@@ -30,38 +31,41 @@ class Job(NamedTuple):
     png: Path | None  # of a panoptic segmentation
 
 
-class Done(NamedTuple):
-    """What is reported of an image, or why it could not be read."""
+class ImageOutcome(NamedTuple):
+    """The report on an image, or why it could not be read."""
 
     report: dict[str, Any]
     rows: list[dict[str, Any]]  # its part of the COCO file
 
 
-class Work:
-    """All that is done to a few images: read, find, draw, write; several threads call it."""
+class ImagePredictor:
+    """Finds the instances in a few images and writes the results; several threads call it.
+
+    Args:
+        pipeline: stays the caller's.
+        of_call: keyword arguments of each call of the pipeline.
+        max_pixels: larger images are refused.
+    """
 
     noun, coco_name = "instances", "detections.json"
-    taken, refused = FILTERS, {name: "it goes with --panoptic" for name in THRESHOLDS}
 
-    def __init__(self, pipeline: Pipeline, args: argparse.Namespace) -> None:
-        self.pipeline, self._max_pixels = pipeline, args.max_pixels
-        self._options = {name: getattr(args, name) for name in self.taken}
-        for name, reason in self.refused.items():
-            if getattr(args, name) is not None:
-                raise ConfigError(f"--{name.replace('_', '-')} can't be used here: {reason}.")
+    def __init__(self, pipeline: Pipeline, of_call: dict[str, Any], max_pixels: int) -> None:
+        self.pipeline, self._of_call, self._max_pixels = pipeline, of_call, max_pixels
 
-    def __call__(self, jobs: list[Job]) -> list[Done]:
+    def __call__(self, jobs: list[ImageJob]) -> list[ImageOutcome]:
+        """Predict and write the results of each job."""
+        results = self.predict_files([job.file.path for job in jobs])
         return [
-            Done({"file": str(job.file.path), "error": str(found)}, [])
-            if isinstance(found, InputError)
-            else self._written(job, found)
-            for job, found in zip(jobs, self.each([job.file.path for job in jobs]), strict=True)
+            ImageOutcome({"file": str(job.file.path), "error": str(result)}, [])
+            if isinstance(result, InputError)
+            else self._write(job, result)
+            for job, result in zip(jobs, results, strict=True)
         ]
 
-    def each(self, paths: Sequence[Path]) -> list[Any | InputError]:
+    def predict_files(self, paths: Sequence[Path]) -> list[Any | InputError]:
         """The result of each file, or why it can't be read."""
         images = [self._read(path) for path in paths]
-        results = iter(self.find([i for i in images if not isinstance(i, InputError)]))
+        results = iter(self.predict([i for i in images if not isinstance(i, InputError)]))
         return [i if isinstance(i, InputError) else next(results) for i in images]
 
     def _read(self, path: Path) -> np.ndarray | InputError:
@@ -70,48 +74,45 @@ class Work:
         except InputError as error:
             return error
 
-    def find(self, images: list[np.ndarray]) -> Sequence[Any]:
+    def predict(self, images: list[np.ndarray]) -> Sequence[Any]:
         """The result of each image."""
-        return self.pipeline(images, **self._options)
+        return self.pipeline(images, **self._of_call)
 
-    def _written(self, job: Job, result: Any) -> Done:
+    def _write(self, job: ImageJob, result: Any) -> ImageOutcome:
         """Write the overlay of one image."""
         rows = [row | {"file_name": job.file.path.name} for row in result.to_coco(job.image_id)]
-        return Done(_report(job, result.image_size, {"instances": len(result)}, result), rows)
+        counts = {"instances": len(result)}
+        return ImageOutcome(_report_on_image(job, result.image_size, counts, result), rows)
 
     def coco(self, reports: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Any:
         """The content of the COCO file: `rows` of all images."""
         return rows
 
 
-class PanopticWork(Work):
-    """The same for panoptic segmentations, which also write a PNG each."""
+class PanopticPredictor(ImagePredictor):
+    """Finds the segments in a few images, and also writes a PNG each."""
 
     noun, coco_name = "segments", "panoptic.json"
-    taken = THRESHOLDS
-    refused = dict.fromkeys(FILTERS, "every pixel counts; use --instance-threshold")
 
-    def find(self, images: list[np.ndarray]) -> Sequence[Any]:
+    def predict(self, images: list[np.ndarray]) -> Sequence[Any]:
         """The result of each image."""
-        return self.pipeline.panoptic(images, **self._options)
+        return self.pipeline.panoptic(images, **self._of_call)
 
-    def _written(self, job: Job, result: Any) -> Done:
+    def _write(self, job: ImageJob, result: Any) -> ImageOutcome:
         """Write the overlay and the PNG of one image."""
         if job.png is not None:
             result.write_png(job.png)
-        found = {
+        counts = {
             "segments": len(result.segments),
             "things": sum(segment.is_thing for segment in result.segments),
             "png": None if job.png is None else str(job.png),
         }
         name = "" if job.png is None else job.png.name
-        height, width = result.id_map.shape
-        return Done(
-            _report(job, (height, width), found, result), [result.to_coco(job.image_id, name)]
-        )
+        report = _report_on_image(job, result.id_map.shape, counts, result)
+        return ImageOutcome(report, [result.to_coco(job.image_id, name)])
 
     def coco(self, reports: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Any:
-        """A COCO panoptic file: images, annotations and categories."""
+        """The content of a COCO panoptic file: images, annotations and categories."""
         config = self.pipeline.config
         kinds = (
             (config.category_ids, config.class_names, 1),
@@ -136,34 +137,73 @@ class PanopticWork(Work):
         }
 
 
-def _report(
-    job: Job, size: tuple[int, int], found: dict[str, Any], result: Instances | PanopticSegmentation
+def predictor_for(pipeline: Pipeline, options: "PredictOptions") -> ImagePredictor:
+    """The predictor of instances or, with `--panoptic`, of segments."""
+    kind = PanopticPredictor if options.panoptic else ImagePredictor
+    return kind(pipeline, options.of_call(), options.max_pixels)
+
+
+def predict_images(
+    predictor: ImagePredictor,
+    jobs: list[ImageJob],
+    *,
+    workers: int,
+    batch: int,
+    tell_failures: bool,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, str]]]:
+    """Predict all images: a report on each, all rows of the COCO file, and the failures.
+
+    Args:
+        predictor: called by `workers` threads, each with `batch` jobs or as the file says.
+        tell_failures: print what can't be read as it happens.
+    """
+    reports, rows, failed = [], [], []
+    size = max(batch, predictor.pipeline.metadata.batch or 1)
+    for report, its_rows in run_over_images(predictor, jobs, size, workers):
+        if "error" not in report:
+            reports.append(report)
+            rows += its_rows
+            continue
+        failed.append(report)
+        if tell_failures:
+            tqdm.write(f"condinst: {report['error']}", file=sys.stderr)
+    return reports, rows, failed
+
+
+def _report_on_image(
+    job: ImageJob,
+    size: Sequence[int],
+    counts: dict[str, Any],
+    result: "Instances | PanopticSegmentation",
 ) -> dict[str, Any]:
-    """Draw the overlay, if one is wanted, and say what was found."""
+    """Draw the overlay, if one is wanted, and report on the image."""
     if job.overlay is not None:
         write_image(job.overlay, result.plot())
     return {
         "file": str(job.file.path),
         "image_id": job.image_id,
         "size": list(size),
-        **found,
+        **counts,
         "overlay": None if job.overlay is None else str(job.overlay),
     }
 
 
-def jobs_of(files: list[ImageFile], args: argparse.Namespace) -> list[Job]:
+def jobs_from_files(files: list[ImageFile], options: "PredictOptions") -> list[ImageJob]:
     """Every image with its number and the files its results go to."""
-    nowhere: list[Path | None] = [None] * len(files)
-    overlays = pngs = nowhere
-    if args.overlays:
-        overlays = result_paths(files, args.output, "overlay", _overlay_suffix)
-    if args.panoptic and args.coco_json:
-        folder = args.output / Path(PanopticWork.coco_name).stem
+    overlays: list[Path | None] = [None] * len(files)
+    pngs = overlays
+    if options.overlays:
+        overlays = result_paths(files, options.output, "overlay", _overlay_suffix)
+    if options.panoptic and options.coco_json:
+        folder = options.output / Path(PanopticPredictor.coco_name).stem
         # COCO's file names have no folder, so neither have these
         flat = [ImageFile(path, Path(name.name)) for path, name in files]
         pngs = result_paths(flat, folder, "PNG", lambda _: ".png")
     ids = image_ids([file.path for file in files])
-    return [Job(*parts) for parts in zip(files, ids, overlays, pngs, strict=True)]
+    return [
+        ImageJob(file=file, image_id=id_, overlay=overlay, png=png)
+        for file, id_, overlay, png in zip(files, ids, overlays, pngs, strict=True)
+    ]
 
 
 def _overlay_suffix(name: Path) -> str:
@@ -176,7 +216,7 @@ def result_paths(
     what: str,
     suffix_of: Callable[[Path], str],
 ) -> list[Path | None]:
-    """Where each result goes: no two are the same, none is one of the sources."""
+    """The path of each result: no two are the same, none is one of the sources."""
     sources = {file.path.resolve() for file in files}
     taken: set[Path] = set()
     paths: list[Path | None] = []
@@ -206,26 +246,11 @@ def image_ids(paths: Sequence[Path]) -> list[int]:
     return list(range(1, len(paths) + 1))
 
 
-def found_in(result: Instances | PanopticSegmentation, image_id: int) -> dict[str, Any]:
-    """What a line of JSON says about one image: COCO results, or segments with RLEs."""
-    if isinstance(result, Instances):
-        return {"detections": result.to_coco(image_id)}
-    infos = result.to_coco(image_id, "")["segments_info"]
-    pairs = zip(infos, result.rle(), strict=True)
-    return {"segments": [info | {"segmentation": rle} for info, rle in pairs]}
-
-
-def write_coco(path: Path, content: Any) -> None:
-    """`content` as JSON."""
-    with replacing(path) as part:
-        part.write_text(json.dumps(content), encoding="utf-8")
-
-
 def write_image(path: Path, image: np.ndarray) -> None:
-    """`image`, BGR uint8 [H, W, 3], as the file format of the suffix of `path`."""
+    """Write `image`, BGR uint8 [H, W, 3], in the file format of the suffix of `path`."""
     quality = [cv2.IMWRITE_JPEG_QUALITY, 92] if path.suffix == ".jpg" else []
     done, data = cv2.imencode(path.suffix, image, quality)
     if not done:
         raise InputError(f"{path} can't be written: OpenCV can't encode {path.suffix}.")
-    with replacing(path) as part:
+    with atomic_file(path) as part:
         part.write_bytes(data.tobytes())

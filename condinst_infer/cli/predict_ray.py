@@ -1,6 +1,5 @@
 """`condinst predict --ray`: many images on the cores or GPUs of a Ray cluster, as shards."""
 
-import argparse
 import json
 import logging
 import os
@@ -10,16 +9,17 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, redirect_stdout
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from condinst_infer.cli import options
-from condinst_infer.cli.predict_images import FILTERS, THRESHOLDS, PanopticWork, Work, found_in
-from condinst_infer.cli.shards import Shard, planned, write_shard
+from condinst_infer.cli.options import MAX_WORKERS
+from condinst_infer.cli.predict_images import ImagePredictor, PanopticPredictor, predictor_for
+from condinst_infer.cli.shards import Shard, plan_shards, write_shard
 from condinst_infer.cli.sources import media
 from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.errors import (
@@ -31,19 +31,32 @@ from condinst_infer.errors import (
     require,
 )
 from condinst_infer.pipeline import load
-from condinst_infer.results.instances import Instances
 from condinst_infer.system.ordered_map import groups, in_order
+from condinst_infer.system.progress import progress_bar
 from condinst_infer.system.signals import stop_signals
+
+if TYPE_CHECKING:
+    from condinst_infer.cli.predict import PredictOptions
 
 # what the results depend on, besides the model's bytes and the images
 _SETTINGS = (
-    *("shards", "panoptic", *FILTERS, *THRESHOLDS),
-    *("device", "runtime", "precision", "max_pixels"),
+    "shards",
+    "panoptic",
+    "score_threshold",
+    "max_detections",
+    "classes",
+    "instance_threshold",
+    "overlap_threshold",
+    "stuff_area_limit",
+    "device",
+    "runtime",
+    "precision",
+    "max_pixels",
 )
 _STORE_BYTES = 100 * 2**20  # of a Ray of our own: it holds paths and counts; Ray's least is 75 MiB
 
 
-def predict_ray(args: argparse.Namespace) -> int:
+def predict_ray(options: "PredictOptions") -> int:
     """0 if all was done, 1 if some could not be read, 130 if it was interrupted.
 
     Raises:
@@ -53,101 +66,101 @@ def predict_ray(args: argparse.Namespace) -> int:
     """
     for module in ("pyarrow", "pandas", "ray.data"):
         require(module, "ray")
-    images, videos = media(args.source, args.output)
+    images, videos = media(options.source, options.output)
     if videos:
         raise ConfigError(f"--ray takes images; {videos[0].source} is a video or a stream.")
     start = time.perf_counter()
-    sha256 = _sha256(args.model)
-    settings = {"model_sha256": sha256, **{name: getattr(args, name) for name in _SETTINGS}}
+    sha256 = _sha256(options.model)
+    settings = {"model_sha256": sha256, **{name: getattr(options, name) for name in _SETTINGS}}
     files = [os.path.abspath(file.path) for file in images]  # noqa: PTH100 - keeps symbolic links
-    folder = args.output.absolute()
-    done, todo = planned(folder, f".{args.shards}", settings, files, args.shard_size)
+    folder = options.output.absolute()
+    done, todo = plan_shards(folder, f".{options.shards}", settings, files, options.shard_size)
     report: dict[str, Any] = {
         "images": 0,
-        (PanopticWork if args.panoptic else Work).noun: 0,
+        (PanopticPredictor if options.panoptic else ImagePredictor).noun: 0,
         "failed": [],
         "before": sum(len(shard.files) for shard in done),
         "shards": len(done),
         "interrupted": False,
     }
     if todo:
-        _run(args, sha256, todo, report)
+        _predict_shards(options, sha256, todo, report)
         report["shards"] += sum(shard.path.exists() for shard in todo)
     failed = report["failed"]
     if failed and not report["images"] and not done and not report["interrupted"]:
         raise InputError(failed[0]["error"] if len(failed) == 1 else "no image could be read.")
-    _print(report, time.perf_counter() - start, args)
+    _print_report(report, time.perf_counter() - start, options)
     return 130 if report["interrupted"] else 1 if failed else 0
 
 
-class ShardWork:
-    """What an actor does: the results of a shard at a time, written to its file."""
+class ShardPredictor:
+    """An actor of Ray: finds the instances of one shard at a time and writes its file."""
 
-    def __init__(self, args: argparse.Namespace, sha256: str, workers: int) -> None:
-        self._args, self._sha256, self._workers = args, sha256, workers
+    def __init__(self, options: "PredictOptions", sha256: str, workers: int) -> None:
+        self._options, self._sha256, self._workers = options, sha256, workers
 
     @cached_property
-    def _work(self) -> Work:
-        args = self._args
-        if _sha256(args.model) != self._sha256:
-            raise ModelFileError(f"{args.model} is another file on {platform.node()}.")
+    def _predictor(self) -> ImagePredictor:
+        options = self._options
+        if _sha256(options.model) != self._sha256:
+            raise ModelFileError(f"{options.model} is another file on {platform.node()}.")
         pipeline = load(
-            args.model,
-            **options.runtime(args),
+            options.model,
+            **options.for_load(),
             workers=self._workers,
-            max_pixels=args.max_pixels,
-            max_batch=args.batch,
+            max_pixels=options.max_pixels,
+            max_batch=options.batch,
         )
-        return (PanopticWork if args.panoptic else Work)(pipeline, args)
+        return predictor_for(pipeline, options)
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
         """The report of a shard as JSON; our errors too, which Ray would bury in its own."""
         try:
-            report = self._made(Shard(*json.loads(row["shard"])))
+            report = self._predict_shard(Shard(*json.loads(row["shard"])))
         except CondInstError as error:
             report = {"error": str(error)}
         return {"report": json.dumps(report)}
 
-    def _made(self, shard: Shard) -> dict[str, Any]:
-        """How many images and instances are in a new shard, and what could not be read."""
-        batch = max(self._args.batch, self._work.pipeline.metadata.batch or 1)
+    def _predict_shard(self, shard: Shard) -> dict[str, Any]:
+        """Write a shard; counts of its images and instances, and what could not be read."""
+        batch = max(self._options.batch, self._predictor.pipeline.metadata.batch or 1)
         images = groups(zip(shard.image_ids, shard.files, strict=True), batch)
         with closing(in_order(self._records, images, workers=self._workers)) as parts:
             records = list(chain.from_iterable(parts))
-        noun = "segments" if self._args.panoptic else "detections"
+        noun = "segments" if self._options.panoptic else "detections"
         write_shard(Path(shard.path), records, noun)
         return {
             "images": sum(noun in record for record in records),
-            self._work.noun: sum(len(record.get(noun, ())) for record in records),
+            self._predictor.noun: sum(len(record.get(noun, ())) for record in records),
             "failed": [record for record in records if "error" in record],
         }
 
     def _records(self, images: list[tuple[int, str]]) -> list[dict[str, Any]]:
-        """What a shard says about a few images."""
+        """The lines of a shard about a few images."""
         records: list[dict[str, Any]] = []
-        results = self._work.each([Path(file) for _, file in images])
+        results = self._predictor.predict_files([Path(file) for _, file in images])
         for (image_id, file), result in zip(images, results, strict=True):
             if isinstance(result, InputError):
                 records.append({"file": file, "error": str(result)})
                 continue
-            size = result.image_size if isinstance(result, Instances) else result.id_map.shape
-            known = {"file": file, "image_id": image_id, "size": list(size)}
-            records.append(known | found_in(result, image_id))
+            known = {"file": file, "image_id": image_id, "size": list(result.image_size)}
+            records.append(known | result.to_coco_record(image_id))
         return records
 
 
-def _run(args: argparse.Namespace, sha256: str, todo: list[Shard], report: dict[str, Any]) -> None:
+def _predict_shards(
+    options: "PredictOptions", sha256: str, todo: list[Shard], report: dict[str, Any]
+) -> None:
     """Make the shards `todo` and add what is in them to `report`."""
-    gpu = args.device == "cuda" or (args.device is None and args.model.suffix == ".engine")
+    gpu = options.device == "cuda" or (options.device is None and options.model.suffix == ".engine")
     rows = [{"shard": json.dumps([str(path), *rest])} for path, *rest in todo]
     total = sum(len(shard.files) for shard in todo)
-    with _ray(args.ray) as ray:
-        workers, cores = _core_group(args, ray.nodes(), gpu)
+    with _ray(options.ray or "auto") as ray:
+        workers, cores = _core_group(options, ray.nodes(), gpu)
         # without a number of threads the pipeline would take all cores it sees, not its actor's
-        given = {"model": args.model.absolute(), "threads": args.threads or 1}
-        remote = argparse.Namespace(**vars(args) | given)
+        remote = replace(options, model=options.model.absolute(), threads=options.threads or 1)
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            ShardWork,
+            ShardPredictor,
             fn_constructor_args=(remote, sha256, workers),
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=len(rows)),
             num_cpus=cores,
@@ -155,7 +168,7 @@ def _run(args: argparse.Namespace, sha256: str, todo: list[Shard], report: dict[
         )
         with (
             stop_signals(_interrupt),
-            tqdm(total=total, unit="image", disable=None, delay=2) as bar,
+            progress_bar(total, "image") as bar,
         ):
             try:
                 for row in done.iter_rows():
@@ -233,21 +246,21 @@ def _check_listens(address: str) -> None:
 
 
 def _core_group(
-    args: argparse.Namespace, nodes: list[dict[str, Any]], gpu: bool
+    options: "PredictOptions", nodes: list[dict[str, Any]], gpu: bool
 ) -> tuple[int, int]:
     """Threads of an actor that read, run the model and make masks, and the cores they need.
 
     Raises:
         SessionError: no node has so many.
     """
-    threads = args.threads or 1
+    threads = options.threads or 1
     rooms = [
         int(has.get("CPU", 0) // (has["GPU"] if gpu else 1))
         for has in (node["Resources"] for node in nodes if node["Alive"])
         if not gpu or has.get("GPU", 0) >= 1
     ]
     fits = [room // threads for room in rooms if room >= threads] or [0]
-    workers = args.workers or max(1, min(options.MAX_WORKERS, *fits))
+    workers = options.workers or max(1, min(MAX_WORKERS, *fits))
     if workers > max(fits):
         what = f"{workers * threads} cores" + (" beside each GPU" if gpu else "")
         raise SessionError(
@@ -257,17 +270,17 @@ def _core_group(
     return workers, workers * threads
 
 
-def _print(report: dict[str, Any], seconds: float, args: argparse.Namespace) -> None:
+def _print_report(report: dict[str, Any], seconds: float, options: "PredictOptions") -> None:
     if report["interrupted"]:
         print(
             "condinst: interrupted; finished shards stay, and the same command goes on.",
             file=sys.stderr,
         )
-    if args.json:
+    if options.json:
         print(json.dumps(report | {"seconds": round(seconds, 3)}))
         return
-    noun = (PanopticWork if args.panoptic else Work).noun
+    noun = (PanopticPredictor if options.panoptic else ImagePredictor).noun
     extras = [f"{len(report['failed'])} skipped"] if report["failed"] else []
     extras += [f"{report['before']} done before"] if report["before"] else []
     facts = [f"{report['images']} images", f"{report[noun]} {noun}", *extras]
-    print(f"{', '.join(facts)}, {seconds:.1f} s -> {report['shards']} shards in {args.output}")
+    print(f"{', '.join(facts)}, {seconds:.1f} s -> {report['shards']} shards in {options.output}")

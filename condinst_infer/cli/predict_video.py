@@ -1,6 +1,5 @@
-"""What `condinst predict` does to a video: one with overlays, and a line of JSON per frame."""
+"""Videos of `condinst predict`: an overlay video, and a line of JSON per frame."""
 
-import argparse
 import json
 import os
 import sys
@@ -9,22 +8,23 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
-from condinst_infer.cli.predict_images import Work, found_in, result_paths
+from condinst_infer.cli.predict_images import ImagePredictor, result_paths
 from condinst_infer.cli.sources import VideoSource
 from condinst_infer.errors import InputError
-from condinst_infer.results.instances import Instances
-from condinst_infer.results.panoptic import PanopticSegmentation
-from condinst_infer.system.files import replacing
+from condinst_infer.system.files import atomic_file
+from condinst_infer.system.progress import progress_bar
 from condinst_infer.system.signals import stop_signals
 from condinst_infer.video.sources import FALLBACK_FPS, Frame, Source, open_source
 from condinst_infer.video.stream import FrameStream
-from condinst_infer.video.writer import recording
+from condinst_infer.video.writer import video_recorder
+
+if TYPE_CHECKING:
+    from condinst_infer.cli.predict import PredictOptions
 
 
 class VideoJob(NamedTuple):
@@ -35,31 +35,31 @@ class VideoJob(NamedTuple):
     lines: Path | None
 
 
-class Done(NamedTuple):
-    """What became of a frame."""
+class FrameOutcome(NamedTuple):
+    """The results of a frame."""
 
     line: str  # its JSON
-    found: int
+    found: int  # instances or segments
     overlay: np.ndarray | None  # BGR uint8 [H, W, 3]
 
 
-def video_jobs(videos: list[VideoSource], args: argparse.Namespace) -> list[VideoJob]:
+def jobs_from_sources(videos: list[VideoSource], options: "PredictOptions") -> list[VideoJob]:
     """Every video with the files its results go to."""
     overlays: list[Path | None] = [None] * len(videos)
     lines = overlays
-    if args.overlays:
-        overlays = result_paths(videos, args.output, "overlay", lambda _: ".mp4")
-    if args.coco_json:
-        lines = result_paths(videos, args.output, "result", lambda _: ".jsonl")
+    if options.overlays:
+        overlays = result_paths(videos, options.output, "overlay", lambda _: ".mp4")
+    if options.coco_json:
+        lines = result_paths(videos, options.output, "result", lambda _: ".jsonl")
     parts = zip(videos, overlays, lines, strict=True)
     return [VideoJob(video.source, overlay, line) for video, overlay, line in parts]
 
 
 def predict_videos(
-    work: Work, jobs: list[VideoJob], args: argparse.Namespace, workers: int
+    predictor: ImagePredictor, jobs: list[VideoJob], options: "PredictOptions", workers: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """A report of each video, and of those that could not be opened; an interrupt ends it."""
-    # OpenCV and FFmpeg have their own words for what one of our sentences says
+    """A report on each video, and on those that could not be opened; an interrupt ends it."""
+    # OpenCV and FFmpeg print what one of our sentences says
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     # OpenCV 4.13 moved the function from cv2 to cv2.utils.logging; level 0 is silence
     owner: Any = getattr(cv2.utils, "logging", cv2)
@@ -67,11 +67,13 @@ def predict_videos(
     reports, failed = [], []
     for job in jobs:
         try:
-            source = open_source(job.source, reconnect=args.reconnect, max_pixels=args.max_pixels)
+            source = open_source(
+                job.source, reconnect=options.reconnect, max_pixels=options.max_pixels
+            )
         except InputError as error:
             failed.append({"file": job.source, "error": str(error)})
             continue
-        report = _predicted(work, source, job, args, workers)
+        report = _predict_video(predictor, source, job, options, workers)
         if report["frames"] or report["interrupted"]:
             reports.append(report)
         else:
@@ -82,36 +84,40 @@ def predict_videos(
     return reports, failed
 
 
-def _predicted(
-    work: Work, source: Source, job: VideoJob, args: argparse.Namespace, workers: int
+def _predict_video(
+    predictor: ImagePredictor,
+    source: Source,
+    job: VideoJob,
+    options: "PredictOptions",
+    workers: int,
 ) -> dict[str, Any]:
-    """Draw and write one video, and say what was found."""
+    """Draw and write one video, and report on it."""
     start = time.perf_counter()
-    batch = max(args.batch, work.pipeline.metadata.batch or 1)
+    batch = max(options.batch, predictor.pipeline.metadata.batch or 1)
     frames = count = 0
     write, failure = None, []
     with (
         FrameStream(
             source,
-            partial(_done, work, draw=job.overlay is not None),
+            partial(_predict_frames, predictor, draw=job.overlay is not None),
             workers=workers,
-            every=args.every,
+            every=options.every,
             batch=batch,
         ) as stream,
         stop_signals(stream.stop) as interrupts,
-        tqdm(total=source.count, unit="frame", disable=None, delay=2) as bar,
+        progress_bar(source.count, "frame") as bar,
         ExitStack() as files,
     ):
-        for frame, done in _until_lost(stream, failure):
+        for frame, outcome in _until_lost(stream, failure):
             if write is None:
-                write = files.enter_context(_writing(job, source, args.every))
-            write(frame, done)
-            frames, count = frames + 1, count + done.found
+                write = files.enter_context(_open_outputs(job, source, options.every))
+            write(frame, outcome)
+            frames, count = frames + 1, count + outcome.found
             bar.update(frame.index + 1 - bar.n)
     return {
         "file": source.name,
         "frames": frames,
-        work.noun: count,
+        predictor.noun: count,
         "broken": source.broken,
         "skipped": source.skipped,
         "reconnected": source.reconnected,
@@ -123,60 +129,60 @@ def _predicted(
     }
 
 
-def _done(work: Work, frames: list[Frame], *, draw: bool) -> list[Done]:
-    """What a worker does to a few frames."""
-    return [
-        Done(_line(frame, result), _count(result), result.plot() if draw else None)
-        for frame, result in zip(frames, work.find([f.image for f in frames]), strict=True)
-    ]
-
-
-def _count(result: Instances | PanopticSegmentation) -> int:
-    return len(result.segments if isinstance(result, PanopticSegmentation) else result)
-
-
-def _line(frame: Frame, result: Instances | PanopticSegmentation) -> str:
-    """One line of JSON; its detections are COCO results whose image is the frame's number."""
-    seconds = None if frame.seconds is None else round(frame.seconds, 6)
-    line = {"index": frame.index, "seconds": seconds}
-    return json.dumps(line | found_in(result, frame.index))
+def _predict_frames(
+    predictor: ImagePredictor, frames: list[Frame], *, draw: bool
+) -> list[FrameOutcome]:
+    """The outcome of a few frames, computed by one worker."""
+    outcomes = []
+    results = predictor.predict([frame.image for frame in frames])
+    for frame, result in zip(frames, results, strict=True):
+        seconds = None if frame.seconds is None else round(frame.seconds, 6)
+        # COCO results whose image id is the frame's number
+        line = {"index": frame.index, "seconds": seconds} | result.to_coco_record(frame.index)
+        count = len(getattr(result, "segments", result))
+        outcomes.append(FrameOutcome(json.dumps(line), count, result.plot() if draw else None))
+    return outcomes
 
 
 @contextmanager
-def _writing(job: VideoJob, source: Source, every: int) -> Iterator[Callable[[Frame, Done], None]]:
-    """A function that writes a frame; the files take their names when this is left."""
+def _open_outputs(
+    job: VideoJob, source: Source, every: int
+) -> Iterator[Callable[[Frame, FrameOutcome], None]]:
+    """Yield a function that writes a frame; the files take their names at the end."""
     fps = (source.fps or FALLBACK_FPS) / every
     with ExitStack() as stack:
         lines = recorder = None
         if job.lines is not None:
-            part = stack.enter_context(replacing(job.lines))
+            part = stack.enter_context(atomic_file(job.lines))
             lines = stack.enter_context(part.open("w", encoding="utf-8"))
         if job.overlay is not None:
-            recorder = stack.enter_context(recording(job.overlay, fps))
+            recorder = stack.enter_context(video_recorder(job.overlay, fps))
 
-        def write(frame: Frame, done: Done) -> None:
+        def write(frame: Frame, outcome: FrameOutcome) -> None:
             if lines is not None:
-                print(done.line, file=lines)
-            if recorder is not None and done.overlay is not None:
+                print(outcome.line, file=lines)
+            if recorder is not None and outcome.overlay is not None:
                 # what a live source left out must not make the video run faster
                 late = round(frame.seconds * fps) if source.live and frame.seconds else 0
-                recorder.write(done.overlay, late if source.live else frame.index // every)
+                recorder.write(outcome.overlay, late if source.live else frame.index // every)
 
         yield write
 
 
 def _until_lost(
-    stream: FrameStream[Done], failure: list[str]
-) -> Generator[tuple[Frame, Done], None, None]:
-    """What `stream` gives; where it fails on its source, the reason is added to `failure`."""
+    stream: FrameStream[FrameOutcome], failure: list[str]
+) -> Generator[tuple[Frame, FrameOutcome], None, None]:
+    """The pairs of `stream`; where it fails on its source, the reason is added to `failure`."""
     try:
         yield from stream
     except InputError as error:
         failure.append(str(error))
 
 
-def print_reports(reports: list[dict[str, Any]], noun: str, args: argparse.Namespace) -> None:
-    """What is wrong with the videos on stderr, and unless there is --json a line about each."""
+def print_warnings(reports: list[dict[str, Any]], unopened: list[dict[str, str]]) -> None:
+    """Print on stderr what is wrong with the videos."""
+    for failure in unopened:
+        print(f"condinst: {failure['error']}", file=sys.stderr)
     for report in reports:
         if report["error"]:
             print(f"condinst: {report['error']}", file=sys.stderr)
@@ -185,10 +191,14 @@ def print_reports(reports: list[dict[str, Any]], noun: str, args: argparse.Names
                 f"condinst: {report['file']}: {report['broken']} frames are broken or missing.",
                 file=sys.stderr,
             )
-        if not args.json:
-            extras = [f"{report[key]} {key}" for key in ("skipped",) if report[key]]
-            extras += ["interrupted"] if report["interrupted"] else []
-            facts = [f"{report['frames']} frames", f"{report[noun]} {noun}", *extras]
-            files = [report[key] for key in ("overlay", "json_lines") if report[key]]
-            where = f" -> {', '.join(files)}" if files else ""
-            print(f"{report['file']}: {', '.join(facts)}, {report['seconds']:.1f} s{where}")
+
+
+def print_summary(reports: list[dict[str, Any]], noun: str) -> None:
+    """Print a line about each video."""
+    for report in reports:
+        facts = [f"{report['frames']} frames", f"{report[noun]} {noun}"]
+        facts += [f"{report['skipped']} skipped"] if report["skipped"] else []
+        facts += ["interrupted"] if report["interrupted"] else []
+        files = [report[key] for key in ("overlay", "json_lines") if report[key]]
+        where = f" -> {', '.join(files)}" if files else ""
+        print(f"{report['file']}: {', '.join(facts)}, {report['seconds']:.1f} s{where}")

@@ -1,45 +1,151 @@
-"""`condinst serve`."""
+"""`condinst serve`: a model behind HTTP."""
 
 import argparse
+from argparse import ArgumentParser
+from dataclasses import dataclass
+from pathlib import Path
 
-from condinst_infer.cli import options
+from condinst_infer.cli.options import (
+    MAX_WORKERS,
+    RunOptions,
+    Verb,
+    add_model,
+    add_run,
+    positive,
+)
 from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.errors import require
 from condinst_infer.pipeline import load
-from condinst_infer.serving.http.limits import Limits
+from condinst_infer.serving.http.limits import ServerLimits
 
 
-def serve(args: argparse.Namespace) -> int:
-    """0 when a signal has ended it and all requests in flight are answered."""
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions(RunOptions):
+    """Options of `condinst serve`."""
+
+    model: Path
+    host: str
+    port: int
+    max_bytes: int
+    max_pixels: int
+    queue: int
+    timeout: float
+    wait_ms: float
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Add the fields of `ServeOptions`."""
+    add_model(parser)
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--port",
+        type=_port,
+        default=8000,
+        metavar="N",
+        help="port to listen on; 0 takes a free one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-bytes",
+        type=positive,
+        default=ServerLimits.max_bytes,
+        metavar="N",
+        help="reject larger requests (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-pixels",
+        type=positive,
+        default=ServerLimits.max_pixels,
+        metavar="N",
+        help="reject larger images (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--queue",
+        type=positive,
+        default=ServerLimits.queue,
+        metavar="N",
+        help="reject requests while N are in flight (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_positive_number,
+        default=ServerLimits.timeout_s,
+        metavar="S",
+        help="longest time from request to response, in seconds (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--wait-ms",
+        type=_positive_number,
+        default=ServerLimits.wait_ms,
+        metavar="MS",
+        help="longest time an image waits for others to fill --batch, in milliseconds "
+        "(default: %(default)s)",
+    )
+    add_run(parser)
+
+
+def run(options: ServeOptions) -> int:
+    """Serve until a signal comes and all requests in flight have their response."""
     for module in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
         require(module, "serve")
-    from condinst_infer.serving.http.app import Door
-    from condinst_infer.serving.http.server import Server, bound
+    from condinst_infer.serving.http.app import HttpApp
+    from condinst_infer.serving.http.server import HttpServer, bind
 
-    workers = options.workers(args, options.MAX_WORKERS * args.batch)
-    with bound(args.host, args.port) as listener:
+    workers = options.workers_for(MAX_WORKERS * options.batch)
+    with bind(options.host, options.port) as listener:
         host, port = listener.getsockname()[:2]
         with load(
-            args.model,
-            **options.runtime(args),
+            options.model,
+            **options.for_load(),
             workers=workers,
-            max_pixels=args.max_pixels,
-            max_batch=args.batch,
+            max_pixels=options.max_pixels,
+            max_batch=options.batch,
         ) as pipeline:
-            limits = Limits(
-                max_bytes=args.max_bytes,
-                max_pixels=args.max_pixels,
-                queue=args.queue,
-                timeout_s=args.timeout,
+            limits = ServerLimits(
+                max_bytes=options.max_bytes,
+                max_pixels=options.max_pixels,
+                queue=options.queue,
+                timeout_s=options.timeout,
                 workers=workers,
-                batch=max(args.batch, pipeline.metadata.batch or 1),
-                wait_ms=args.wait_ms,
+                batch=max(options.batch, pipeline.metadata.batch or 1),
+                wait_ms=options.wait_ms,
             )
-            door = Door(pipeline, file_sha256(args.model), limits)
+            app = HttpApp(pipeline, file_sha256(options.model), limits)
             host = f"[{host}]" if ":" in host else host
             line = f"{pipeline.config.name} is at http://{host}:{port} (workers: {workers})"
             try:
-                Server(door, lambda: print(line, flush=True)).serve_until_signal(listener)
+                HttpServer(app, lambda: print(line, flush=True)).serve_until_signal(listener)
             finally:
-                door.close()
+                app.close()
     return 0
+
+
+def _port(text: str) -> int:
+    """Parse 0 to 65535."""
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 0 to 65535")
+    return int(text)
+
+
+def _positive_number(text: str) -> float:
+    """Parse a time above 0, at most a day of seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+VERB = Verb(
+    "condinst serve model.onnx --port 8000\n"
+    "  curl -F image=@street.jpg 'http://127.0.0.1:8000/predict?score_threshold=0.4'\n"
+    "  curl -F image=@street.jpg 'http://127.0.0.1:8000/predict?output=overlay' -o o.png\n\n"
+    "There is no password and no encryption: leave the host as it is, or put a proxy before "
+    "it.\nSIGTERM and Ctrl-C end it once all requests in flight have their response.",
+    add_options,
+    ServeOptions,
+    run,
+)

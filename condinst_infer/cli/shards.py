@@ -1,4 +1,4 @@
-"""The results of many images as a folder of shards, and the record of what is in which."""
+"""A folder of shards: the results of many images, and the record of which shard has which."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from condinst_infer.cli.predict_images import image_ids
 from condinst_infer.errors import ConfigError, InputError
-from condinst_infer.system.files import replacing
+from condinst_infer.system.files import atomic_file
 from condinst_infer.system.ordered_map import groups
 
 RUN = "run.json"  # {"settings": {...}, "shards": [[path, ...], ...]}
@@ -21,10 +21,10 @@ class Shard(NamedTuple):
     files: list[str]
 
 
-def planned(
+def plan_shards(
     folder: Path, suffix: str, settings: Mapping[str, Any], files: Sequence[str], size: int
 ) -> tuple[list[Shard], list[Shard]]:
-    """The shards of `folder` that are there, and those that have to be made.
+    """Divide `files` into shards: those that are in `folder`, and those still to be made.
 
     A file keeps its shard for good: files that are new come into new shards, of `size` files each,
     and what `files` no longer names stays. The plan is in `RUN` when this returns.
@@ -38,7 +38,7 @@ def planned(
         InputError: `RUN` can't be read or written, or is missing beside shards.
     """
     done = {path.name for path in folder.glob("shard-*")}
-    before = _recorded(folder, settings) if done else []
+    before = _read_record(folder, settings) if done else []
     known = [file for shard in before for file in shard]
     new = sorted(set(files) - set(known))
     shards = [*before, *groups(new, size)]
@@ -49,7 +49,7 @@ def planned(
             "new ones have no such numbers for; give another folder with -o."
         )
     if shards != before:
-        with replacing(folder / RUN) as part:
+        with atomic_file(folder / RUN) as part:
             part.write_text(json.dumps({"settings": settings, "shards": shards}))
     rest = iter(ids)
     all_ = [
@@ -59,7 +59,7 @@ def planned(
     return [s for s in all_ if s.path.name in done], [s for s in all_ if s.path.name not in done]
 
 
-def _recorded(folder: Path, settings: Mapping[str, Any]) -> list[list[str]]:
+def _read_record(folder: Path, settings: Mapping[str, Any]) -> list[list[str]]:
     """The files of each shard of `folder`, which were made with `settings`."""
     try:
         record = json.loads((folder / RUN).read_text())
@@ -87,7 +87,7 @@ def write_shard(path: Path, records: list[dict[str, Any]], noun: str) -> None:
     Raises:
         InputError: the file can't be written.
     """
-    with replacing(path) as part:
+    with atomic_file(path) as part:
         if path.suffix == ".parquet":
             import pyarrow
             from pyarrow import parquet

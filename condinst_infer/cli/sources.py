@@ -1,14 +1,13 @@
-"""Files the verbs read and write, and tables they print."""
+"""Sources of `condinst predict`: images, folders, patterns, videos, cameras and URLs."""
 
 import glob
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from condinst_infer.errors import ConfigError, InputError
+from condinst_infer.errors import InputError
 from condinst_infer.processing.preprocess import IMAGE_SUFFIXES
-from condinst_infer.video.sources import VIDEO_SUFFIXES, is_live, shown_name
 
 
 class ImageFile(NamedTuple):
@@ -32,6 +31,10 @@ class VideoSource(NamedTuple):
 
 def media(sources: Sequence[str], output: Path) -> tuple[list[ImageFile], list[VideoSource]]:
     """Images and videos that `sources` name, as in `image_files`; also cameras and URLs."""
+    if all(Path(s).suffix.lower() in IMAGE_SUFFIXES and not Path(s).is_dir() for s in sources):
+        return image_files(sources, output), []
+    from condinst_infer.video.sources import VIDEO_SUFFIXES, is_live
+
     streams = dict.fromkeys(source for source in sources if is_live(source))
     suffixes = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
     files = image_files([s for s in sources if s not in streams], output, suffixes)
@@ -45,7 +48,9 @@ def media(sources: Sequence[str], output: Path) -> tuple[list[ImageFile], list[V
 
 def _stream_name(source: str) -> Path:
     """A file name for the results of a camera or a URL."""
-    name = shown_name(source).partition("://")[2] or source
+    from condinst_infer.video.sources import display_name
+
+    name = display_name(source).partition("://")[2] or source
     return Path(re.sub(r"\W+", "-", name).strip("-"))
 
 
@@ -65,12 +70,12 @@ def image_files(
     """
     found: dict[Path, ImageFile] = {}
     for source in sources:
-        for file in _expanded(source, output.resolve(), suffixes):
+        for file in _expand(source, output.resolve(), suffixes):
             found.setdefault(file.path.resolve(), file)
     return list(found.values())
 
 
-def _expanded(source: str, output: Path, suffixes: Sequence[str]) -> list[ImageFile]:
+def _expand(source: str, output: Path, suffixes: Sequence[str]) -> list[ImageFile]:
     path = Path(source)
     if path.is_dir():
         below = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes)
@@ -95,26 +100,3 @@ def _expanded(source: str, output: Path, suffixes: Sequence[str]) -> list[ImageF
     if not files:
         raise InputError(f"there are no {what} {source}.")
     return files
-
-
-def print_table(rows: Sequence[Mapping[str, object]]) -> None:
-    """Rows as aligned columns under the keys of the first one; numbers are set right."""
-    if not rows:
-        return
-    heads = list(rows[0])
-    cells = [heads, *([_text(row[head]) for head in heads] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    right = [all(isinstance(row[head], int | float) for row in rows) for head in heads]
-    for line in cells:
-        columns = zip(line, widths, right, strict=True)
-        print("  ".join(t.rjust(w) if r else t.ljust(w) for t, w, r in columns).rstrip())
-
-
-def _text(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def check_suffix(path: Path, suffix: str) -> None:
-    """ConfigError if the output `path` does not end in `suffix`."""
-    if path.suffix.lower() != suffix:
-        raise ConfigError(f"the output {path} must end in {suffix}.")
