@@ -156,12 +156,12 @@ def _made_up(factory: Factory, name: str, **changes: Any) -> Path:
         from benchmarks.trained_statistics import with_trained_statistics
         from condinst_infer import checkpoint
         from condinst_infer.config.presets import preset
-        from condinst_infer.model.condinst import CondInst
+        from condinst_infer.model.condinst import build_condinst
 
         torch.manual_seed(0)
         sizes = {"short_side": 128, "long_side": 192, "max_detections": 20}
         config = preset("condinst_nano", **sizes, **changes)
-        checkpoint.save(with_trained_statistics(CondInst(config)), path)
+        checkpoint.save(with_trained_statistics(build_condinst(config)), path)
 
     return shared_file(factory, name, write)
 

@@ -12,11 +12,11 @@ import pytest
 
 import condinst_infer as ci
 from condinst_infer.errors import ConfigError, InputError
-from condinst_infer.processing.geometry import Placed
+from condinst_infer.processing.geometry import PlacedImage
 from condinst_infer.processing.paste import paste
-from condinst_infer.processing.postprocess import Found
-from condinst_infer.processing.preprocess import stacked
-from condinst_infer.runtimes.runner import HostRunner
+from condinst_infer.processing.postprocess import BatchOutputs
+from condinst_infer.processing.preprocess import stack_images
+from condinst_infer.runtimes.runner import CpuRunner
 from tests.support.bright_model import write_bright_model
 from tests.support.fake_session import SIZES, FakeSession, assert_same, photograph
 
@@ -71,7 +71,7 @@ def test_workers_read_and_run_and_make_masks(
     together = threading.Barrier(2)
     stages = (
         ("processing.preprocess.cv2.cvtColor", cv2.cvtColor),
-        ("runtimes.runner.stacked", stacked),
+        ("runtimes.runner.stack_images", stack_images),
         ("processing.postprocess.paste", paste),
     )
     for name, stage in stages:
@@ -160,8 +160,8 @@ def test_one_image_is_no_iterable_of_images(source: object) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_results_keep_no_memory_that_later_calls_write_to(workers: int) -> None:
-    class OnDevice(HostRunner):
-        def run(self, batch: Sequence[Placed], panoptic: Any = None) -> Found:
+    class OnDevice(CpuRunner):
+        def run(self, batch: Sequence[PlacedImage], panoptic: Any = None) -> BatchOutputs:
             found = super().run(batch)
             return found._replace(on_device=[{"boxes": found.outputs["boxes"]}] * len(batch))
 
@@ -189,12 +189,12 @@ def test_workers_share_the_cores_unless_told_otherwise(
 ) -> None:
     asked = {}
 
-    def runner(path: Path, device: str | None, threads: int | None, **more: object) -> HostRunner:
+    def runner(path: Path, device: str | None, threads: int | None, **more: object) -> CpuRunner:
         asked.update(more, threads=threads)
-        return HostRunner(FakeSession())
+        return CpuRunner(FakeSession())
 
-    monkeypatch.setattr("condinst_infer.pipeline.runner_from_file", runner)
-    monkeypatch.setattr("condinst_infer.pipeline.usable_cores", lambda: 8)
+    monkeypatch.setattr("condinst_infer.pipeline.open_model", runner)
+    monkeypatch.setattr("condinst_infer.system.hardware.usable_cores", lambda: 8)
     ci.load("model.onnx", **options, runtime="openvino", precision="bf16")
     assert asked == {
         "threads": threads,
@@ -213,7 +213,7 @@ def test_calls_at_the_same_time_share_one_pool_of_threads(
         asked.append(threads)
         return FakeSession()
 
-    monkeypatch.setattr("condinst_infer.runtimes.runner.OrtSession", session)
+    monkeypatch.setattr("condinst_infer.runtimes.ort.OrtSession", session)
     for (
         threads,
         workers,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from shutil import copy
 
-from benchmarks.mask_nms import compared
+from benchmarks.mask_nms import compare
 
 
 def test_the_benchmark_measures_every_kind(
@@ -16,7 +16,7 @@ def test_the_benchmark_measures_every_kind(
         source = nano_onnx if label == "box" else mask_nms_onnx
         copy(source, folder / "condinst_nano.100.onnx")
     settings = {"repeats": 1, "threads": 1}
-    result = compared("condinst_nano", tmp_path, candidates=(20,), **settings)
+    result = compare("condinst_nano", tmp_path, candidates=(20,), **settings)
     assert tuple(result["rows"]) == labels
     medians = [row["times_ms"]["p50"] for row in result["rows"].values()]
     assert [row["over_box"] for row in result["rows"].values()] == [m / medians[0] for m in medians]

@@ -102,7 +102,7 @@ def returned(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
         results.update({name: function() for name, function in functions.items()})
         return {name: [float(place)] for place, name in enumerate(functions, 1)}
 
-    monkeypatch.setattr(timing, "interleaved", once)
+    monkeypatch.setattr(timing, "time_interleaved", once)
     return results
 
 
@@ -115,7 +115,7 @@ def test_each_clock_times_what_its_name_says(folder: Path, returned: dict[str, o
     assert kinds(returned) == {
         "ours": "ndarray",
         "end_to_end": "Instances",
-        "pipeline": "Found",
+        "pipeline": "BatchOutputs",
         "engine": "dict",
         "torch": "dict",
     }

@@ -10,11 +10,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from condinst_infer import checkpoint
-from condinst_infer.config.model import CondInstConfig, override
+from condinst_infer.config.model import CondInstConfig, override, with_classes
 from condinst_infer.config.presets import preset
 from condinst_infer.contract.metadata import KEY, file_sha256
 from condinst_infer.errors import CheckpointError, ConfigError, InputError
-from condinst_infer.model.condinst import CondInst
+from condinst_infer.model.condinst import CondInst, build_condinst
+from tests.support.classes import numbered_classes
 from tests.support.foreign_names import adelaidet_name, mmdet_name, randomised, renamed
 
 # AdelaiDet keys of `small_adelaidet`
@@ -29,9 +30,9 @@ MODEL:
 @pytest.fixture(scope="module")
 def small() -> CondInst:
     """A small network with everything that a checkpoint can hold."""
-    config = preset("condinst_nano", class_names=("cell", "débris"), stem_channels=8)
+    config = with_classes(preset("condinst_nano", stem_channels=8), ("cell", "débris"))
     config = override(config, neck_channels=16, mask_branch_channels=8, frozen_stages=2)
-    model = CondInst(override(config, category_ids=(4, 9))).eval()
+    model = build_condinst(override(config, category_ids=(4, 9))).eval()
     randomised(model)
     return model
 
@@ -41,9 +42,9 @@ def small_adelaidet(depth: int = 101) -> CondInst:
     widths = {"stem_channels": 8, "res2_channels": 16, "width_per_group": 4, "neck_channels": 16}
     config = override(
         CondInstConfig(name="adelaidet"),
-        **widths, backbone_type=f"resnet{depth}", num_classes=3, deform_modulated=False,
+        **widths, backbone_type=f"resnet{depth}", **numbered_classes(3), deform_modulated=False,
     )  # fmt: skip
-    model = CondInst(config).eval()
+    model = build_condinst(config).eval()
     randomised(model)
     return model
 
@@ -209,16 +210,16 @@ def test_import_with_a_yaml_above_its_base(suffix: str, wrapping: str, tmp_path:
 
 def test_import_without_a_configuration_reads_it_from_the_shapes(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
-    fields: dict[str, Any] = {"num_classes": 4, "deform_modulated": False}
+    fields: dict[str, Any] = {**numbered_classes(4), "deform_modulated": False}
     shared = {"share_convs": 3, "class_convs": 0, "box_convs": 1, "tower_norm": "bn"}
     config = preset("condinst_rt_r50_shtw", backbone_norm="frozen_bn", **fields | shared)
-    model = CondInst(override(config, name="adelaidet")).eval()
+    model = build_condinst(override(config, name="adelaidet")).eval()
     randomised(model)
     torch.save(adelaidet_weights(model), path)
     found = checkpoint.import_weights(path)
     assert found.config == model.config
     assert_same(found, model)
-    torch.save({"state_dict": renamed(CondInst(preset("condinst_r50")), mmdet_name)}, path)
+    torch.save({"state_dict": renamed(build_condinst(preset("condinst_r50")), mmdet_name)}, path)
     config = checkpoint.import_weights(path).config
     assert (config.name, config.heads.num_classes) == ("mmdet", 80)
 

@@ -9,7 +9,8 @@ from condinst_infer import checkpoint
 from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.config.presets import preset
 from condinst_infer.errors import CheckpointError
-from condinst_infer.model.condinst import CondInst
+from condinst_infer.model.condinst import build_condinst
+from tests.support.classes import numbered_classes
 from tests.support.foreign_names import (
     adelaidet_name,
     dla_name,
@@ -118,12 +119,12 @@ def test_mmdetection_weights_give_the_network_they_describe(deform: bool, old: b
         fields = {"deform_stages": tuple(stages), "deform_modulated": True}
     config = override(
         CondInstConfig(name="mmdet"),
-        neck_channels=16, num_classes=3, class_convs=2, box_convs=2, mask_branch_channels=8,
+        neck_channels=16, **numbered_classes(3), class_convs=2, box_convs=2, mask_branch_channels=8,
         backbone_norm="bn_eval", stride_in_1x1=False, channel_order="rgb", resize_rule="min_scale",
         pixel_mean=(123.675, 116.28, 103.53), pixel_std=(58.395, 57.12, 57.375),
         threshold_by="class", rank_by="class", score_root=False, clip_before_nms=True, **fields,
     )  # fmt: skip
-    model = CondInst(config).eval()
+    model = build_condinst(config).eval()
     randomised(model)
     found = checkpoint.model_from_mmdet(renamed(model, lambda n: mmdet_name(n, old=old)), cfg)
     assert_same(found, model)
@@ -133,7 +134,7 @@ def test_mmdetection_weights_give_the_network_they_describe(deform: bool, old: b
 def test_imagenet_weights_become_the_backbone(backbone: str) -> None:
     changes = {"stem_channels": 8, "res2_channels": 16, "width_per_group": 4, "neck_channels": 16}
     config = preset("condinst_r50", backbone_type=backbone, backbone_norm="bn", **changes)
-    model = CondInst(config)
+    model = build_condinst(config)
     randomised(model)
     rename = dla_name if backbone == "dla34" else torchvision_name
     weights = renamed(model.backbone, rename)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from faster_coco_eval.core import mask as coco_mask
 
+from condinst_infer.config.model import with_classes
 from condinst_infer.errors import InputError
 from condinst_infer.evaluation.average_precision import (
     detect,
@@ -99,7 +100,7 @@ def test_eval_explains_itself_with_an_example(condinst: Run) -> None:
 
 def test_classes_are_matched_by_name_and_else_by_id(photos: Path, tmp_path: Path) -> None:
     path = write_bright_model(
-        tmp_path / "two.onnx", config=bright_config(class_names=("dog", "cat"))
+        tmp_path / "two.onnx", config=with_classes(bright_config(), ("dog", "cat"))
     )  # ids 1 and 2
     with load(path) as pipeline:
         for classes, first in (

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 import condinst_infer as ci
-from condinst_infer.cli.sources import image_files, print_table
+from condinst_infer.cli.main import VERBS
+from condinst_infer.cli.sources import image_files
 from condinst_infer.errors import InputError
-from condinst_infer.system.files import new_folder, replacing
+from condinst_infer.system.files import atomic_file, new_folder
 from tests.support.command_line import Run, assert_refused
 
 
@@ -40,7 +41,7 @@ def test_every_mistake_is_one_sentence(
         (("export", "a.safetensors", "-o", "a.pt"), "must end in .onnx"),
         (("export", "a.onnx", "-o", "b.onnx"), "is exported already"),
         (("import", "a.pth", "-o", "a.onnx"), "must end in .safetensors"),
-        (("info", image), "must be .onnx, .engine or .safetensors"),
+        (("info", image), "must end in .onnx, .engine or .safetensors"),
         (("info", tmp_path / "no.safetensors"), "No such file"),
         (("train",), "train"),
         ((), "VERB"),
@@ -51,15 +52,15 @@ def test_every_mistake_is_one_sentence(
 
 def test_replacing_leaves_nothing_when_it_fails(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    with pytest.raises(KeyboardInterrupt), replacing(path) as part:
+    with pytest.raises(KeyboardInterrupt), atomic_file(path) as part:
         part.write_text("half")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
-    with replacing(path) as part:
+    with atomic_file(path) as part:
         part.write_text("whole")
         assert not path.exists()
     assert path.read_text() == "whole"
-    with pytest.raises(InputError, match="can't be written"), replacing(path / "b.txt"):
+    with pytest.raises(InputError, match="can't be written"), atomic_file(path / "b.txt"):
         pass
 
 
@@ -69,30 +70,18 @@ def test_a_file_with_pattern_characters_in_its_name_is_that_file(tmp_path: Path)
     assert [file.path for file in image_files([str(path)], tmp_path)] == [path]
 
 
-def test_tables_align_and_set_numbers_right(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table([{"name": "a", "n": 5}, {"name": "longer", "n": 12345.678}])
-    assert capsys.readouterr().out.splitlines() == [
-        "name            n",
-        "a               5",
-        "longer  1.235e+04",
-    ]
-    print_table([])
-    assert capsys.readouterr().out == ""
-
-
 def test_every_verb_explains_itself_with_an_example(condinst: Run) -> None:
-    verbs = "demo predict convert export build import info presets compare capi doctor"
-    for verb in verbs.split():
+    for verb in VERBS:
         status, text, _ = condinst(verb, "--help")
         assert status == 0 and f"example:\n  condinst {verb}" in text
     assert condinst("--version")[1] == f"condinst {ci.__version__}\n"
 
 
 def test_an_interrupt_ends_quietly(condinst: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(args: object) -> int:
+    def interrupted() -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("condinst_infer.cli.presets.presets", interrupted)
+    monkeypatch.setattr("condinst_infer.cli.presets.preset_rows", interrupted)
     assert condinst("presets") == (130, "", "")
 
 

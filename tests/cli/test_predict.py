@@ -5,7 +5,6 @@ import json
 import shutil
 import signal
 import threading
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from condinst_infer.cli import options
+from condinst_infer.cli.options import RunOptions
 from condinst_infer.cli.predict_images import write_image
 from condinst_infer.pipeline import Pipeline, load
 from condinst_infer.processing.preprocess import read_image
@@ -188,10 +187,17 @@ def test_workers_are_as_many_as_keep_the_cores_busy(monkeypatch: Patch) -> None:
         (2, 4, 1, 100, 1),
         (8, None, 4, 9, 3),
     ):
-        monkeypatch.setattr("condinst_infer.cli.options.usable_cores", lambda n=cores: n)
+        monkeypatch.setattr("condinst_infer.system.hardware.usable_cores", lambda n=cores: n)
         for given, workers in ((None, expected), (5, 5)):
-            args = Namespace(workers=given, threads=threads, batch=batch)
-            assert options.workers(args, images) == workers
+            chosen = RunOptions(
+                device=None,
+                runtime=None,
+                precision=None,
+                workers=given,
+                threads=threads,
+                batch=batch,
+            )
+            assert chosen.workers_for(images) == workers
 
 
 def test_predict_numbers_images_by_their_file_names_where_all_are_numbers(

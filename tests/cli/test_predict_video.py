@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 
 from condinst_infer.cli.sources import media
 from condinst_infer.errors import InputError
-from condinst_infer.video.writer import Recorder, recording
+from condinst_infer.video.writer import Recorder, video_recorder
 from tests.support.command_line import Run, assert_refused
 from tests.support.video_files import (
     FPS,
@@ -257,7 +257,7 @@ def test_a_lost_stream_keeps_what_came(
 def test_a_recorder_gives_every_picture_its_place(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b.mp4"
     pictures = {2: 60, 3: 110, 7: 160}
-    with recording(path, 10.0) as recorder:
+    with video_recorder(path, 10.0) as recorder:
         for place, grey in pictures.items():
             recorder.write(np.full((33, 47, 3), grey, np.uint8), place)
         recorder.write(np.full((33, 47, 3), 250, np.uint8), 7)  # the place is taken
@@ -273,14 +273,17 @@ def test_a_recorder_gives_every_picture_its_place(tmp_path: Path) -> None:
 def test_a_video_that_was_not_written_whole_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     with pytest.raises(InputError, match=r"a\.mp4 can't be written: 0 of 5 frames"):  # noqa: SIM117
-        with recording(path, 10.0) as recorder:
+        with video_recorder(path, 10.0) as recorder:
             for place in range(5):
                 recorder.write(picture(place), place)
             recorder.release()
             (part,) = tmp_path.iterdir()
             truncate(part, 0.5)  # as on a full disk
     assert names_in(tmp_path) == []
-    with pytest.raises(InputError, match="OpenCV can't encode 1 x 1"), recording(path, 9) as one:
+    with (
+        pytest.raises(InputError, match="OpenCV can't encode 1 x 1"),
+        video_recorder(path, 9) as one,
+    ):
         one.write(np.zeros((1, 1, 3), np.uint8), 0)
 
 

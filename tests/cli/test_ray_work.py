@@ -36,10 +36,10 @@ def test_it_refuses_before_it_looks_for_ray(
     assert_refused(condinst(*words, "--ray", "local"), "pip install 'condinst-infer[ray]'")
 
 
-def shard_work(*words: object) -> predict_ray.ShardWork:
+def shard_work(*words: object) -> predict_ray.ShardPredictor:
     """An actor's work, outside Ray."""
-    args = main._parser().parse_args(["predict", *map(str, words)])
-    return predict_ray.ShardWork(args, file_sha256(args.model), 2)
+    _, options = main.parse(["predict", *map(str, words)])
+    return predict_ray.ShardPredictor(options, file_sha256(options.model), 2)
 
 
 def test_a_worker_refuses_another_model(bright_model: Path, tmp_path: Path) -> None:
@@ -99,9 +99,9 @@ def test_an_actor_takes_a_group_of_cores_that_a_node_has(
     words: tuple[object, ...], nodes: list[Any], group: tuple[int, int] | None
 ) -> None:
     command = ["predict", "m", "s", "-o", "o", *map(str, words)]
-    args = main._parser().parse_args(command)
+    _, options = main.parse(command)
     if group is None:
         with pytest.raises(SessionError, match=r"no node of the Ray cluster has \d cores"):
-            predict_ray._core_group(args, nodes, "cuda" in words)
+            predict_ray._core_group(options, nodes, "cuda" in words)
     else:
-        assert predict_ray._core_group(args, nodes, "cuda" in words) == group
+        assert predict_ray._core_group(options, nodes, "cuda" in words) == group

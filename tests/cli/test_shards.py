@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 from pyarrow import parquet
 
-from condinst_infer.cli.shards import RUN, Shard, planned, write_shard
+from condinst_infer.cli.shards import RUN, Shard, plan_shards, write_shard
 from condinst_infer.errors import ConfigError, InputError
 
 
 def plan(folder: Path, names: str, size: int = 2, **settings: Any) -> tuple[list[Shard], ...]:
-    """`planned` of one file per letter."""
-    return planned(folder, ".jsonl", {"model": "m", **settings}, [f"/{n}.png" for n in names], size)
+    """`plan_shards` of one file per letter."""
+    return plan_shards(
+        folder, ".jsonl", {"model": "m", **settings}, [f"/{n}.png" for n in names], size
+    )
 
 
 def letters(shards: list[Shard]) -> list[str]:
@@ -61,12 +63,12 @@ def test_shards_without_a_record_are_refused(tmp_path: Path) -> None:
 
 
 def test_numbers_in_names_stay_the_numbers_of_the_images(tmp_path: Path) -> None:
-    done = planned(tmp_path, ".jsonl", {}, ["/7.png", "/12.png"], 2)[1]
+    done = plan_shards(tmp_path, ".jsonl", {}, ["/7.png", "/12.png"], 2)[1]
     assert done[0].image_ids == [12, 7]
     done[0].path.write_text("")
-    assert planned(tmp_path, ".jsonl", {}, ["/3.png"], 2)[1][0].image_ids == [3]
+    assert plan_shards(tmp_path, ".jsonl", {}, ["/3.png"], 2)[1][0].image_ids == [3]
     with pytest.raises(ConfigError, match=r"numbered by their names.* /a\.png"):
-        planned(tmp_path, ".jsonl", {}, ["/a.png"], 2)
+        plan_shards(tmp_path, ".jsonl", {}, ["/a.png"], 2)
 
 
 @pytest.mark.parametrize("noun", ["detections", "segments"])

@@ -8,14 +8,20 @@ from typing import Any
 import pytest
 
 from condinst_infer.config import presets
-from condinst_infer.config.model import SECTION_OF, CondInstConfig, config_from_dict, override
+from condinst_infer.config.model import (
+    SECTION_OF,
+    CondInstConfig,
+    config_from_dict,
+    override,
+    with_classes,
+)
 from condinst_infer.config.presets import preset
 from condinst_infer.errors import ConfigError
 
 DEFAULT = CondInstConfig()
 
 
-@pytest.mark.parametrize("name", presets.names())
+@pytest.mark.parametrize("name", presets.preset_names())
 def test_preset_there_and_back_through_json(name: str) -> None:
     config = preset(name)
     assert config.name == name
@@ -53,7 +59,7 @@ def test_presets_are_the_models_of_the_papers() -> None:
     assert best.neck.bifpn_repeats == 6
     assert preset("condinst_cityscapes_r50").class_names[2] == "car"
     assert preset("condinst_cityscapes_r50").mask.mask_stride == 2
-    assert all(presets.figure(name) for name in presets.names())
+    assert all(presets.figure(name) for name in presets.preset_names())
 
 
 def test_preset_takes_overrides_and_names_the_nearest() -> None:
@@ -75,16 +81,17 @@ def test_override_reaches_every_section_and_leaves_the_rest() -> None:
     assert override(DEFAULT) == DEFAULT
 
 
-def test_override_keeps_classes_and_their_names_together() -> None:
-    numbered = override(DEFAULT, num_classes=2)
-    assert numbered.class_names == ("class 0", "class 1") and numbered.category_ids == (1, 2)
-    named = override(DEFAULT, class_names=("cell",))
+def test_classes_are_set_together() -> None:
+    named = with_classes(DEFAULT, ["cell"])
     assert named.heads.num_classes == 1 and named.category_ids == (1,)
-    both = override(DEFAULT, class_names=("a", "b"), category_ids=(7, 9))
+    both = with_classes(DEFAULT, ("a", "b"), (7, 9))
     assert (both.heads.num_classes, both.category_ids) == (2, (7, 9))
-    assert override(DEFAULT, num_classes=80) == DEFAULT
-    same = override(DEFAULT, class_names=DEFAULT.class_names[::-1])
+    same = with_classes(DEFAULT, DEFAULT.class_names[::-1])
     assert same.category_ids == DEFAULT.category_ids
+    with pytest.raises(ConfigError, match="num_classes entries each; with_classes sets all three"):
+        with_classes(DEFAULT, ("a", "b"), (7,))
+    with pytest.raises(ConfigError, match="with_classes sets all three"):
+        override(DEFAULT, num_classes=2)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +106,7 @@ def test_override_keeps_classes_and_their_names_together() -> None:
         ({"nms_iou": 2.0}, "nms_iou is 2.0; it must be a number from 0 to 1."),
         ({"score_threshold": "x"}, "score_threshold is 'x'; it must be a number"),
         ({"size_divisor": 16}, "size_divisor must be a multiple of 32"),
-        ({"input": 3}, "input is 3; it must be an InputConfig"),
+        ({"input": 3}, "input is 3; it must be of type InputConfig"),
         (
             {"backbone_type": "resnet18", "deform_stages": (False, True, True, True)},
             "resnet18 can have neither deformable",
@@ -122,8 +129,8 @@ def test_override_keeps_classes_and_their_names_together() -> None:
         ({"neck_extra_levels": 1}, "must be levels of the pyramid [3, 4, 5, 6]."),
         ({"sizes_of_interest": (64,)}, "sizes_of_interest needs one entry per head level."),
         ({"use_features": False, "coordinates": "none"}, "without features needs coordinates."),
-        ({"category_ids": (1, 2)}, "class_names and category_ids need num_classes entries each."),
-        ({"class_names": ("a",), "num_classes": 2}, "need num_classes entries each."),
+        ({"category_ids": (1, 2)}, "class_names and category_ids need num_classes entries each;"),
+        ({"class_names": ("a",), "num_classes": 2}, "need num_classes entries each;"),
         ({"neck_type": "bifpn", "neck_in_levels": (2, 3, 4, 5)}, "a bifpn has three input levels"),
     ],
 )  # fmt: skip
@@ -149,7 +156,7 @@ def test_text_that_is_no_configuration() -> None:
         (data | {"zoom": 1}, "unknown fields zoom; it was written by a newer version"),
         (data | {"mask": data["mask"] | {"zip": 1}}, "unknown fields zip"),
         (data | {"class_names": 5}, "a value of a wrong type"),
-        (data | {"heads": data["heads"] | {"head_levels": 3}}, "a value of a wrong type"),
+        (data | {"heads": data["heads"] | {"head_levels": 3}}, "a list of whole numbers"),
         (data | {"heads": data["heads"] | {"num_classes": None}}, "num_classes is None"),
         (data | {"detect": data["detect"] | {"rank_by": "luck"}}, "rank_by is 'luck'"),
     ]

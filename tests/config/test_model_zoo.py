@@ -14,12 +14,12 @@ from condinst_infer.config.model_zoo import (
     LICENCES,
     MMDET,
     PUBLISHED,
-    Published,
-    published,
+    PublishedModel,
+    published_model,
 )
 from condinst_infer.config.presets import preset
 from condinst_infer.errors import CheckpointError, ConfigError
-from condinst_infer.model.condinst import CondInst
+from condinst_infer.model.condinst import build_condinst
 from tests.support import goldens
 from tests.support.command_line import Run, assert_refused
 from tests.support.foreign_names import adelaidet_name, renamed
@@ -27,7 +27,7 @@ from tests.support.tiny_model import TINY_CFG, assert_same, tiny_model
 
 
 def config_of(name: str) -> CondInstConfig:
-    model = published(name)
+    model = published_model(name)
     read = {ADELAIDET: checkpoint.config_from_adelaidet, MMDET: checkpoint.config_from_mmdet}
     return read[model.family](model.cfg)
 
@@ -35,7 +35,7 @@ def config_of(name: str) -> CondInstConfig:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_name_is_the_network_it_says(name: str) -> None:
     with torch.device("meta"):
-        model = CondInst(config_of(name))
+        model = build_condinst(config_of(name))
     blocks = {key.split(".")[2] for key in model.state_dict() if key.startswith("backbone.res4.")}
     assert len(blocks) == (23 if "101" in name else 6)
     assert model.config.neck.neck_channels == (160 if "BiFPN" in name else 256)
@@ -79,19 +79,19 @@ def test_weights_and_a_name_are_enough(tmp_path: Path) -> None:
     torch.save({"model": renamed(model, lambda n: adelaidet_name(n, model.config))}, path)
     cfg: dict[str, Any] = TINY_CFG | {"MODEL.CONDINST.MASK_BRANCH.SEMANTIC_LOSS_ON": True}
     beside.write_text(yaml.safe_dump(cfg))
-    found = checkpoint.import_weights(path, Published("tiny", ADELAIDET, cfg, 0.0, 0.0))
+    found = checkpoint.import_weights(path, PublishedModel("tiny", ADELAIDET, cfg, 0.0, 0.0))
     assert found.config == override(checkpoint.import_weights(path, beside).config, name="tiny")
     found.config = model.config
     assert_same(found, model)
     with pytest.raises(CheckpointError, match="weights of AdelaiDet, but tiny is a model of mmdet"):
-        checkpoint.import_weights(path, Published("tiny", MMDET, {}, 0.0, 0.0))
+        checkpoint.import_weights(path, PublishedModel("tiny", MMDET, {}, 0.0, 0.0))
     with pytest.raises(CheckpointError, match="do not fit the configuration MS_R_50_3x_sem"):
-        checkpoint.import_weights(path, published("CondInst_MS_R_50_3x_sem"))
+        checkpoint.import_weights(path, published_model("CondInst_MS_R_50_3x_sem"))
 
 
 def test_a_name_nobody_has_published_is_refused(condinst: Run, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean MS_R_50_3x"):
-        published("MS_R50_3x")
+        published_model("MS_R50_3x")
     command = ("import", tmp_path / "w.pth", "-o", tmp_path / "model.safetensors")
     refused = condinst(*command, "--preset-from", "mask_rcnn")
     assert_refused(refused, "'mask_rcnn'", "condinst presets --published")

@@ -13,13 +13,21 @@ from benchmarks.trained_statistics import with_trained_statistics
 from condinst_infer import ops
 from condinst_infer.config import presets
 from condinst_infer.config.model import CondInstConfig
-from condinst_infer.config.paper_tables import ABLATIONS, ECCV, MODELS, Row, config_of, words_of
+from condinst_infer.config.paper_tables import (
+    ABLATIONS,
+    ECCV,
+    MODELS,
+    TableRow,
+    config_of,
+    train_arguments,
+)
 from condinst_infer.export.onnx_export import export_onnx
-from condinst_infer.model.condinst import CondInst
+from condinst_infer.model.condinst import CondInst, build_condinst
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.train.losses import LossConfig, condinst_losses
-from condinst_infer.train.settings import replaced, settings_for
+from condinst_infer.train.settings import replace_settings, settings_for
 from condinst_infer.train.targets import ground_truth
+from tests.support.classes import numbered_classes
 from tests.support.function_bodies import mask_head_model, session
 
 TINY: dict[str, Any] = {
@@ -31,7 +39,7 @@ TINY: dict[str, Any] = {
     "share_convs": 1,
     "mask_branch_channels": 4,
     "mask_branch_convs": 1,
-    "num_classes": 2,
+    **numbered_classes(2),
     "pre_nms_topk": 30,
     "max_detections": 6,
     "mask_nms_candidates": 20,
@@ -39,20 +47,20 @@ TINY: dict[str, Any] = {
 CANVAS = (64, 96)
 
 
-def tiny(row: Row) -> CondInstConfig:
+def tiny(row: TableRow) -> CondInstConfig:
     """The network of a row, made small: what the row sets, on the mask heads of its preset."""
     mask = presets.preset(row.preset).mask
     own = {"mask_levels": mask.mask_levels, "mask_stride": mask.mask_stride}
     return presets.preset("condinst_nano", **{**TINY, **own, **row.changes})
 
 
-def distinct(rows: list[Row], quick: str = "") -> list[Any]:
+def distinct(rows: list[TableRow], quick: str = "") -> list[Any]:
     """One test for each network: tables repeat the one without changes.
 
     Args:
         quick: the place of the only row whose test is quick; all are by default.
     """
-    first: dict[CondInstConfig, Row] = {}
+    first: dict[CondInstConfig, TableRow] = {}
     for row in rows:
         first.setdefault(tiny(row), row)
     return [
@@ -63,14 +71,14 @@ def distinct(rows: list[Row], quick: str = "") -> list[Any]:
     ]
 
 
-def place(row: Row) -> str:
+def place(row: TableRow) -> str:
     return f"{row.paper} {row.table} {row.row}"
 
 
 def trained(config: CondInstConfig) -> CondInst:
     """A network full of instances, after one step on a made-up batch."""
     torch.manual_seed(0)
-    model = with_trained_statistics(CondInst(config)).train()
+    model = with_trained_statistics(build_condinst(config)).train()
     images = torch.randint(0, 256, (2, *CANVAS, 3), dtype=torch.uint8)
     masks = torch.zeros((2, *CANVAS), dtype=torch.bool)
     masks[0, 8:56, 4:40], masks[1, 20:40, 50:90] = True, True
@@ -101,7 +109,7 @@ ECCV_ROWS = [row for row in ABLATIONS if row.paper == ECCV and row.table == "5"]
 
 
 @pytest.mark.parametrize("row", distinct([*JOURNAL_ROWS, *ECCV_ROWS], quick="journal 6 mask"))
-def test_a_row_trains_exports_and_runs_in_onnx_runtime(row: Row, tmp_path: Path) -> None:
+def test_a_row_trains_exports_and_runs_in_onnx_runtime(row: TableRow, tmp_path: Path) -> None:
     config = tiny(row)
     model, path = trained(config), tmp_path / "model.onnx"
     export_onnx(model, path, size=CANVAS, batch=1)
@@ -125,7 +133,7 @@ def test_a_row_trains_exports_and_runs_in_onnx_runtime(row: Row, tmp_path: Path)
 @pytest.mark.parametrize(
     "row", distinct([row for row in ABLATIONS if row.paper == ECCV and row.table != "5"])
 )
-def test_a_row_of_the_first_paper_trains_and_its_mask_heads_run(row: Row) -> None:
+def test_a_row_of_the_first_paper_trains_and_its_mask_heads_run(row: TableRow) -> None:
     config = tiny(row)
     model = trained(config)
     random = torch.Generator().manual_seed(1)
@@ -152,15 +160,15 @@ def test_every_preset_of_the_papers_has_a_row_and_every_row_a_model() -> None:
     rows = (*ABLATIONS, *MODELS)
     assert len(set(map(place, rows))) == len(rows) == 46 + 29
     own = {"condinst_nano", "condinst_r50_bifpn"}  # in no table
-    assert {row.preset for row in rows} == set(presets.names()) - own
-    for name in set(presets.names()) - own:
+    assert {row.preset for row in rows} == set(presets.preset_names()) - own
+    for name in set(presets.preset_names()) - own:
         numbers = {str(row.number) for row in rows if row.preset == name}
         assert set(presets.figure(name).split()[0].split("-")) <= numbers
 
 
 @pytest.mark.parametrize("row", (*ABLATIONS, *MODELS), ids=place)
-def test_a_row_is_what_its_words_say(row: Row) -> None:
-    name, *words = words_of(row).split()
+def test_a_row_is_what_its_words_say(row: TableRow) -> None:
+    name, *words = train_arguments(row).split()
     values: dict[str, Any] = {}
     for word in words[1::2]:
         field, _, text = word.partition("=")
@@ -168,7 +176,7 @@ def test_a_row_is_what_its_words_say(row: Row) -> None:
     assert words[::2] == ["--set"] * len(values) and values == {**row.changes, **row.training}
     config = presets.preset(name, **{k: v for k, v in values.items() if k not in row.training})
     assert config == config_of(row)
-    settings = replaced(settings_for(config), **row.training)
+    settings = replace_settings(settings_for(config), **row.training)
     of_table = {"8": 360_000, "9": 24_000, "11": 24_000}
     expected = of_table.get(row.table, 270_000 if "3x" in row.row else 90_000)
     assert settings.iterations == expected

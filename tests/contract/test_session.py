@@ -10,7 +10,7 @@ from benchmarks.trained_statistics import with_trained_statistics
 from condinst_infer.config.presets import preset
 from condinst_infer.contract.tensors import output_shapes
 from condinst_infer.export.onnx_export import export_onnx
-from condinst_infer.model.condinst import CondInst
+from condinst_infer.model.condinst import build_condinst
 from condinst_infer.runtimes.ort import OrtSession
 
 
@@ -26,7 +26,7 @@ def five_levels(tmp_path: Path) -> Path:
         pre_nms_topk=70,
         mask_channels=5,
     )
-    model = with_trained_statistics(CondInst(config))
+    model = with_trained_statistics(build_condinst(config))
     export_onnx(model, tmp_path / "model.onnx", graph="detector")
     return tmp_path / "model.onnx"
 

@@ -9,7 +9,7 @@ import condinst_infer as ci
 from condinst_infer import checkpoint
 from condinst_infer.config.model import override
 from condinst_infer.cuda.driver import Device
-from condinst_infer.cuda.runner import DeviceRunner
+from condinst_infer.cuda.runner import CudaRunner
 from condinst_infer.export.onnx_export import export_onnx
 from condinst_infer.results.panoptic import PanopticSegment, PanopticSegmentation
 from engines.emulator import Emulator
@@ -42,7 +42,7 @@ def test_owners_come_from_the_device(
         "condinst_infer.processing.panoptic.semantic_labels", None
     )  # no merge on the host
     monkeypatch.setattr("condinst_infer.processing.panoptic.owners_of_things", None)
-    with ci.Pipeline(DeviceRunner(Recorded(panoptic_onnx), device)) as pipeline:
+    with ci.Pipeline(CudaRunner(Recorded(panoptic_onnx), device)) as pipeline:
         for _ in range(2):
             for ours, theirs in zip(pipeline.panoptic(images, **RULES), expected, strict=True):
                 assert_same(ours, theirs)
@@ -53,7 +53,7 @@ def test_images_of_a_batch_have_owners_of_their_own(device: Device, panoptic_onn
     images = [photograph((128, 192), i) for i in range(3)]
     with (
         ci.load(panoptic_onnx) as whole,
-        ci.Pipeline(DeviceRunner(Recorded(panoptic_onnx), device), max_batch=3) as pipeline,
+        ci.Pipeline(CudaRunner(Recorded(panoptic_onnx), device), max_batch=3) as pipeline,
     ):
         found = pipeline.panoptic(images, **RULES)
         for ours, theirs in zip(found, whole.panoptic(images, **RULES), strict=True):
@@ -66,7 +66,7 @@ def test_every_threshold_has_a_graph_of_its_own(device: Device, panoptic_onnx: P
     rules = [RULES, RULES | {"overlap_threshold": 0.0}, RULES | {"stuff_area_limit": 10**6}]
     with (
         ci.load(panoptic_onnx) as whole,
-        ci.Pipeline(DeviceRunner(session, device)) as pipeline,
+        ci.Pipeline(CudaRunner(session, device)) as pipeline,
     ):
         expected = [whole.panoptic(image, **rule) for rule in rules]
         assert len({len(result.segments) for result in expected}) == 3
@@ -87,7 +87,7 @@ def test_a_larger_image_makes_room_and_warm_calls_allocate_nothing(
     images = [photograph(size) for size in ((64, 96), (128, 192), (256, 384))]
     with (
         ci.load(panoptic_onnx) as whole,
-        ci.Pipeline(DeviceRunner(Recorded(panoptic_onnx), device)) as pipeline,
+        ci.Pipeline(CudaRunner(Recorded(panoptic_onnx), device)) as pipeline,
     ):
         pipeline(images[2])  # room for its masks: what comes later makes room for owners alone
         small = [pipeline.panoptic(images[0], **RULES) for _ in range(3)]
@@ -112,11 +112,11 @@ def test_a_larger_image_makes_room_and_warm_calls_allocate_nothing(
 def test_more_mask_bits_than_expected_are_merged_too(
     device: Device, panoptic_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("condinst_infer.cuda.canvas.words_expected", lambda k, size: 3)
+    monkeypatch.setattr("condinst_infer.cuda.canvas.expected_words", lambda k, size: 3)
     image = photograph((128, 192))
     with (
         ci.load(panoptic_onnx) as whole,
-        ci.Pipeline(DeviceRunner(Recorded(panoptic_onnx), device)) as pipeline,
+        ci.Pipeline(CudaRunner(Recorded(panoptic_onnx), device)) as pipeline,
     ):
         for _ in range(3):
             assert_same(pipeline.panoptic(image, **RULES), whole.panoptic(image, **RULES))
@@ -134,7 +134,7 @@ def test_the_merge_takes_what_mask_nms_kept(
     images = [photograph((128, 192), i) for i in range(2)]  # its net size: no resizing that differs
     with (
         ci.load(files["full"]) as whole,
-        ci.Pipeline(DeviceRunner(Recorded(files["detector"]), device), max_batch=2) as pipeline,
+        ci.Pipeline(CudaRunner(Recorded(files["detector"]), device), max_batch=2) as pipeline,
     ):
         expected = whole.panoptic(images, **RULES)
         for _ in range(3):  # the third time as a graph

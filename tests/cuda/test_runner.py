@@ -10,7 +10,7 @@ import pytest
 
 import condinst_infer as ci
 from condinst_infer.cuda.driver import Device
-from condinst_infer.cuda.runner import DeviceRunner
+from condinst_infer.cuda.runner import CudaRunner
 from condinst_infer.errors import MissingExtraError, SessionError
 from condinst_infer.runtimes.ort import OrtSession
 from engines.emulator import Emulator, host
@@ -78,7 +78,7 @@ def test_a_whole_engine_works_too_and_becomes_a_graph_at_its_third_batch(
 ) -> None:
     session = Recorded(nano_onnx)
     image = photograph((128, 192))
-    with ci.load(nano_onnx) as whole, ci.Pipeline(DeviceRunner(session, device)) as pipeline:
+    with ci.load(nano_onnx) as whole, ci.Pipeline(CudaRunner(session, device)) as pipeline:
         expected = whole(image)
         enqueued = []
         for _ in range(4):
@@ -94,7 +94,7 @@ def test_warm_calls_allocate_nothing(
     device: Device, cuda_emulator: Emulator, nano_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = photograph((60, 90))
-    with ci.Pipeline(DeviceRunner(Recorded(nano_onnx), device)) as pipeline:
+    with ci.Pipeline(CudaRunner(Recorded(nano_onnx), device)) as pipeline:
         for _ in range(2):
             pipeline(image)
         calls: list[str] = []
@@ -115,7 +115,7 @@ def test_canvases_and_plans_that_were_not_used_lately_are_freed(
     monkeypatch.setattr("condinst_infer.cuda.runner._CANVASES", 1)
     monkeypatch.setattr("condinst_infer.cuda.canvas._PLANS", 1)
     session = Recorded(nano_onnx)
-    with ci.Pipeline(DeviceRunner(session, device)) as pipeline:
+    with ci.Pipeline(CudaRunner(session, device)) as pipeline:
         counts = []
         for size in ((60, 90), (61, 90), (90, 60)) * 2:
             pipeline(photograph(size))
@@ -127,12 +127,12 @@ def test_canvases_and_plans_that_were_not_used_lately_are_freed(
 def test_more_mask_bits_than_expected_get_room(
     device: Device, nano_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("condinst_infer.cuda.canvas.words_expected", lambda k, size: 3)
+    monkeypatch.setattr("condinst_infer.cuda.canvas.expected_words", lambda k, size: 3)
     monkeypatch.setattr("condinst_infer.cuda.download._FIRST_WORDS", 2)
     image = photograph((128, 192))
     with (
         ci.load(nano_onnx) as whole,
-        ci.Pipeline(DeviceRunner(Recorded(nano_onnx), device)) as pipeline,
+        ci.Pipeline(CudaRunner(Recorded(nano_onnx), device)) as pipeline,
     ):
         for _ in range(4):
             assert np.array_equal(pipeline(image).masks, whole(image).masks)
@@ -142,7 +142,7 @@ def test_threads_get_lanes_of_their_own(device: Device, nano_onnx: Path) -> None
     images = [photograph(SIZES[i % 3], i) for i in range(12)]
     session = Recorded(nano_onnx)
     session.capturable = False  # its graph would repeat the outputs of the image it was made with
-    with ci.Pipeline(DeviceRunner(session, device)) as pipeline:
+    with ci.Pipeline(CudaRunner(session, device)) as pipeline:
         alone = [pipeline(image) for image in images]
         for ours, theirs in zip(pipeline.map(images, workers=4), alone, strict=True):
             assert np.array_equal(ours.masks, theirs.masks)
@@ -154,7 +154,7 @@ def test_a_session_of_one_stream_makes_threads_wait(device: Device, detector_onn
     session = OrtSession(detector_onnx)
     image = photograph((60, 90))
     with (
-        ci.Pipeline(DeviceRunner(session, device, device.stream())) as pipeline,
+        ci.Pipeline(CudaRunner(session, device, device.stream())) as pipeline,
         ThreadPoolExecutor(4) as pool,
     ):
         counts = [len(result) for result in pool.map(pipeline, [image] * 8)]
@@ -185,7 +185,7 @@ def test_load_wants_a_detector_and_puts_it_on_our_stream(
         streams.append(stream)
         return OrtSession(path, threads=threads)
 
-    monkeypatch.setattr("condinst_infer.runtimes.runner.OrtSession", on_cpu)
+    monkeypatch.setattr("condinst_infer.runtimes.ort.OrtSession", on_cpu)
     with pytest.raises(SessionError, match="--graph detector"):
         ci.load(nano_onnx, device="cuda")
     image = photograph((128, 192))

@@ -10,9 +10,9 @@ import pytest
 
 from condinst_infer.datasets.coco_panoptic import (
     id_map,
-    read_found,
     read_panoptic,
-    relabelled,
+    read_results,
+    relabel,
     run_starts,
 )
 from condinst_infer.errors import InputError
@@ -127,17 +127,17 @@ def test_results_need_their_images_only(tmp_path: Path) -> None:
     file = write_panoptic(tmp_path / "found.json", pairs)
     content = json.loads(file.read_text())
     file.write_text(json.dumps({"annotations": content["annotations"][::-1]}))
-    found = read_found(file, truth)
+    found = read_results(file, truth)
     assert [image.id for image in found.images] == [0, 7]
     for image, (ids, _) in zip(found.images, pairs, strict=False):
         assert (id_map(image) == ids).all()
     file.write_text(json.dumps({"annotations": content["annotations"][:1]}))
     with pytest.raises(InputError, match=r"found.json has nothing on image 7 \(1.png\)"):
-        read_found(file, truth)
+        read_results(file, truth)
     for other in ("[]", '{"annotations": [{"bbox": []}]}'):
         file.write_text(other)
         with pytest.raises(InputError, match="no COCO panoptic result"):
-            read_found(file, truth)
+            read_results(file, truth)
 
 
 def test_relabelling_is_a_look_up_of_each_pixel() -> None:
@@ -145,5 +145,5 @@ def test_relabelling_is_a_look_up_of_each_pixel() -> None:
         ids, _ = made_up(seed)
         new = {id_: number for number, id_ in enumerate(np.unique(ids).tolist(), 3)}
         expected = np.vectorize(new.get)(ids)
-        assert (relabelled(ids, new) == expected).all()
+        assert (relabel(ids, new) == expected).all()
     assert run_starts(np.array([[4, 4], [4, 0], [0, 4]])).tolist() == [0, 3, 5]

@@ -8,9 +8,10 @@ import pytest
 from condinst_infer.config.presets import preset
 from condinst_infer.cuda import kernels
 from condinst_infer.cuda.driver import DeviceArray, Stream
+from condinst_infer.processing.geometry import PlacedImage
 from condinst_infer.processing.panoptic_merge import add_stuff, owners_of_things, semantic_labels
 from condinst_infer.processing.paste import paste
-from condinst_infer.processing.postprocess import kept_slots
+from condinst_infer.processing.postprocess import BatchOutputs, select_slots
 from tests.support.masks import assert_equal_labels, logits_of, smooth_masks
 
 Size = tuple[int, int]  # (height, width)
@@ -115,9 +116,10 @@ def expected_things(masks, boxes, scores, count, case, overlap_threshold, score_
         "labels": np.zeros((1, len(scores)), np.int32),
     }
     sizes = {"net_size": case.net_size, "image_size": case.image_size}
-    kept = kept_slots(
-        outputs, 0, **sizes, config=preset("condinst_nano"), score_threshold=score_threshold
-    )
+    image = np.zeros((*case.image_size, 3), np.uint8)
+    placed = PlacedImage(image, case.net_size, case.net_size)
+    batch = BatchOutputs(outputs)
+    kept = select_slots(batch, 0, placed, preset("condinst_nano"), score_threshold)
     crops = paste([masks[slot] for slot in kept], stride=4, **sizes)
     numbers = np.concatenate([[0], kept + 1]).astype(np.uint16)
     return numbers[owners_of_things(crops, case.image_size, overlap_threshold)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from condinst_infer.cuda import kernels
-from condinst_infer.cuda.download import crops_from_bits, words_expected
+from condinst_infer.cuda.download import crops_from_bits, expected_words
 from condinst_infer.cuda.driver import DeviceArray, Stream
 from condinst_infer.errors import SessionError
 from condinst_infer.processing.paste import _axis
@@ -295,5 +295,5 @@ def test_crop_past_the_end_of_the_words_is_refused():
 
 
 def test_expected_words_hold_a_few_full_masks():
-    assert words_expected(3, (10, 33)) == 3 * 10 * 2
-    assert words_expected(500, (10, 32)) == 16 * 10
+    assert expected_words(3, (10, 33)) == 3 * 10 * 2
+    assert expected_words(500, (10, 32)) == 16 * 10

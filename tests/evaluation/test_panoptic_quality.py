@@ -9,9 +9,9 @@ import pytest
 
 from condinst_infer.datasets.coco_panoptic import PanopticTruth, id_map, read_panoptic
 from condinst_infer.evaluation.panoptic_quality import (
-    Found,
     PanopticQuality,
-    counted,
+    PredictedSegments,
+    count_matches,
     evaluate_panoptic_file,
     quality,
 )
@@ -89,7 +89,9 @@ def test_noise_on_photographs_is_judged_as_mask_by_mask() -> None:
             if info["category_id"] not in truth.categories:
                 info["category_id"] = kinds[info["category_id"] % len(kinds)]
         pairs.append(((ids, segments), (found, guesses)))
-        total += counted(truth, image, Found(found, {g["id"]: g["category_id"] for g in guesses}))
+        total += count_matches(
+            truth, image, PredictedSegments(found, {g["id"]: g["category_id"] for g in guesses})
+        )
     assert_as_straightforward(quality(truth, total), pairs)
 
 
@@ -205,8 +207,10 @@ def merged(truth: PanopticTruth, stuff_area_limit: int) -> PanopticQuality:
         kinds = dict(enumerate((s.category for s in things), 1))
         kinds |= {len(things) + channel: id_ for id_, channel in stuff.items()}
         shown = set(np.unique(owners).tolist()) - {0}
-        found = Found(owners.astype(np.int32), {i: k for i, k in kinds.items() if i in shown})
-        total += counted(truth, image, found)
+        found = PredictedSegments(
+            owners.astype(np.int32), {i: k for i, k in kinds.items() if i in shown}
+        )
+        total += count_matches(truth, image, found)
     return quality(truth, total)
 
 

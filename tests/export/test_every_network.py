@@ -11,7 +11,7 @@ from benchmarks.trained_statistics import with_trained_statistics
 from condinst_infer.config.presets import preset
 from condinst_infer.contract.metadata import props_from_onnx
 from condinst_infer.export.onnx_export import export_onnx
-from condinst_infer.model.condinst import CondInst
+from condinst_infer.model.condinst import CondInst, build_condinst
 from condinst_infer.quantization.qdq import Quantizer
 from condinst_infer.runtimes.openvino import OvSession
 from condinst_infer.runtimes.ort import OrtSession
@@ -20,7 +20,7 @@ from condinst_infer.verification import self_test
 from condinst_infer.verification.check_export import finish_export
 from condinst_infer.verification.compare import (
     DETECTION_ROWS,
-    Report,
+    ComparisonReport,
     compare,
     precision_of,
     report_on,
@@ -29,7 +29,7 @@ from tests.support.reduced_networks import network_names, reduced_network
 
 QUICK = ("condinst_nano",)
 SLOW = ("condinst_r101_dcn_bifpn_sem", "condinst_panoptic_r101_dcn")
-SHAPES = {"least": (1, 64, 64), "usual": (1, 96, 128), "most": (2, 192, 256)}
+SHAPES = {"min_shape": (1, 64, 64), "opt_shape": (1, 96, 128), "max_shape": (2, 192, 256)}
 Feeds = dict[str, np.ndarray]
 
 
@@ -82,7 +82,7 @@ def feeds() -> Feeds:
     return {"images": images, "image_sizes": np.array([[128, 160], [101, 90]], np.int32)}
 
 
-def assert_near(report: Report) -> None:
+def assert_near(report: ComparisonReport) -> None:
     """One int8 file finds much the same in two runtimes.
 
     Random masks have edges everywhere, and ten slots cut through hundreds of candidates: masks
@@ -93,8 +93,8 @@ def assert_near(report: Report) -> None:
         assert row.difference <= limits.get(row.stage, 0.25), str(report)
 
 
-def stored(path: Path) -> self_test.Golden:
-    found = self_test.golden_from_props(props_from_onnx(path.read_bytes(), path), path)
+def stored(path: Path) -> self_test.SelfTest:
+    found = self_test.self_test_from_props(props_from_onnx(path.read_bytes(), path), path)
     assert found is not None and sum(found.counts) > 0
     return found
 
@@ -148,7 +148,7 @@ def test_nvidias_parser_and_builder_take_it(
 @pytest.mark.timeout(3600)
 def test_a_deformable_network_of_real_size_gives_torchs_instances(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    model = with_trained_statistics(CondInst(preset("condinst_r101_dcn_bifpn_sem")))
+    model = with_trained_statistics(build_condinst(preset("condinst_r101_dcn_bifpn_sem")))
     export_onnx(model, path)
     report = finish_export(model, path)
     assert report.ok and min(report.detections) > 0

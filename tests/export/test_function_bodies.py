@@ -18,9 +18,10 @@ from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.config.presets import preset
 from condinst_infer.contract.metadata import Metadata, metadata_from_props
 from condinst_infer.export.onnx_export import export_onnx
-from condinst_infer.model.condinst import CondInst
+from condinst_infer.model.condinst import build_condinst
 from condinst_infer.ops.dynamic_mask_head import COORDINATES
 from condinst_infer.ops.onnx_nodes import DOMAIN
+from tests.support.classes import numbered_classes
 from tests.support.function_bodies import FLOAT, HALF, in_openvino, mask_head_model, run, session
 
 HEADS = [  # every value of every ablation field at least once
@@ -198,9 +199,9 @@ def test_attributes_of_an_export_match_its_bodies(nano_onnx: Path) -> None:
 def test_attributes_of_an_ablation_match_its_bodies(tmp_path: Path) -> None:
     ablation = {"mask_head_depth": 2, "mask_head_width": 4, "mask_channels": 5}
     ablation |= {"coordinates": "absolute", "mask_stride": 2, "nms_iou": 0.45, "max_detections": 9}
-    config = preset("condinst_nano", num_classes=2, **ablation)
+    config = preset("condinst_nano", **numbered_classes(2), **ablation)
     path = tmp_path / "ablation.onnx"
-    export_onnx(with_trained_statistics(CondInst(config)), path, size=(64, 96), batch=1)
+    export_onnx(with_trained_statistics(build_condinst(config)), path, size=(64, 96), batch=1)
     assert_attributes_match(onnx.load(path), Metadata(config))
 
 

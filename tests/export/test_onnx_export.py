@@ -15,7 +15,7 @@ from condinst_infer.config.model import DetectConfig
 from condinst_infer.config.presets import preset
 from condinst_infer.errors import ConfigError, ParityError
 from condinst_infer.export.onnx_export import export_onnx
-from condinst_infer.model.condinst import CondInst
+from condinst_infer.model.condinst import CondInst, build_condinst
 from condinst_infer.model.deploy import in_precision
 from condinst_infer.processing.preprocess import read_image
 from condinst_infer.runtimes.ort import OrtSession
@@ -250,7 +250,7 @@ def blind_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def write(path: Path) -> None:
         torch.manual_seed(0)
         sizes = {"short_side": 128, "long_side": 192, "max_detections": 20}
-        checkpoint.save(CondInst(preset("condinst_nano", **sizes)), path)
+        checkpoint.save(build_condinst(preset("condinst_nano", **sizes)), path)
 
     return shared_file(tmp_path_factory, "blind/blind.safetensors", write)
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from condinst_infer.config import presets
 from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.config.presets import preset
-from condinst_infer.model.condinst import CondInst
+from condinst_infer.model.condinst import CondInst, build_condinst
+from tests.support.classes import numbered_classes
 
 FLAT = 100  # a grey level that normalises to zero in `lively`
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -34,8 +35,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 def lively(**changes: Any) -> CondInst:
     """A nano network of random weights that finds instances in noise and none in flat grey."""
     torch.manual_seed(0)
-    changes = {"pixel_mean": (FLAT,) * 3, "num_classes": 5, "max_detections": 60} | changes
-    model = CondInst(preset("condinst_nano", **changes)).eval()
+    changes = {"pixel_mean": (FLAT,) * 3, **numbered_classes(5), "max_detections": 60} | changes
+    model = build_condinst(preset("condinst_nano", **changes)).eval()
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -103,11 +104,11 @@ def assert_contract(outputs: dict[str, Tensor], config: CondInstConfig, canvas: 
         assert (outputs["masks"][i, count:] == 0).all()
 
 
-@pytest.mark.parametrize("name", presets.names())
+@pytest.mark.parametrize("name", presets.preset_names())
 def test_preset_runs(name: str) -> None:
     torch.manual_seed(2)
     config = preset(name)
-    model = CondInst(config).eval()
+    model = build_condinst(config).eval()
     nn.init.constant_(model.fcos.class_logits.bias, -1.0)  # pyright: ignore
     images = torch.randint(0, 256, (1, 64, 96, 3), dtype=torch.uint8)
     sizes = torch.tensor([[60, 90]], dtype=torch.int32)
@@ -184,7 +185,7 @@ def test_normalisation_comes_before_padding() -> None:
     size = torch.tensor([[20, 50]], dtype=torch.int32)
     for order, expected in (("bgr", (0.5, 0.5, 0.6)), ("rgb", (11.5, 0.5, -3.8))):
         model = lively(pixel_mean=mean, pixel_std=std, channel_order=order)
-        x = model.normalised(image, size)
+        x = model.normalize(image, size)
         assert x.shape == (1, 3, 32, 64)
         inside = torch.tensor(expected)[None, :, None, None].expand(1, 3, 20, 50)
         torch.testing.assert_close(x[:, :, :20, :50], inside)
@@ -208,7 +209,7 @@ def test_frozen_parts_stay_as_they_are_in_training(norm: str) -> None:
 
 
 def test_prior_probability_is_the_first_class_score() -> None:
-    config = override(preset("condinst_nano"), prior_probability=0.03, num_classes=2)
-    bias = CondInst(config).fcos.class_logits.bias
+    config = override(preset("condinst_nano"), prior_probability=0.03, **numbered_classes(2))
+    bias = build_condinst(config).fcos.class_logits.bias
     assert bias is not None
     torch.testing.assert_close(bias.sigmoid(), torch.full((2,), 0.03))

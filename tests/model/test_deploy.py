@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from condinst_infer.config import presets
-from condinst_infer.model.condinst import CondInst, HeadOutputs
+from condinst_infer.model.condinst import CondInst
 from condinst_infer.model.deploy import in_precision
+from condinst_infer.model.heads import HeadOutputs
 from condinst_infer.model.layers import ConvNorm, DeformConvNorm
 from tests.support.reduced_networks import reduced_network
 
@@ -36,7 +37,7 @@ def distance(ours: Tensor | Sequence[Tensor] | None, theirs: object) -> float:
     return max(map(distance, ours, theirs))
 
 
-@pytest.mark.parametrize("name", presets.names())
+@pytest.mark.parametrize("name", presets.preset_names())
 def test_folding_batch_norms_changes_nothing(name: str) -> None:
     model = reduced_network(name)
     folded = in_precision(model, "fp32")

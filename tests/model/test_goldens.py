@@ -38,7 +38,7 @@ def run(name: str, case: str, *, shift: float = 0.0) -> dict[str, np.ndarray]:
 def test_input_backbone_and_pyramid(name: str, case: str) -> None:
     model, golden = goldens.model(name), goldens.arrays(name)
     with torch.inference_mode():
-        x = model.normalised(*tensors(goldens.feeds(name, case)))
+        x = model.normalize(*tensors(goldens.feeds(name, case)))
         maps = model.backbone(x)
         pyramid = model.neck(maps)
     stage = "bottomup_level" if "DLA" in name else "bottomup_res"

@@ -17,13 +17,13 @@ from condinst_infer.config.presets import preset
 from condinst_infer.config.validation import CHOICES
 from condinst_infer.errors import ParityError
 from condinst_infer.export.onnx_export import export_onnx
-from condinst_infer.model.condinst import CondInst
+from condinst_infer.model.condinst import CondInst, build_condinst
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.runtimes.pytorch import TorchSession
 from condinst_infer.verification import self_test
 from condinst_infer.verification.check_export import finish_export, verify_export
 from condinst_infer.verification.compare import compare
-from condinst_infer.verification.intermediates import TorchStages
+from condinst_infer.verification.intermediates import TorchIntermediates
 from tests.support.command_line import Run
 
 KINDS = CHOICES["mask_nms"]
@@ -221,7 +221,7 @@ def test_an_export_is_verified(
     own = {"nms", "outputs", "params", "mask_heads", "candidate_masks"}
     assert own <= stages if graph == "full" else not own & stages
     props = {prop.key: prop.value for prop in onnx.load(path).metadata_props}
-    expected = self_test.golden_from_props(props, path)
+    expected = self_test.self_test_from_props(props, path)
     assert expected is not None and sum(expected.counts) > 3 and not expected.tied
     self_test.check(OrtSession(path, threads=1), expected)
 
@@ -274,7 +274,7 @@ def test_an_image_may_have_fewer_candidates_than_asked_for(tmp_path: Path) -> No
     # 3 levels of 10: fewer than 300, and than the 60 that may be kept
     torch.manual_seed(0)
     config = preset("condinst_nano", nms="mask", pre_nms_topk=10, max_detections=60)
-    model = with_trained_statistics(CondInst(config))
+    model = with_trained_statistics(build_condinst(config))
     assert model.config.mask_candidates == 30
     path = tmp_path / "few.onnx"
     export_onnx(model, path, size=CANVAS, batch=3)
@@ -291,7 +291,7 @@ def test_candidates_in_other_places_are_found_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = Path(copy(mask_nms_detector_onnx, tmp_path / "detector.onnx"))
-    network = TorchStages(checkpoint.load(mask_nms_checkpoint))
+    network = TorchIntermediates(checkpoint.load(mask_nms_checkpoint))
     expected = self_test.store(path, network, OrtSession(path))
     run = OrtSession.run
 

@@ -7,8 +7,10 @@ from torch.nn.functional import interpolate, pad
 
 from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.errors import ConfigError, SessionError
+from condinst_infer.processing.geometry import PlacedImage
+from condinst_infer.processing.options import filter_for
 from condinst_infer.processing.paste import paste
-from condinst_infer.processing.postprocess import instances_from_outputs
+from condinst_infer.processing.postprocess import BatchOutputs, instances_from_outputs
 from condinst_infer.results.crop import CroppedMask
 from tests.support.masks import smooth_masks
 
@@ -138,9 +140,9 @@ def instances(data=None, index=1, size=(128, 144), **options):
     image = np.zeros((*size, 3), dtype=np.uint8)
     config = options.pop("config", CONFIG)
     data = outputs() if data is None else data
-    return instances_from_outputs(
-        data, index, net_size=(64, 96), image=image, config=config, **options
-    )
+    placed = PlacedImage(image, (64, 96), (64, 96))
+    filter_ = filter_for(config, **options)
+    return instances_from_outputs(BatchOutputs(data), index, placed, config, filter_)
 
 
 def test_boxes_and_masks_are_in_original_pixels():

@@ -6,7 +6,7 @@ from PIL import Image
 
 from condinst_infer.config.model import InputConfig
 from condinst_infer.processing.geometry import canvas_size, fitted_size, network_size
-from condinst_infer.processing.preprocess import resize, stacked
+from condinst_infer.processing.preprocess import resize, stack_images
 
 SHORT_FIRST = [  # h, w, short side, long side, network h, w; detectron2's shortest-edge rule
     (480, 640, 800, 1333, 800, 1067),
@@ -76,7 +76,7 @@ def test_stacked_pads_right_and_bottom_with_zeros():
     random = np.random.default_rng(0)
     sizes_in = ((5, 7), (8, 3))
     images = [random.integers(1, 256, (*size, 3), dtype=np.uint8) for size in sizes_in]
-    batch, sizes = stacked(images, (8, 16))
+    batch, sizes = stack_images(images, (8, 16))
     assert batch.dtype == np.uint8 and batch.shape == (2, 8, 16, 3)
     assert sizes.dtype == np.int32 and sizes.tolist() == [[5, 7], [8, 3]]
     for slot, image in zip(batch, images, strict=True):
@@ -86,5 +86,5 @@ def test_stacked_pads_right_and_bottom_with_zeros():
 
 
 def test_stacked_of_no_images():
-    batch, sizes = stacked([], (8, 16))
+    batch, sizes = stack_images([], (8, 16))
     assert batch.shape == (0, 8, 16, 3) and sizes.shape == (0, 2)

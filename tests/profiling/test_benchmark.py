@@ -11,9 +11,9 @@ import pytest
 from condinst_infer.cli.bench import text
 from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.profiling import scopes
-from condinst_infer.profiling.benchmark import Settings, benchmark
+from condinst_infer.profiling.benchmark import benchmark
 from condinst_infer.runtimes.ort import OrtSession
-from condinst_infer.runtimes.runner import HostRunner
+from condinst_infer.runtimes.runner import CpuRunner
 from engines.emulator import Emulator
 from tests.support.annotated import annotated
 from tests.support.command_line import Run, assert_refused
@@ -29,7 +29,7 @@ def test_a_result_names_file_machine_and_rows(nano_onnx: Path, photos: Path) -> 
     shares: list[float] = []
     result = benchmark(
         nano_onnx,
-        settings=Settings(threads=1),
+        threads=1,
         images=[photos / "a.png", photos / "12.jpg"],
         sizes=[(60, 90), (120, 180)],
         batches=[1, 2],
@@ -69,13 +69,13 @@ def test_the_frames_are_the_images_at_the_sizes(
     bright_model: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[np.ndarray] = []
-    measure = scopes.Scene.measure
+    measure = scopes.FrameScopes.measure
 
-    def watched(self: scopes.Scene, *args: object) -> None:
+    def watched(self: scopes.FrameScopes, *args: object) -> None:
         seen.extend(self.frames)
         measure(self, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(scopes.Scene, "measure", watched)
+    monkeypatch.setattr(scopes.FrameScopes, "measure", watched)
     benchmark(bright_model, images=[photos / "a.png"], sizes=[(30, 45)], repeats=1, warmup=1)
     benchmark(bright_model, sizes=[(64, 64)], repeats=1, warmup=1)
     assert seen[0].shape == (30, 45, 3) and seen[0][15, 10].min() > 200 > 50 > seen[0][3, 40].max()
@@ -86,9 +86,9 @@ def test_the_frames_of_a_call_are_one_batch(
     bright_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    run = HostRunner.run
+    run = CpuRunner.run
     monkeypatch.setattr(
-        HostRunner,
+        CpuRunner,
         "run",
         lambda self, batch, *rest: (seen.append(len(batch)), run(self, batch, *rest))[1],
     )
@@ -159,7 +159,7 @@ def test_pytorch_runs_too(condinst: Run, nano_checkpoint: Path) -> None:
 def test_wrong_calls_are_refused_before_anything_is_measured(
     condinst: Run, bright_model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scopes.Scene, "measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(scopes.FrameScopes, "measure", lambda *_: pytest.fail("measured"))
     (tmp_path / "file").touch()
     for words, said in (
         (("--image", photos / "none.png"), "does not exist"),
@@ -184,7 +184,7 @@ def test_a_failure_leaves_no_file(
 ) -> None:
     path = tmp_path / "times.json"
     path.write_text("old")
-    monkeypatch.setattr(scopes.Scene, "measure", lambda *_: 1 / 0)
+    monkeypatch.setattr(scopes.FrameScopes, "measure", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         condinst("bench", bright_model, "-o", path)
     assert path.read_text() == "old" and [f.name for f in tmp_path.iterdir()] == ["times.json"]
@@ -194,7 +194,7 @@ def test_a_session_without_a_profile_has_one_network(
     bright_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "condinst_infer.runtimes.runner.OrtSession", lambda path, **_: Silent(OrtSession(path))
+        "condinst_infer.runtimes.ort.OrtSession", lambda path, **_: Silent(OrtSession(path))
     )
     result = benchmark(bright_model, sizes=[(60, 90)], repeats=1, warmup=1)
     assert "network" in result["rows"][0]["stages_ms"]

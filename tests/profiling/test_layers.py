@@ -3,7 +3,7 @@
 import pytest
 
 from condinst_infer.contract.session import NodeTime
-from condinst_infer.profiling.layers import PARTS, convolution_share, part_times
+from condinst_infer.profiling.layers import PARTS, convolution_share, layer_times
 
 NODES = [  # as ONNX Runtime and PyTorch name them
     NodeTime("Cast_7", "Cast", 1),
@@ -28,7 +28,7 @@ NODES = [  # as ONNX Runtime and PyTorch name them
 
 
 def test_every_node_has_one_part() -> None:
-    times = part_times(NODES)
+    times = layer_times(NODES)
     assert tuple(times) == PARTS
     assert times == {
         "input normalisation": 3,
@@ -47,16 +47,16 @@ def test_every_node_has_one_part() -> None:
 
 def test_only_panoptic_models_have_a_semantic_branch() -> None:
     others = [node for node in NODES if not node.name.startswith("semantic_branch")]
-    assert set(PARTS) - set(part_times(others)) == {"semantic branch"}
+    assert set(PARTS) - set(layer_times(others)) == {"semantic branch"}
 
 
 def test_no_part_is_below_zero() -> None:
-    times = part_times([*NODES, NodeTime("ClassNMS", "Loop", -20)])
+    times = layer_times([*NODES, NodeTime("ClassNMS", "Loop", -20)])
     assert times["NMS"] == 0
 
 
 def test_names_without_modules_tell_no_parts() -> None:
-    assert part_times([NodeTime("relu_7_nchwc", "Conv", 1)]) == {}
+    assert layer_times([NodeTime("relu_7_nchwc", "Conv", 1)]) == {}
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,14 @@ import pytest
 from condinst_infer.contract.session import NodeTime
 from condinst_infer.cuda import kernels
 from condinst_infer.cuda.driver import Device, Graph
-from condinst_infer.cuda.runner import DeviceRunner
+from condinst_infer.cuda.runner import CudaRunner
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.processing import postprocess, preprocess
-from condinst_infer.processing.geometry import Placed
-from condinst_infer.profiling.scopes import Scene
+from condinst_infer.processing.geometry import PlacedImage
+from condinst_infer.profiling.scopes import FrameScopes
 from condinst_infer.results import instances
 from condinst_infer.runtimes.ort import OrtSession
-from condinst_infer.runtimes.runner import HostRunner
+from condinst_infer.runtimes.runner import CpuRunner
 from engines.emulator import Emulator
 from tests.support.recorded_session import Recorded, photograph
 from tests.support.silent_session import Silent
@@ -45,7 +45,7 @@ def delay(monkeypatch: pytest.MonkeyPatch) -> Iterator[Delay]:
         return slow
 
     monkeypatch.setattr("condinst_infer.runtimes.runner.resize", delayed(preprocess.resize, RESIZE))
-    monkeypatch.setattr(postprocess, "_slots", delayed(postprocess._slots, SLOTS))
+    monkeypatch.setattr(postprocess, "_used_slots", delayed(postprocess._used_slots, SLOTS))
     monkeypatch.setattr(postprocess, "paste", delayed(postprocess.paste, PASTE))
     monkeypatch.setattr(instances, "rle_from_crop", delayed(instances.rle_from_crop, RLE))
     yield delayed
@@ -64,8 +64,8 @@ class Profiling(OrtSession):
 
 def measured(session: Any, delay: Delay, count: int = 1) -> dict[str, Any]:
     session.run = delay(session.run, ENGINE)
-    with closing(HostRunner(session)) as runner:
-        scene = Scene(runner, Pipeline(runner, max_batch=count), "white", IMAGE, count)
+    with closing(CpuRunner(session)) as runner:
+        scene = FrameScopes(runner, Pipeline(runner, max_batch=count), "white", IMAGE, count)
         turns: list[int] = []
         scene.measure(3, 1, lambda: turns.append(1))
         assert len(turns) == 4
@@ -124,8 +124,8 @@ def test_on_a_gpu_the_engine_is_the_network_alone(
     monkeypatch.setattr(session, "enqueue", delay(session.enqueue, ENGINE))
     monkeypatch.setattr(kernels, "preprocess", delay(kernels.preprocess, RESIZE))
     monkeypatch.setattr(kernels, "paste", delay(kernels.paste, PASTE))
-    with closing(DeviceRunner(session, Device())) as runner:
-        scene = Scene(runner, Pipeline(runner), "photograph", photograph((60, 90)), 1)
+    with closing(CudaRunner(session, Device())) as runner:
+        scene = FrameScopes(runner, Pipeline(runner), "photograph", photograph((60, 90)), 1)
         scene.measure(2, 1, lambda: None)
         assert scene.nodes() == []
         row = scene.result([])
@@ -156,8 +156,8 @@ def test_the_network_alone_becomes_a_graph_that_is_freed(
     close = Graph.close
     monkeypatch.setattr(Graph, "close", lambda self: (closed.append(self), close(self))[1])
     session = Recorded(nano_onnx)
-    batch = [Placed(photograph((128, 192)), (128, 192), (128, 192))]
-    with closing(DeviceRunner(session, Device())) as runner:
+    batch = [PlacedImage(photograph((128, 192)), (128, 192), (128, 192))]
+    with closing(CudaRunner(session, Device())) as runner:
         expected = runner.run(batch).outputs
         enqueued = []
         for _ in range(3):

@@ -10,7 +10,11 @@ from condinst_infer import checkpoint
 from condinst_infer.contract.session import Session
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.runtimes.pytorch import TorchSession
-from condinst_infer.verification.intermediates import OnnxStages, StageSource, TorchStages
+from condinst_infer.verification.intermediates import (
+    IntermediateSource,
+    OnnxIntermediates,
+    TorchIntermediates,
+)
 from tests.support import jitter
 
 Patch = pytest.MonkeyPatch
@@ -81,11 +85,11 @@ def test_probabilities_stay_in_their_range_and_the_best_first() -> None:
     assert (np.diff(jitter.moved("scores", ranked)) <= 0).all()
 
 
-def sessions(checkpoint_path: Path, onnx_path: Path) -> list[Session | StageSource]:
+def sessions(checkpoint_path: Path, onnx_path: Path) -> list[Session | IntermediateSource]:
     """Every runtime at hand, of one network."""
     model = checkpoint.load(checkpoint_path)
-    found: list[Session | StageSource] = [TorchSession(model), TorchStages(model)]
-    found += [OrtSession(onnx_path, threads=1), OnnxStages(onnx_path, 1)]
+    found: list[Session | IntermediateSource] = [TorchSession(model), TorchIntermediates(model)]
+    found += [OrtSession(onnx_path, threads=1), OnnxIntermediates(onnx_path, 1)]
     try:
         from condinst_infer.runtimes.openvino import OvSession
 
@@ -105,7 +109,7 @@ def test_every_runtime_is_moved_once(
             jitter.apply_jitter(patch, 5.0)
             found = session.run(feeds())
             again = session.run(feeds())
-        own = isinstance(session, OnnxStages)
+        own = isinstance(session, OnnxIntermediates)
         for name, values in plain.items():
             stays = own and name not in jitter.BEFORE_CANDIDATES
             wanted = values if stays else jitter.moved(name, values, 5.0)

@@ -3,6 +3,8 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -106,3 +108,46 @@ def test_modules_import_in_no_circle() -> None:
         dotted(path): {name for name, top in imported(path) if top} & names for path in modules()
     }
     assert list(TopologicalSorter(graph).static_order())  # CycleError names the circle
+
+
+FORBIDDEN_STARTS = ("What", "Which", "How", "Whether", "Of", "Those", "Its")
+
+
+def definitions() -> Iterator[tuple[Path, ast.AST]]:
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                yield path, node
+
+
+def test_docstrings_begin_with_a_verb_or_a_subject() -> None:
+    for path, node in definitions():
+        first = (ast.get_docstring(node) or "").split(maxsplit=1)[:1]  # pyright: ignore
+        assert not set(first) & set(FORBIDDEN_STARTS), f"{path}: {first}"
+
+
+def test_no_class_name_is_used_twice() -> None:
+    counts = Counter(node.name for _, node in definitions() if isinstance(node, ast.ClassDef))
+    assert [name for name, count in counts.items() if count > 1] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "most"),
+    [
+        (["--help"], 6),
+        (["predict", "{data}/nuclei.onnx", "{data}/nuclei.jpg", "-o", "{out}"], 36),
+    ],
+    ids=["help", "predict"],
+)
+def test_a_command_loads_only_what_it_needs(
+    words: list[str], most: int, demo_folder: Path, tmp_path: Path
+) -> None:
+    words = [word.format(data=demo_folder, out=tmp_path / "out") for word in words]
+    code = (
+        "import sys\nfrom condinst_infer.cli.main import main\n"
+        f"try: main({words!r})\nexcept SystemExit: pass\n"
+        "names = [m for m in sys.modules if m.partition('.')[0] == 'condinst_infer']\n"
+        "print(len(names), *sorted(names), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stderr.split()[0]) <= most, done.stderr

@@ -15,6 +15,9 @@ import pytest
 
 import condinst_infer
 from condinst_infer import errors
+from condinst_infer.contract.session import Session
+from condinst_infer.runtimes.runner import Runner
+from condinst_infer.video.sources import StreamSource
 
 PUBLIC = {name: getattr(condinst_infer, name) for name in condinst_infer.__all__}
 CLASSES = {name: value for name, value in PUBLIC.items() if isclass(value)}
@@ -26,7 +29,9 @@ class Detections:
 
 
 def hints_of(what: Any) -> dict[str, Any]:
-    return get_type_hints(what, localns={"Detections": Detections})
+    # types that are imported for type checkers only
+    names = {**PUBLIC, "Detections": Detections, "Session": Session, "Runner": Runner}
+    return get_type_hints(what, localns={**names, "StreamSource": StreamSource})
 
 
 def callables(owner: type) -> Iterator[tuple[str, Callable[..., Any]]]:

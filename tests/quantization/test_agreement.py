@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from condinst_infer.quantization.agreement import (
-    Compared,
-    _compared,
-    _found,
+    ImageAgreement,
+    _compare_image,
+    _detect,
     agreement,
-    loss_of,
+    disagreement_percent,
     spread,
 )
 
@@ -36,16 +36,19 @@ class Fixed:
 
 @pytest.mark.parametrize(("score", "loss"), [(0.3, 0.0), (0.2, 0.0), (0.5, 100 * 0.2 / 1.8)])
 def test_a_detection_that_goes_at_the_threshold_costs_nothing(score: float, loss: float) -> None:
-    ours, theirs = (_found(Fixed(score, count), {}) for count in (3, 2))  # pyright: ignore
-    found = _compared(ours, theirs, floor=0.3)
+    ours, theirs = (_detect(Fixed(score, count), {}) for count in (3, 2))  # pyright: ignore
+    found = _compare_image(ours, theirs, floor=0.3)
     assert (found.ious, found.lost, found.new) == ([1.0, 1.0], 1, 0)
-    assert loss_of([found]) == pytest.approx(loss, abs=1e-4)
+    assert disagreement_percent([found]) == pytest.approx(loss, abs=1e-4)
 
 
 def test_an_image_without_weight_costs_nothing() -> None:
-    sure = Compared(agreed=1.8, weight=2.0, ious=[0.9, 0.95], lost=0, new=1)
-    none = Compared(agreed=0.0, weight=0.0, ious=[], lost=3, new=0)
-    assert loss_of([sure, none]) == pytest.approx(10) and loss_of([none]) == 0
+    sure = ImageAgreement(agreeing_weight=1.8, weight=2.0, ious=[0.9, 0.95], lost=0, new=1)
+    none = ImageAgreement(agreeing_weight=0.0, weight=0.0, ious=[], lost=3, new=0)
+    assert (
+        disagreement_percent([sure, none]) == pytest.approx(10)
+        and disagreement_percent([none]) == 0
+    )
     found = agreement([sure, none])
     assert (found.detections, found.lost, found.new, found.above_09) == (5, 3, 1, 0.5)
 

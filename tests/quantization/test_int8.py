@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from condinst_infer import checkpoint
 from condinst_infer.contract.metadata import props_from_onnx
 from condinst_infer.errors import InputError, ParityError
+from condinst_infer.evaluation.average_precision import LabelledImages
 from condinst_infer.quantization import int8
 from condinst_infer.quantization.agreement import Reference, agreement, feeds_of
 from condinst_infer.quantization.qdq import Quantizer
@@ -94,8 +95,8 @@ def test_layers_that_lose_too_much_stay_float(
     monkeypatch.setattr(int8, "Quantizer", Few)
     network.full = uneven_onnx
     (micrographs / "stained.jpg").unlink()
-    report = made(network, tmp_path / "int8.onnx", micrographs, max_loss=6.0)
-    assert report.float_layers and report.agreement.loss <= 6.0
+    report = made(network, tmp_path / "int8.onnx", micrographs, max_accuracy_drop=6.0)
+    assert report.float_layers and report.agreement.disagreement_percent <= 6.0
     assert {f"{BLOCK}/conv1/conv/Conv", f"{BLOCK}/conv2/conv/Conv"} >= set(report.float_layers)
     proto = onnx.load(tmp_path / "int8.onnx")
     weights = {node.name: node.input[1] for node in proto.graph.node if node.op_type == "Conv"}
@@ -113,13 +114,15 @@ def test_the_report_is_on_the_layers_that_were_chosen(
         work.quantizer.write(work.int8, layers)
         return 0.0 if len(layers) <= len(work.quantizer.layers) - 4 else 9.0
 
-    monkeypatch.setattr(int8._Work, "loss", loss)  # the last trial is of three, and fails
-    monkeypatch.setattr(int8._Work, "_by_cost", lambda self: list(self.quantizer.layers))
+    monkeypatch.setattr(
+        int8._LayerSearch, "accuracy_drop", loss
+    )  # the last trial is of three, and fails
+    monkeypatch.setattr(int8._LayerSearch, "_by_cost", lambda self: list(self.quantizer.layers))
     path = tmp_path / "int8.onnx"
     report = made(network, path, micrographs)
     assert len(report.float_layers) == 4
     feeds = feeds_of(sorted(micrographs.iterdir()), network.config.input, None)
-    assert agreement(Reference(network.full, feeds).compared(path)) == report.agreement
+    assert agreement(Reference(network.full, feeds).compare(path)) == report.agreement
 
 
 @pytest.mark.slow
@@ -127,11 +130,11 @@ def test_a_bound_that_cant_be_met_is_refused(
     network: SimpleNamespace, micrographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # every layer costs something, so that is what each trial says
-    monkeypatch.setattr(int8._Work, "_by_cost", lambda self: list(self.quantizer.layers))
+    monkeypatch.setattr(int8._LayerSearch, "_by_cost", lambda self: list(self.quantizer.layers))
     path = tmp_path / "out" / "int8.onnx"
     path.parent.mkdir()
     with pytest.raises(ParityError, match=r"int8 loses [\d.]+ percent .* than the 0 allowed"):
-        made(network, path, micrographs, max_loss=0.0)
+        made(network, path, micrographs, max_accuracy_drop=0.0)
     assert not list(path.parent.iterdir())
 
 
@@ -148,10 +151,10 @@ def test_what_was_measured_is_in_the_file(
     for word in ("tensorrt", "mask IoU", "0 of 61 layers", "2 images"):
         assert word in f"{report} mask IoU" and data["int8"]["layers"] == 61
     # the golden outputs are its own: float32's would be too far for any limit of precision
-    expected = self_test.golden_from_props(props_from_onnx(path.read_bytes(), path), path)
+    expected = self_test.self_test_from_props(props_from_onnx(path.read_bytes(), path), path)
     assert expected is not None and not expected.tied
     self_test.check(OrtSession(path), expected)
-    fp32 = self_test.golden_of(OrtSession(network.full), OrtSession(path).metadata)
+    fp32 = self_test.self_test_of(OrtSession(network.full), OrtSession(path).metadata)
     assert fp32.rows != expected.rows
 
 
@@ -162,7 +165,7 @@ def test_golden_outputs_of_int8_say_whose_they_are(
     path = tmp_path / "int8.onnx"
     made(network, path, micrographs)
     session = OrtSession(path)
-    expected = self_test.golden_of(session, session.metadata)
+    expected = self_test.self_test_of(session, session.metadata)
 
     class Lower(OrtSession):
         def run(self, feeds: Any) -> dict[str, np.ndarray]:
@@ -177,13 +180,13 @@ def test_golden_outputs_of_int8_say_whose_they_are(
 def test_mask_ap_is_the_judge_where_there_are_annotations(
     network: SimpleNamespace, micrographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    truth = int8.Truth(DATA / "instances.json", micrographs)
-    report = made(network, tmp_path / "a.onnx", micrographs, truth=truth, max_loss=3.0)
+    truth = LabelledImages(DATA / "instances.json", micrographs)
+    report = made(network, tmp_path / "a.onnx", micrographs, truth=truth, max_accuracy_drop=3.0)
     assert report.mask_ap[0] > 15 and report.mask_ap[0] - report.mask_ap[1] <= 3
     assert f"float32 {report.mask_ap[0]:.2f}" in str(report)
     ap = iter([50.0, 48.0, *[47.0] * 20])
-    monkeypatch.setattr(int8.Truth, "mask_ap", lambda self, path: next(ap))
-    monkeypatch.setattr(int8._Work, "_by_cost", lambda self: list(self.quantizer.layers))
+    monkeypatch.setattr(int8, "_mask_ap", lambda truth, path: next(ap))
+    monkeypatch.setattr(int8._LayerSearch, "_by_cost", lambda self: list(self.quantizer.layers))
     with pytest.raises(
         ParityError, match=r"loses 2\.00 points of mask AP .* than the 0\.5 allowed"
     ):
@@ -198,7 +201,11 @@ def test_another_cut_and_batch_keep_the_same_layers_float(
     network.config = OrtSession(nano_onnx).metadata.config
     image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
     path = tmp_path / "detector.onnx"
-    options: dict[str, Any] = {"graph": "detector", "max_loss": 100.0, "target": "tensorrt"}
+    options: dict[str, Any] = {
+        "graph": "detector",
+        "max_accuracy_drop": 100.0,
+        "target": "tensorrt",
+    }
     report = int8.export_int8(network, path, [image], **options)  # pyright: ignore
     metadata = OrtSession(path).metadata
     assert (metadata.graph, metadata.precision) == ("detector", "int8")
@@ -217,7 +224,7 @@ def test_a_static_batch_is_calibrated_as_it_is(
     network.config = OrtSession(nano_onnx).metadata.config
     image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
     path = tmp_path / "static.onnx"
-    options: dict[str, Any] = {"size": (128, 160), "batch": 2, "max_loss": 100.0}
+    options: dict[str, Any] = {"size": (128, 160), "batch": 2, "max_accuracy_drop": 100.0}
     int8.export_int8(network, path, [image], **options)  # pyright: ignore
     metadata = OrtSession(path).metadata
     assert (metadata.size, metadata.batch, metadata.precision) == ((128, 160), 2, "int8")
@@ -245,11 +252,17 @@ def test_images_are_needed_readable_and_show_something(
     ("options", "words"),
     [
         (("--for", "cpu"), ("--for is for int8 only",)),
-        (("--max-loss", "1"), ("--max-loss is for int8 only",)),
+        (("--max-accuracy-drop", "1"), ("--max-accuracy-drop is for int8 only",)),
         (("--precision", "int8"), ("--calibration IMAGES",)),
         (("--precision", "int8", "--calibration", "a.jpg", "--images", "b"), ("need each other",)),
-        (("--precision", "int8", "--calibration", "a.jpg", "--max-loss", "-1"), ("at least 0",)),
-        (("--precision", "int8", "--calibration", "a.jpg", "--max-loss", "nan"), ("at least 0",)),
+        (
+            ("--precision", "int8", "--calibration", "a.jpg", "--max-accuracy-drop", "-1"),
+            ("at least 0",),
+        ),
+        (
+            ("--precision", "int8", "--calibration", "a.jpg", "--max-accuracy-drop", "nan"),
+            ("at least 0",),
+        ),
     ],
 )
 def test_options_that_dont_fit_are_refused(
@@ -278,7 +291,7 @@ def test_the_command_measures_and_writes(
     empty.mkdir()
     assert_refused(condinst(*command, "--calibration", empty), "there are no images")
     assert [asked["checkpoint_sha256"] != "" for asked in network.asked] == [True]
-    assert int8.LIMIT == 64 and (int8.MAX_LOSS, int8.MAX_AP_LOSS) == (5, 0.5)
+    assert int8.LIMIT == 64 and (int8.MAX_DISAGREEMENT, int8.MAX_AP_DROP) == (5, 0.5)
     assert "64" in (text := condinst("export", "--help")[1]) and "(default: 5)" in text
 
 

@@ -9,7 +9,7 @@ from pycocotools import mask as coco_mask
 from condinst_infer.errors import InputError
 from condinst_infer.results.crop import CroppedMask
 from condinst_infer.results.instances import CROWD
-from condinst_infer.results.rle import compressed_counts, rle_from_crop
+from condinst_infer.results.rle import compress_counts, rle_from_crop
 from tests.support.results import instances, tight
 
 
@@ -57,7 +57,7 @@ def test_rle_of_a_crop_with_margins_is_the_same():
 def test_compressed_counts_of_large_runs():
     # A 100-megapixel image: runs beyond 16 bits, falling and rising.
     counts = [33_000_000, 1, 40_000_000, 20_000_000, 15, 16, 6_999_968]
-    text = compressed_counts(counts)
+    text = compress_counts(counts)
     found = coco_mask.area({"size": [10_000, 10_000], "counts": text.encode()})
     assert found == 1 + 20_000_000 + 16
 

@@ -10,7 +10,9 @@ from PIL import Image
 from condinst_infer.config.model import override
 from condinst_infer.config.presets import preset
 from condinst_infer.errors import ConfigError, InputError
-from condinst_infer.processing.postprocess import kept_slots
+from condinst_infer.processing.geometry import PlacedImage
+from condinst_infer.processing.options import panoptic_settings
+from condinst_infer.processing.postprocess import BatchOutputs, select_slots
 from tests.support.results import CONFIG, RULES, SIZE, outputs, segmented
 
 
@@ -45,9 +47,8 @@ def test_the_callers_thresholds_count() -> None:
 def test_owners_of_slots_give_the_same_result() -> None:
     expected = segmented()
     found = outputs()
-    slots = kept_slots(
-        found, 0, net_size=SIZE, image_size=SIZE, config=CONFIG, score_threshold=0.45
-    )
+    placed = PlacedImage(np.zeros((*SIZE, 3), np.uint8), SIZE, SIZE)
+    slots = select_slots(BatchOutputs(found), 0, placed, CONFIG, 0.45)
     assert slots.tolist() == [0, 2]
     numbers = np.concatenate([[0], slots + 1, [6, 7]]).astype(np.uint16)
     result = segmented(outputs=found, owners=numbers[expected.id_map])
@@ -87,7 +88,7 @@ def test_more_kinds_of_stuff_than_labels_hold_are_refused() -> None:
 
 def test_a_threshold_below_what_the_model_reports_is_refused() -> None:
     with pytest.raises(ConfigError, match="lowest score"):
-        segmented(settings=replace(RULES, instance_threshold=0.1))
+        panoptic_settings(CONFIG, instance_threshold=0.1)
 
 
 def test_coco_entry_and_png_describe_the_same_segments(tmp_path: Path) -> None:

@@ -7,8 +7,7 @@ import pytest
 
 import condinst_infer as ci
 from condinst_infer import checkpoint
-from condinst_infer.contract.session import session_repr
-from condinst_infer.cuda.runner import DeviceRunner
+from condinst_infer.cuda.runner import CudaRunner
 from condinst_infer.runtimes.openvino import OvSession
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.runtimes.pytorch import TorchSession
@@ -107,9 +106,9 @@ def test_a_session_of_onnxruntime_and_its_pipeline(nano_onnx: Path) -> None:
 def test_a_static_panoptic_detector_tells_its_sizes(panoptic_checkpoint: Path) -> None:
     config = checkpoint.load(panoptic_checkpoint).config
     session = FakeSession(config=config, size=(96, 160), batch=2, graph="detector")
-    assert session_repr(session, "a runtime") == (
-        "<FakeSession: condinst_nano, 80 classes, 3 kinds of stuff, fp32, detector graph, batch 2, "
-        "160 x 96 pixels; a runtime>"
+    assert session.metadata.describe() == (
+        "condinst_nano, 80 classes, 3 kinds of stuff, fp32, detector graph, batch 2, "
+        "160 x 96 pixels"
     )
 
 
@@ -139,10 +138,10 @@ def test_an_engine_and_its_pipeline(
     cuda_emulator: Emulator, nano_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version = install(monkeypatch).__version__
-    session = TrtSession(built(nano_onnx, tmp_path, least=(1, 64, 64), most=(3, 192, 192)))
+    session = TrtSession(built(nano_onnx, tmp_path, min_shape=(1, 64, 64), max_shape=(3, 192, 192)))
     text = f"<TrtSession {session.path}: condinst_nano, 80 classes, fp32, any batch, any size; "
     assert repr(session) == f"{text}tensorrt {version} on GPU 0>"
-    with ci.Pipeline(DeviceRunner(session, session.device)) as pipeline:
+    with ci.Pipeline(CudaRunner(session, session.device)) as pipeline:
         assert repr(pipeline) == f"<Pipeline of {session!r}>"
     assert repr(session) == f"{text}tensorrt {version} on GPU 0, closed>"
 

@@ -273,7 +273,7 @@ def test_a_profile_is_the_mean_of_the_runs_after_the_first(
 
         profiling_info = property(told)
 
-    monkeypatch.setattr(session, "_compiled", lambda _proto, PERF_COUNT: PERF_COUNT)
+    monkeypatch.setattr(session, "_compile", lambda _proto, PERF_COUNT: PERF_COUNT)
     monkeypatch.setattr(session, "_parts", lambda _models: [Fake("front"), Fake("tail")])
     monkeypatch.setattr(engine, "_run", lambda _parts, _feeds: runs.append(1))
     assert session.profile(feeds(), 3) == [("a", "front", 2.0), ("a", "tail", 2.0)]

@@ -13,9 +13,9 @@ import pytest
 from condinst_infer import checkpoint
 from condinst_infer.contract.session import Profiled
 from condinst_infer.errors import SessionError
-from condinst_infer.profiling.layers import PARTS, part_times
+from condinst_infer.profiling.layers import PARTS, layer_times
 from condinst_infer.runtimes.ort import OrtSession
-from condinst_infer.runtimes.ort_profile import Run, node_times, runs_from_profile
+from condinst_infer.runtimes.ort_profile import ProfiledRun, node_times, runs_from_profile
 from condinst_infer.runtimes.pytorch import TorchSession
 
 
@@ -43,7 +43,7 @@ def run(start: int, slower: int) -> list[dict[str, Any]]:
     ]
 
 
-def profile(path: Path, *runs: list[dict[str, Any]]) -> list[Run]:
+def profile(path: Path, *runs: list[dict[str, Any]]) -> list[ProfiledRun]:
     loading = line("model_loading_uri", 0, 500)
     path.write_text(json.dumps([loading, *chain.from_iterable(runs)]))
     return runs_from_profile(path)
@@ -91,7 +91,7 @@ def test_a_profile_has_all_parts_of_the_network(session: Any) -> None:
     expected = session.run(feeds)
     nodes = session.profile(feeds, 2)
     assert issubclass(type(session), Profiled)
-    times = part_times(nodes)
+    times = layer_times(nodes)
     empty = {"semantic branch"}  # this is no panoptic model
     empty |= {"changes of layout"} if isinstance(session, TorchSession) else set()
     assert {part for part, ms in times.items() if ms > 0} >= {*PARTS} - empty - {"NMS"}
@@ -118,4 +118,4 @@ def test_a_static_file_is_profiled_at_its_own_size(nano_static_onnx: Path) -> No
         "images": np.zeros((2, 128, 160, 3), np.uint8),
         "image_sizes": np.full((2, 2), 128, np.int32),
     }
-    assert part_times(session.profile(feeds, 1))["backbone"] > 0
+    assert layer_times(session.profile(feeds, 1))["backbone"] > 0

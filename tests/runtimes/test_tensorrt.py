@@ -42,7 +42,7 @@ def trt(cuda_emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mo
 @pytest.fixture
 def engine(trt: ModuleType, nano_onnx: Path, tmp_path: Path) -> Path:
     """The nano model for up to three images, 64x64 to 192x192."""
-    return built(nano_onnx, tmp_path, least=(1, 64, 64), most=(3, 192, 192))
+    return built(nano_onnx, tmp_path, min_shape=(1, 64, 64), max_shape=(3, 192, 192))
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_after_warm_up_nothing_is_allocated_and_graphs_do_the_work(
     first = [session.run(feeds(*shape)) for shape in shapes]
     assert first[0].keys() == session.outputs.keys() and Replayed.launches == 0
     allocations, contexts = cuda_emulator.allocations(), len(state.contexts)
-    for name in ("empty", "pinned", "graph", "__init__"):
+    for name in ("empty", "allocate_pinned", "graph", "__init__"):
         monkeypatch.setattr(Stream, name, None)
     expected = OrtSession(nano_onnx, threads=1)
     for seed in range(1, 4):
@@ -136,7 +136,7 @@ def test_a_shape_outside_the_profile_is_refused_with_the_range(
 ) -> None:
     words = "x".join(map(str, shape)) + r" .*this engine takes 1x64x64 to 3x192x192"
     with monkeypatch.context() as patch:
-        for name in ("empty", "pinned"):  # before any memory is taken for it
+        for name in ("empty", "allocate_pinned"):  # before any memory is taken for it
             patch.setattr(Stream, name, None)
         with pytest.raises(SessionError, match=words):
             session.run(feeds(*shape))
@@ -216,7 +216,7 @@ def test_a_pipeline_on_an_engine_gives_what_it_gives_on_the_file(
 def test_an_engine_is_compared_by_what_it_puts_out(
     trt: ModuleType, nano_onnx: Path, nano_checkpoint: Path, tmp_path: Path
 ) -> None:
-    engine = built(nano_onnx, tmp_path, least=(1, 64, 64), most=(2, 256, 256))
+    engine = built(nano_onnx, tmp_path, min_shape=(1, 64, 64), max_shape=(2, 256, 256))
     for other in (nano_onnx, nano_checkpoint):
         report = compare(engine, other)
         assert report.ok and report.detections[0] == report.detections[1] > 0

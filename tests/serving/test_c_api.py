@@ -210,14 +210,14 @@ def test_every_error_has_its_status() -> None:
         (SystemExit(3), 8, "SystemExit: 3"),
     ):
 
-        @c_api.guarded
+        @c_api.reply_to_c
         def raising(error: BaseException = error) -> None:
             raise error
 
         assert raising() == (status, text, None)
     with pytest.raises(cv2.error) as caught:
         raise cv2.error("a")
-    assert c_api.guarded(pytest.fail)("b")[0] == 8 and caught.value is not None
+    assert c_api.reply_to_c(pytest.fail)("b")[0] == 8 and caught.value is not None
 
 
 def test_packages_for_build_systems(

@@ -194,20 +194,17 @@ def _far(a: np.ndarray, b: np.ndarray) -> float:
 
 def check_final(name: str, case: str, outputs: dict[str, np.ndarray], slot: int) -> None:
     """Assert boxes and masks at the output size: 99.8 % of the pixels of every instance."""
-    from condinst_infer.processing.postprocess import instances_from_outputs
+    from condinst_infer.processing.geometry import PlacedImage
+    from condinst_infer.processing.postprocess import BatchOutputs, instances_from_outputs
 
     golden = arrays(name)
     number = int(case.removeprefix("batch")) if case.startswith("batch") else None
     out_hw = golden["batch_out_hw"][number] if number is not None else golden[f"{case}_out_hw"]
     image = golden["batch_images"][number] if number is not None else golden[case]
     height, width = map(int, out_hw)
-    result = instances_from_outputs(
-        outputs,
-        slot,
-        net_size=image.shape[:2],
-        image=np.zeros((height, width, 3), np.uint8),
-        config=model(name).config,
-    )
+    net_size = (image.shape[0], image.shape[1])
+    placed = PlacedImage(np.zeros((height, width, 3), np.uint8), net_size, net_size)
+    result = instances_from_outputs(BatchOutputs(outputs), slot, placed, model(name).config)
     packed = golden[f"{case}_final_masks_packed"]
     masks = np.unpackbits(packed, axis=1, count=height * width).reshape(-1, height, width)
     order = partners(name, case, result.boxes, result.labels)

@@ -11,9 +11,9 @@ import numpy as np
 
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.results.instances import Instances
-from condinst_infer.serving.http.app import Door
-from condinst_infer.serving.http.limits import Limits
-from condinst_infer.serving.http.server import Server, bound
+from condinst_infer.serving.http.app import HttpApp
+from condinst_infer.serving.http.limits import ServerLimits
+from condinst_infer.serving.http.server import HttpServer, bind
 from tests.support.fake_session import FakeSession
 
 TIMEOUT = httpx.Timeout(30)
@@ -36,13 +36,13 @@ class Held(Pipeline):
 class Running:
     """A server in a thread."""
 
-    def __init__(self, pipeline: Pipeline, limits: Limits) -> None:
-        self.door = Door(pipeline, "0" * 64, limits)
-        self.listener = bound("127.0.0.1", 0)
+    def __init__(self, pipeline: Pipeline, limits: ServerLimits) -> None:
+        self.door = HttpApp(pipeline, "0" * 64, limits)
+        self.listener = bind("127.0.0.1", 0)
         self.address = self.listener.getsockname()
         self.url = f"http://127.0.0.1:{self.address[1]}"
         started = threading.Event()
-        self.server = Server(self.door, started.set)
+        self.server = HttpServer(self.door, started.set)
         self.thread = threading.Thread(target=self.server.serve_until_signal, args=[self.listener])
         self.thread.start()
         assert started.wait(30)
@@ -64,7 +64,7 @@ class Running:
 
 @contextmanager
 def serving(pipeline: Pipeline, **limits: Any) -> Iterator[Running]:
-    running = Running(pipeline, Limits(**limits))
+    running = Running(pipeline, ServerLimits(**limits))
     try:
         yield running
     finally:

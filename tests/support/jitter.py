@@ -93,12 +93,12 @@ def _move_onnx_runtime(patch: pytest.MonkeyPatch, scale: float) -> None:
     """Move what sessions of ONNX Runtime put out, those that a test opens itself too."""
     import onnxruntime
 
-    from condinst_infer.verification.intermediates import OnnxStages
+    from condinst_infer.verification.intermediates import OnnxIntermediates
 
     def before_candidates(_: Any, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {n: moved(n, v, scale) if n in BEFORE_CANDIDATES else v for n, v in outputs.items()}
 
-    _wrap(patch, OnnxStages, "run", before_candidates)
+    _wrap(patch, OnnxIntermediates, "run", before_candidates)
     plain = onnxruntime.InferenceSession.run
 
     def run(self: Any, names: Any, *args: Any, **options: Any) -> Sequence[Any]:
@@ -142,7 +142,7 @@ def _move_torch(patch: pytest.MonkeyPatch, scale: float) -> None:
     import torch
 
     from condinst_infer.model.condinst import CondInst
-    from condinst_infer.verification.intermediates import TorchStages
+    from condinst_infer.verification.intermediates import TorchIntermediates
 
     def tensor(name: str, value: Any) -> Any:
         if isinstance(value, tuple):
@@ -158,7 +158,7 @@ def _move_torch(patch: pytest.MonkeyPatch, scale: float) -> None:
             return {name: tensor(name, value) for name, value in outputs.items()}
         return type(outputs)(**{n: tensor(n, value) for n, value in outputs._asdict().items()})
 
-    _wrap(patch, TorchStages, "run", _move_named(scale))
+    _wrap(patch, TorchIntermediates, "run", _move_named(scale))
     for method in ("forward", "heads", "finish", "detector", "before_nms"):
         _wrap(patch, CondInst, method, of_network)
 

@@ -8,7 +8,7 @@ import numpy as np
 from condinst_infer.cuda import kernels
 from condinst_infer.cuda.arrays import DeviceArray
 from condinst_infer.cuda.driver import Device, Stream
-from condinst_infer.cuda.runner import DeviceRunner
+from condinst_infer.cuda.runner import CudaRunner
 from condinst_infer.runtimes.ort import OrtSession
 from engines.emulator import host
 
@@ -66,5 +66,5 @@ def resized_on(stream: Stream) -> Callable[[np.ndarray, tuple[int, int]], np.nda
     return resize
 
 
-def runner(device: Device, path: Path) -> DeviceRunner:
-    return DeviceRunner(OrtSession(path), device)
+def runner(device: Device, path: Path) -> CudaRunner:
+    return CudaRunner(OrtSession(path), device)

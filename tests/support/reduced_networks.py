@@ -6,14 +6,19 @@ from typing import Any
 import pytest
 
 from benchmarks.trained_statistics import reduced, with_trained_statistics
-from condinst_infer.config.paper_tables import ABLATIONS, Row
-from condinst_infer.config.presets import names, preset
+from condinst_infer.config.paper_tables import ABLATIONS, TableRow
+from condinst_infer.config.presets import preset, preset_names
 from condinst_infer.model import resnet
-from condinst_infer.model.condinst import CondInst
+from condinst_infer.model.condinst import CondInst, build_condinst
+from tests.support.classes import numbered_classes
 
 # blocks per stage: each stage has one that changes its size, one or more have another behind it
 _BLOCKS = {"resnet18": (1, 2, 1, 1), "resnet50": (1, 2, 1, 1), "resnet101": (1, 1, 3, 1)}
-_TINY: dict[str, Any] = {"head_levels": (3, 4), "sizes_of_interest": (64, 128), "num_classes": 4}
+_TINY: dict[str, Any] = {
+    "head_levels": (3, 4),
+    "sizes_of_interest": (64, 128),
+    **numbered_classes(4),
+}
 
 
 _P2 = {"neck_in_levels": (2, 3, 4, 5), "mask_levels": (2, 3, 4, 5)}
@@ -25,7 +30,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "P2, mask stride 4": {**_P2, "mask_stride": 4},
     "P2, mask stride 2": {**_P2, "mask_stride": 2},
     "separate towers": {"share_convs": 0, "class_convs": 1, "box_convs": 1, "tower_norm": "gn"},
-    "no norm, one class": {"tower_norm": "none", "semantic_loss": True, "num_classes": 1},
+    "no norm, one class": {"tower_norm": "none", "semantic_loss": True, **numbered_classes(1)},
     "grouped and deformable": {
         "backbone_type": "resnet50",
         "deform_stages": (True, True, True, True),
@@ -41,18 +46,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def network_names() -> list[str]:
     """Presets, the ablations that make a network of their own, and variants."""
-    return [*names(), *_ablations(), *VARIANTS]
+    return [*preset_names(), *_ablations(), *VARIANTS]
 
 
 @functools.cache
-def _ablations() -> dict[str, Row]:
-    first: dict[Any, Row] = {}
+def _ablations() -> dict[str, TableRow]:
+    first: dict[Any, TableRow] = {}
     for row in ABLATIONS:
         first.setdefault(preset("condinst_nano", **_fields(row)), row)
     return {f"{row.paper} {row.table} {row.row}": row for row in first.values()}
 
 
-def _fields(row: Row) -> dict[str, Any]:
+def _fields(row: TableRow) -> dict[str, Any]:
     """What an ablation changes, on the mask settings of its preset."""
     mask = preset(row.preset).mask
     own = {"mask_levels": mask.mask_levels, "mask_stride": mask.mask_stride}
@@ -61,7 +66,7 @@ def _fields(row: Row) -> dict[str, Any]:
 
 def reduced_network(name: str, **changes: Any) -> CondInst:
     """The network of a preset or an ablation with few channels and repeats, and its structure."""
-    if name in names():
+    if name in preset_names():
         config = preset(name)
     else:
         row = _ablations().get(name)
@@ -70,4 +75,4 @@ def reduced_network(name: str, **changes: Any) -> CondInst:
     config = reduced(config, **changes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resnet, "DEPTHS", _BLOCKS)
-        return with_trained_statistics(CondInst(config))
+        return with_trained_statistics(build_condinst(config))

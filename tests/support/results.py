@@ -6,7 +6,9 @@ import numpy as np
 
 from condinst_infer.config.model import override
 from condinst_infer.config.presets import preset
+from condinst_infer.processing.geometry import PlacedImage
 from condinst_infer.processing.panoptic import panoptic_from_outputs
+from condinst_infer.processing.postprocess import BatchOutputs
 from condinst_infer.results.crop import CroppedMask
 from condinst_infer.results.instances import Instances
 from condinst_infer.results.panoptic import PanopticSegmentation
@@ -16,6 +18,7 @@ CONFIG = override(
     neck_in_levels=(2, 3, 4, 5),
     stuff_names=("sky", "sea"),
     stuff_ids=(187, 155),
+    num_classes=2,
     class_names=("cat", "dog"),
     category_ids=(17, 18),
     max_detections=5,
@@ -26,8 +29,12 @@ RULES = replace(CONFIG.panoptic, stuff_area_limit=0)
 
 def segmented(**changes) -> PanopticSegmentation:
     image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
-    options = {"net_size": SIZE, "image": image, "config": CONFIG, "settings": RULES} | changes
-    return panoptic_from_outputs(options.pop("outputs", outputs()), 0, **options)
+    owners = changes.pop("owners", None)
+    batch = BatchOutputs(
+        changes.pop("outputs", outputs()), owners=None if owners is None else [owners]
+    )
+    options = {"config": CONFIG, "settings": RULES} | changes
+    return panoptic_from_outputs(batch, 0, PlacedImage(image, SIZE, SIZE), **options)
 
 
 def instances(masks: np.ndarray, image: np.ndarray | None = None) -> Instances:

@@ -7,7 +7,7 @@ from typing import Any
 from condinst_infer.config.model import CondInstConfig
 from condinst_infer.config.presets import preset
 from condinst_infer.train.run import DataPaths
-from condinst_infer.train.settings import TrainConfig, replaced
+from condinst_infer.train.settings import TrainConfig, replace_settings
 from tests.support.coco_files import write_scenes
 
 # as options of the command line too, so that a process of its own trains the same
@@ -40,7 +40,7 @@ def small_config(**changes: Any) -> CondInstConfig:
 
 
 def small_settings(**changes: Any) -> TrainConfig:
-    return replaced(TrainConfig(), **{**SETTINGS, **changes})
+    return replace_settings(TrainConfig(), **{**SETTINGS, **changes})
 
 
 def small_data(folder: Path) -> DataPaths:

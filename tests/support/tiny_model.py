@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from condinst_infer.config.model import CondInstConfig, override
-from condinst_infer.model.condinst import CondInst, HeadOutputs
+from condinst_infer.model.condinst import CondInst, build_condinst
+from condinst_infer.model.heads import HeadOutputs
+from tests.support.classes import numbered_classes
 from tests.support.foreign_names import (
     randomised,
 )
@@ -30,7 +32,7 @@ TINY: dict[str, Any] = {
     "res2_channels": 16,
     "width_per_group": 4,
     "neck_channels": 16,
-    "num_classes": 3,
+    **numbered_classes(3),
     "class_convs": 1,
     "box_convs": 2,
     "mask_branch_channels": 8,
@@ -42,7 +44,7 @@ RESNETS = "MODEL.RESNETS."
 
 
 def tiny_model(**fields: Any) -> CondInst:
-    model = CondInst(override(CondInstConfig(name="adelaidet"), **TINY | fields)).eval()
+    model = build_condinst(override(CondInstConfig(name="adelaidet"), **TINY | fields)).eval()
     randomised(model)
     return model
 

@@ -4,13 +4,13 @@ import pytest
 
 from benchmarks import harness
 from benchmarks import paste as paste_benchmark
-from condinst_infer.system.timing import interleaved, summary
+from condinst_infer.system.timing import summary, time_interleaved
 
 
 def test_runs_are_interleaved_and_warm_up_is_not_counted() -> None:
     calls: list[str] = []
     functions = {name: (lambda n=name: calls.append(n)) for name in "ab"}
-    times = interleaved(functions, repeats=3, warmup=1)
+    times = time_interleaved(functions, repeats=3, warmup=1)
     assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3}
     assert calls == ["a", "b"] * 4
     assert all(value >= 0 for values in times.values() for value in values)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from condinst_infer.config.model import CondInstConfig
-from condinst_infer.model.condinst import CondInst, HeadOutputs
+from condinst_infer.model.condinst import CondInst
+from condinst_infer.model.heads import HeadOutputs
 from condinst_infer.ops import places_from_locations
 from condinst_infer.train import losses as of
 from condinst_infer.train.losses import LossConfig, Positives, condinst_losses
@@ -138,7 +139,7 @@ def test_positives_and_what_each_costs(name: str) -> None:
     centreness = centreness_targets(distances)
     np.testing.assert_allclose(centreness, batch["pos_ctr_targets"], rtol=0, atol=1e-5)
     plus_one = settings_of(name).box_loss_plus_one
-    box = of.giou_loss(positives.gathered(raw.regression), distances, plus_one=plus_one)
+    box = of.giou_loss(positives.gather(raw.regression), distances, plus_one=plus_one)
     np.testing.assert_allclose(1 - box, golden["pos_giou"], rtol=0, atol=1e-5)
     by_image = positives.image.argsort(stable=True)
     dice = of.mask_losses(raw, truths, positives, by_image, goldens.model(name).config)

@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 from condinst_infer import checkpoint
 from condinst_infer.config import presets
 from condinst_infer.errors import CheckpointError, ConfigError
-from condinst_infer.model.condinst import CondInst
+from condinst_infer.model.condinst import build_condinst
 from condinst_infer.train.initialize import initial_model
-from condinst_infer.train.settings import TrainConfig, field_names, replaced, settings_for
+from condinst_infer.train.settings import TrainConfig, field_names, replace_settings, settings_for
+from tests.support.classes import numbered_classes
 from tests.support.command_line import Run, assert_refused
 from tests.support.foreign_names import randomised, torchvision_name
 from tests.support.small_training import command_line, small_config, small_data
@@ -27,10 +28,10 @@ def test_fresh_weights_depend_on_the_seed_alone() -> None:
 
 
 def test_a_checkpoint_of_other_classes_gives_all_but_the_classifier(tmp_path: Path) -> None:
-    source = CondInst(small_config(num_classes=5, pixel_mean=(1.0, 2.0, 3.0)))
+    source = build_condinst(small_config(**numbered_classes(5), pixel_mean=(1.0, 2.0, 3.0)))
     randomised(source)
     checkpoint.save(source, tmp_path / "model.safetensors")
-    start = initial_model(small_config(num_classes=2), tmp_path / "model.safetensors")
+    start = initial_model(small_config(**numbered_classes(2)), tmp_path / "model.safetensors")
     assert start.unfitted == (
         "fcos.class_logits.bias: [5] in the file, [2] needed",
         "fcos.class_logits.weight: [5, 16, 3, 3] in the file, [2, 16, 3, 3] needed",
@@ -42,8 +43,8 @@ def test_a_checkpoint_of_other_classes_gives_all_but_the_classifier(tmp_path: Pa
 
 
 def test_tensors_of_one_side_only_are_named(tmp_path: Path) -> None:
-    checkpoint.save(CondInst(small_config(semantic_loss=True)), tmp_path / "a.safetensors")
-    checkpoint.save(CondInst(small_config()), tmp_path / "b.safetensors")
+    checkpoint.save(build_condinst(small_config(semantic_loss=True)), tmp_path / "a.safetensors")
+    checkpoint.save(build_condinst(small_config()), tmp_path / "b.safetensors")
     without = initial_model(small_config(), tmp_path / "a.safetensors").unfitted
     assert without and all(": only in the file" in line for line in without)
     lacking = initial_model(small_config(semantic_loss=True), tmp_path / "b.safetensors").unfitted
@@ -52,7 +53,7 @@ def test_tensors_of_one_side_only_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_an_imagenet_backbone_brings_its_pixel_statistics(tmp_path: Path, suffix: str) -> None:
-    source = CondInst(small_config())
+    source = build_condinst(small_config())
     randomised(source)
     weights = {
         torchvision_name(name.removeprefix("backbone.")): tensor
@@ -79,7 +80,7 @@ def test_a_file_that_fits_nowhere_is_refused(tmp_path: Path) -> None:
         initial_model(small_config(), tmp_path / "other.pth")
 
 
-@pytest.mark.parametrize("name", presets.names())
+@pytest.mark.parametrize("name", presets.preset_names())
 def test_every_preset_has_the_schedule_of_its_paper(name: str) -> None:
     settings = settings_for(presets.preset(name))
     sides = settings.augment.short_sides
@@ -107,10 +108,10 @@ def test_no_training_field_is_also_a_model_field() -> None:
 
 
 def test_fields_of_every_section_are_replaced_by_name() -> None:
-    settings = replaced(
-        TrainConfig(), iterations=5, crop=64, focal_gamma=1, short_sides=[64, 80], turns=True
+    settings = replace_settings(
+        TrainConfig(), iterations=5, crop=64, focal_gamma=1, short_sides=[64, 80], rotate=True
     )
-    assert (settings.iterations, settings.augment.crop, settings.augment.turns) == (5, 64, True)
+    assert (settings.iterations, settings.augment.crop, settings.augment.rotate) == (5, 64, True)
     assert (settings.loss.focal_gamma, settings.augment.short_sides) == (1.0, (64, 80))
     assert settings.momentum == TrainConfig().momentum
 
@@ -119,11 +120,11 @@ def test_fields_of_every_section_are_replaced_by_name() -> None:
     ("values", "says"),
     [
         ({"iteration": 5}, "no training setting 'iteration'; did you mean iterations"),
-        ({"loss": 5}, "no training setting 'loss'"),
-        ({"iterations": 0}, "iterations is 0; it must be at least 1"),
+        ({"loss": 5}, "loss is 5; it must be of type LossConfig"),
+        ({"iterations": 0}, "iterations is 0; it must be a whole number >= 1"),
         ({"iterations": 2.5}, "a whole number"),
         ({"iterations": True}, "a whole number"),
-        ({"turns": 1}, "true or false"),
+        ({"rotate": 1}, "true or false"),
         ({"learning_rate": -1}, "a number >= 0"),
         ({"learning_rate": 0}, "above 0"),
         ({"learning_rate": float("nan")}, "a number >= 0"),
@@ -131,14 +132,14 @@ def test_fields_of_every_section_are_replaced_by_name() -> None:
         ({"schedule": 3}, "schedule is 3"),
         ({"amp": "fp8"}, "one of off, bf16, fp16"),
         ({"short_sides": 640}, "a list of whole numbers"),
-        ({"short_sides": []}, "a list of whole numbers"),
+        ({"short_sides": []}, "at least 32 pixels"),
         ({"short_sides": ["640"]}, "a list of whole numbers"),
         ({"short_sides": [16]}, "at least 32 pixels"),
     ],
 )
 def test_a_setting_out_of_range_is_refused(values: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        replaced(TrainConfig(), **values)
+        replace_settings(TrainConfig(), **values)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,9 @@ def test_a_wrong_call_is_refused_in_one_line(
 
 
 def test_the_command_says_what_starts_from_a_file(condinst: Run, tmp_path: Path) -> None:
-    checkpoint.save(CondInst(small_config(num_classes=5)), tmp_path / "start.safetensors")
+    checkpoint.save(
+        build_condinst(small_config(**numbered_classes(5))), tmp_path / "start.safetensors"
+    )
     words = command_line(small_data(tmp_path), tmp_path / "run", iterations=1)
     status, out, _ = condinst(*words, "--init", str(tmp_path / "start.safetensors"))
     assert status == 0

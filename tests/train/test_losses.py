@@ -11,7 +11,7 @@ from torch import Tensor, distributed
 from torch.multiprocessing.spawn import spawn
 
 from condinst_infer.config.presets import preset
-from condinst_infer.model.condinst import HeadOutputs
+from condinst_infer.model.heads import HeadOutputs
 from condinst_infer.train import losses as of
 from condinst_infer.train.losses import LossConfig, Positives, condinst_losses
 from condinst_infer.train.targets import (
@@ -22,9 +22,10 @@ from condinst_infer.train.targets import (
     ground_truth,
 )
 from tests.support import goldens
+from tests.support.classes import numbered_classes
 
 CANVAS, CELLS, SHAPES = (64, 96), (16, 24), ((8, 12), (4, 6), (2, 3))
-NANO = preset("condinst_nano", num_classes=3)
+NANO = preset("condinst_nano", **numbered_classes(3))
 
 
 def test_focal_loss() -> None:

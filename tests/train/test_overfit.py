@@ -12,7 +12,7 @@ from condinst_infer.evaluation.average_precision import evaluate
 from condinst_infer.evaluation.panoptic_quality import evaluate_panoptic
 from condinst_infer.export.onnx_export import export_onnx
 from condinst_infer.train.run import DataPaths, train
-from condinst_infer.train.settings import replaced, settings_for
+from condinst_infer.train.settings import replace_settings, settings_for
 from tests.support.small_training import losses_of, small_config, small_settings
 
 COCO8 = Path(__file__).parents[1] / "data" / "coco8"
@@ -37,7 +37,7 @@ def test_eight_photographs_are_learnt_by_heart(tmp_path: Path) -> None:
         short_side=288,
         long_side=384,
     )
-    settings = replaced(
+    settings = replace_settings(
         settings_for(config, "short"),
         iterations=85,
         learning_rate=2e-3,
@@ -69,7 +69,7 @@ def test_six_panoptic_photographs_are_learnt_by_heart(tmp_path: Path) -> None:
         short_side=256,
         long_side=320,
     )
-    settings = replaced(
+    settings = replace_settings(
         settings_for(config, "short"),
         iterations=110,
         images_per_batch=6,

@@ -11,7 +11,7 @@ import pytest
 from condinst_infer import checkpoint
 from condinst_infer.config.presets import preset
 from condinst_infer.errors import InputError
-from condinst_infer.train.augment import AugmentConfig, augmented, augmented_map
+from condinst_infer.train.augment import AugmentConfig, augment, augment_map
 from condinst_infer.train.loader import Collate, Sample, TrainingImages
 from condinst_infer.train.records import owners_from_record, read_coco_panoptic
 from condinst_infer.train.run import DataPaths, train
@@ -91,7 +91,7 @@ def test_a_sample_is_what_the_segments_say(data: DataPaths) -> None:
 def test_segments_follow_their_image_through_every_change(
     data: DataPaths, short_side: int, crop: int
 ) -> None:
-    options = {"horizontal_flip": True, "vertical_flip": True, "turns": True, "crop": crop}
+    options = {"horizontal_flip": True, "vertical_flip": True, "rotate": True, "crop": crop}
     images = images_of(data, short_sides=(short_side,), **options)
     seen = set()
     for position in range(20):
@@ -115,11 +115,11 @@ def test_segments_follow_their_image_through_every_change(
 def test_labels_vary_with_the_same_image_as_masks_do() -> None:
     ids, _ = made_up(0)
     for seed in range(6):
-        settings = AugmentConfig(short_sides=(40, 80), turns=True, crop=33, colour_jitter=0.4)
-        one, _ = augmented(photograph(ids), [], np.random.default_rng(seed), settings)
+        settings = AugmentConfig(short_sides=(40, 80), rotate=True, crop=33, colour_jitter=0.4)
+        one, _ = augment(photograph(ids), [], np.random.default_rng(seed), settings)
         labels = (ids % 1000).astype(np.uint16)
         rng = np.random.default_rng(seed)
-        other, varied = augmented_map(photograph(ids), labels, rng, settings)
+        other, varied = augment_map(photograph(ids), labels, rng, settings)
         assert (one == other).all() and varied.shape == one.shape[:2]
         assert varied.dtype == np.uint16 and set(np.unique(varied)) <= set(np.unique(labels))
 

@@ -11,16 +11,17 @@ import pytest
 
 from condinst_infer.config.presets import preset
 from condinst_infer.errors import InputError
-from condinst_infer.results.crop import CroppedMask
-from condinst_infer.train.augment import AugmentConfig, augmented
+from condinst_infer.results.crop import CroppedMask, boxes_from_crops
+from condinst_infer.train.augment import AugmentConfig, augment
 from condinst_infer.train.loader import (
     Collate,
     Positions,
     TrainingImages,
-    boxes_from_masks,
+    crops_from_masks,
     training_batches,
 )
 from condinst_infer.train.records import crops_from_record, read_coco
+from tests.support.classes import numbered_classes
 from tests.support.coco_files import (
     CATEGORIES,
     polygon_from_box,
@@ -159,32 +160,32 @@ def scene() -> tuple[np.ndarray, list[CroppedMask]]:
 @pytest.mark.parametrize("crop", [0, 33])
 def test_masks_follow_their_image_through_every_change(short_side: int, crop: int) -> None:
     settings = AugmentConfig(
-        short_sides=(short_side,), vertical_flip=True, turns=True, crop=crop, colour_jitter=0.0
+        short_sides=(short_side,), vertical_flip=True, rotate=True, crop=crop, colour_jitter=0.0
     )
     image, crops = scene()
     seen = set()
     for seed in range(24):
-        varied, masks = augmented(image, crops, np.random.default_rng(seed), settings)
+        varied, masks = augment(image, crops, np.random.default_rng(seed), settings)
         assert masks.shape == (3, *varied.shape[:2])
         if crop:
             assert max(varied.shape[:2]) == min(crop, round(short_side * 1.5))
         # a shrunken image has greys at the edges, so two pixels in a hundred may differ
         assert ((varied[:, :, 0] > 127) == masks.any(0)).mean() > 0.98
         seen.add(varied.tobytes())
-    assert len(seen) >= 8  # two mirrors and four turns, of which some coincide
+    assert len(seen) >= 8  # two mirrors and four rotations, of which some coincide
 
 
 def test_without_options_only_size_and_side_vary() -> None:
     image, crops = scene()
     settings = AugmentConfig(short_sides=(40,))
     found = {
-        augmented(image, crops, np.random.default_rng(seed), settings)[0].tobytes()
+        augment(image, crops, np.random.default_rng(seed), settings)[0].tobytes()
         for seed in range(12)
     }
     assert found == {image.tobytes(), image[:, ::-1].tobytes()}
     off = AugmentConfig(short_sides=(40,), horizontal_flip=False)
     for seed in range(6):
-        varied, masks = augmented(image, crops, np.random.default_rng(seed), off)
+        varied, masks = augment(image, crops, np.random.default_rng(seed), off)
         assert (varied == image).all()
         assert (masks.any(0) == (image[:, :, 0] > 0)).all()
 
@@ -192,7 +193,7 @@ def test_without_options_only_size_and_side_vary() -> None:
 def test_the_longer_side_is_capped() -> None:
     image, crops = scene()
     settings = AugmentConfig(short_sides=(80,), train_long_side=90)
-    varied, _ = augmented(image, crops, np.random.default_rng(0), settings)
+    varied, _ = augment(image, crops, np.random.default_rng(0), settings)
     assert varied.shape == (60, 90, 3)
 
 
@@ -202,8 +203,8 @@ def test_colour_jitter_changes_colours_only() -> None:
     plain = AugmentConfig(short_sides=(40,))
     coloured = AugmentConfig(short_sides=(40,), colour_jitter=0.4)
     for seed in range(8):
-        same, masks = augmented(image, crops, np.random.default_rng(seed), plain)
-        varied, same_masks = augmented(image, crops, np.random.default_rng(seed), coloured)
+        same, masks = augment(image, crops, np.random.default_rng(seed), plain)
+        varied, same_masks = augment(image, crops, np.random.default_rng(seed), coloured)
         assert (masks == same_masks).all()
         assert (varied != same).any()
     assert image.min() >= 60  # the caller's image is not written to
@@ -217,7 +218,7 @@ def test_colour_jitter_draws_brightness_contrast_saturation_and_hue() -> None:
     coloured = AugmentConfig(short_sides=(40,), colour_jitter=strength, horizontal_flip=False)
     mean = float(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY).mean())
     for seed in range(16):
-        varied, _ = augmented(image, [], np.random.default_rng(seed), coloured)
+        varied, _ = augment(image, [], np.random.default_rng(seed), coloured)
         assert (varied[:, :30] == varied[:, :30, :1]).all()  # grey stays grey
         slope, offset = np.polyfit(ramp, varied[0, :30, 0], 1)
         brightness = (slope * mean + offset) / mean
@@ -240,8 +241,9 @@ def test_boxes_are_tight() -> None:
     masks = np.zeros((2, 9, 12), bool)
     masks[0, 2:5, 3:10] = True
     masks[1, 8, 0] = True
-    assert boxes_from_masks(masks).tolist() == [[3, 2, 10, 5], [0, 8, 1, 9]]
-    assert boxes_from_masks(masks[:0]).shape == (0, 4)
+    boxes = boxes_from_crops(crops_from_masks(masks), 3)
+    assert boxes.tolist() == [[3, 2, 10, 5], [0, 8, 1, 9], [0, 0, 0, 0]]
+    assert boxes_from_crops([], 0).shape == (0, 4)
 
 
 def images_of(tmp_path: Path, **augment: Any) -> TrainingImages:
@@ -269,7 +271,7 @@ def test_processes_share_what_one_would_see() -> None:
 
 def test_a_batch_has_one_canvas_and_masks_at_the_mask_stride(tmp_path: Path) -> None:
     images = images_of(tmp_path)
-    config = preset("condinst_nano", num_classes=2)
+    config = preset("condinst_nano", **numbered_classes(2))
     samples = [images[p] for p in range(3)]
     batch = Collate(config)(samples)
     height, width = batch.images.shape[1:3]
@@ -282,11 +284,14 @@ def test_a_batch_has_one_canvas_and_masks_at_the_mask_stride(tmp_path: Path) -> 
         sampled = sample.masks[:, 2::4, 2::4]
         assert (truth.masks[:, : sampled.shape[1], : sampled.shape[2]].numpy() == sampled).all()
         assert truth.labels.tolist() == sample.labels.tolist()
-        assert truth.boxes.tolist() == boxes_from_masks(sample.masks).tolist()
+        assert (
+            truth.boxes.tolist()
+            == boxes_from_crops(crops_from_masks(sample.masks), len(sample.masks)).tolist()
+        )
 
 
 def test_worker_processes_give_the_same_batches(tmp_path: Path) -> None:
-    images, config = images_of(tmp_path), preset("condinst_nano", num_classes=2)
+    images, config = images_of(tmp_path), preset("condinst_nano", **numbered_classes(2))
     found = []
     for workers in (0, 2):
         positions = Positions(1, 4, batch=2, rank=0, processes=1)

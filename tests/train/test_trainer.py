@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from condinst_infer import checkpoint, load
+from condinst_infer.config.model import with_classes
 from condinst_infer.errors import CheckpointError, ConfigError, InputError, TrainingError
-from condinst_infer.model.condinst import CondInst
+from condinst_infer.model.condinst import CondInst, build_condinst
 from condinst_infer.train.distributed import Processes, with_sync_bn
 from condinst_infer.train.optimizer import learning_rate, optimizer_for
 from condinst_infer.train.records import read_coco
@@ -68,7 +69,7 @@ def test_the_cosine_schedule() -> None:
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_norms_have_their_own_weight_decay_and_frozen_parts_none(name: str) -> None:
-    model = CondInst(small_config(frozen_stages=2))
+    model = build_condinst(small_config(frozen_stages=2))
     optimizer = optimizer_for(model, small_settings(optimizer=name, weight_decay=0.1))
     plain, norms = optimizer.param_groups
     assert (plain["weight_decay"], norms["weight_decay"]) == (0.1, 0.0)
@@ -124,7 +125,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     assert trainer.done == 3  # the iteration was finished, then saved
     with (run / "log.jsonl").open("a") as log:
         log.write('{"iteration": 4, "lo')  # as a power cut may leave it
-    other = CondInst(model.config)  # with other weights than those of the start
+    other = build_condinst(model.config)  # with other weights than those of the start
     Trainer(other, read_coco(*data), settings, run=run, here=ALONE, resume=True).train()
 
     assert losses_of(run) == losses_of(tmp_path / "whole")
@@ -135,7 +136,7 @@ def checkpoint_model(data: DataPaths) -> CondInst:
     """The model `train` starts with."""
     torch.manual_seed(small_settings().seed)
     found = read_coco(*data)
-    return CondInst(small_config(class_names=found.class_names, category_ids=found.category_ids))
+    return build_condinst(with_classes(small_config(), found.class_names, found.category_ids))
 
 
 def condinst(*words: str, processes: int = 1) -> subprocess.Popen[str]:
@@ -269,7 +270,7 @@ def test_a_batch_must_split_evenly(data: DataPaths, run: Path) -> None:
 
 
 def test_only_trained_batch_norms_are_synchronised() -> None:
-    model = with_sync_bn(CondInst(small_config(frozen_stages=2)))
+    model = with_sync_bn(build_condinst(small_config(frozen_stages=2)))
     kinds = {name: type(m).__name__ for name, m in model.named_modules() if "norm" in name}
     assert kinds["backbone.stem.norm"] == "FixedBatchNorm2d"
     assert kinds["backbone.res3.0.conv1.norm"] == "SyncBatchNorm"

@@ -20,10 +20,10 @@ from condinst_infer.errors import SessionError
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.runtimes.tensorrt import TrtSession
 from condinst_infer.trt import build
-from condinst_infer.trt.inspection import Found, found_in_engine
+from condinst_infer.trt.inspection import BuiltGraph, read_engine
 from condinst_infer.trt.sidecar import read, sidecar_path
 from condinst_infer.verification import self_test
-from condinst_infer.verification.intermediates import TorchStages
+from condinst_infer.verification.intermediates import TorchIntermediates
 from engines.emulator import Emulator
 from tests.support.bright_model import write_bright_model
 from tests.support.command_line import Run, assert_refused
@@ -173,7 +173,7 @@ def with_golden(
 ) -> Path:
     """The nano model with golden outputs inside."""
     path = Path(copy(nano_onnx, tmp_path_factory.mktemp("golden") / "model.onnx"))
-    self_test.store(path, TorchStages(checkpoint.load(nano_checkpoint)), OrtSession(path))
+    self_test.store(path, TorchIntermediates(checkpoint.load(nano_checkpoint)), OrtSession(path))
     return path
 
 
@@ -190,7 +190,7 @@ def test_tensorrt_builds_with_our_kernels_and_runs_the_golden_input(
     assert "7.5" in text and version in text
     sidecar, _ = read(path)
     assert sidecar.smoke_run == "passed on 20 detections" and sidecar.inspected == "engine"
-    assert self_test.golden_from_props(sidecar.props, path) is not None
+    assert self_test.self_test_from_props(sidecar.props, path) is not None
     (config,), (network,) = state.configs, state.networks
     assert [flag.name for flag in config._cleared] == ["TF32"] and network.flags == 1 << 1
     assert list(config._limits.values()) == [300 << 20]
@@ -222,8 +222,12 @@ def test_a_smoke_run_that_can_not_be_made_is_said(
 ) -> None:
     path = tmp_path / "model.engine"
     for source, options, words in (
-        (nano_onnx, (), "not made: the file was exported without golden outputs"),
-        (with_golden, ("--max", "1x64x64"), "not made: its input of 1x128x192 is not one"),
+        (nano_onnx, (), "not made: the file was exported without a self-test"),
+        (
+            with_golden,
+            ("--max", "1x64x64"),
+            "not made: the engine does not take the self-test's input of 1x128x192",
+        ),
     ):
         assert f"smoke run:      {words}" in condinst("build", source, "-o", path, *options)[1]
         assert read(path)[0].smoke_run.startswith(words)
@@ -285,8 +289,8 @@ def test_an_engine_that_says_nothing_about_itself_is_what_was_parsed(
         status, out, _ = condinst("build", with_golden, "-o", tmp_path / "a.engine")
         assert status == 0 and "fp32 (read from the parsed file" in out and "passed on" in out
         assert "ClassNMS, DynamicMaskHead (read from the parsed file" in out
-        half = Found("fp16", (), "network")
-        found, _ = found_in_engine(trt, read(tmp_path / "a.engine")[1], half)
+        half = BuiltGraph("fp16", (), "network")
+        found, _ = read_engine(trt, read(tmp_path / "a.engine")[1], half)
         assert found == half or text == nameless
 
 

@@ -2,13 +2,12 @@
 
 import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from condinst_infer.trt import build
-from condinst_infer.trt.progress_monitor import Progress
+from condinst_infer.trt.progress_monitor import BuildProgress
 from engines.emulator import Emulator
 from tests.support.fake_tensorrt.device import install
 from tests.support.fake_tensorrt.types import state
@@ -16,7 +15,7 @@ from tests.support.fake_tensorrt.types import state
 
 def test_phases_within_phases_add_up_and_never_go_back() -> None:
     shares: list[float] = []
-    progress = Progress(shares.append)
+    progress = BuildProgress(shares.append)
     progress.start("all", None, 2)
     progress.start("part", "all", 4)
     for _ in range(4):
@@ -39,15 +38,17 @@ def test_an_interrupt_stops_the_builder(
 ) -> None:
     install(monkeypatch)
     shares: list[float] = []
+    stopped = threading.Event()
+    stop = BuildProgress.stop
+    monkeypatch.setattr(BuildProgress, "stop", lambda self: (stop(self), stopped.set()))
 
     def progress(share: float) -> None:
         shares.append(share)
-        time.sleep(0.2)
         if len(shares) == 2:
             main = threading.main_thread().ident
             assert main is not None
             signal.pthread_kill(main, signal.SIGINT)
-            time.sleep(0.2)
+            assert stopped.wait(60)
 
     with pytest.raises(KeyboardInterrupt):
         build.engine_from_onnx(nano_onnx, runtime="tensorrt", progress=progress)

@@ -12,20 +12,24 @@ import pytest
 from benchmarks.trained_statistics import with_trained_statistics
 from condinst_infer import checkpoint
 from condinst_infer.config.model import override
-from condinst_infer.config.presets import names, preset
+from condinst_infer.config.presets import preset, preset_names
 from condinst_infer.config.validation import CHOICES
 from condinst_infer.export.onnx_export import export_onnx
-from condinst_infer.model.condinst import CondInst
+from condinst_infer.model.condinst import build_condinst
 from condinst_infer.trt import build
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 
-COMBINATIONS = list(itertools.product(names(), ("full", "detector"), ("fp32", "fp16")))
+COMBINATIONS = list(itertools.product(preset_names(), ("full", "detector"), ("fp32", "fp16")))
 
 
 def assert_builds(path: Path, precision: str) -> None:
     built = build.engine_from_onnx(
-        path, runtime="tensorrt_rtx", least=(1, 64, 64), usual=(1, 96, 128), most=(2, 256, 256)
+        path,
+        runtime="tensorrt_rtx",
+        min_shape=(1, 64, 64),
+        opt_shape=(1, 96, 128),
+        max_shape=(2, 256, 256),
     )
     assert len(built.engine) > 1_000_000 and built.sidecar.precision_built == precision
 
@@ -43,7 +47,7 @@ def test_a_preset_of_real_size_builds(
     name: str, graph: str, precision: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "model.onnx"
-    model = with_trained_statistics(CondInst(preset(name)))
+    model = with_trained_statistics(build_condinst(preset(name)))
     export_onnx(model, path, graph=graph, precision=precision)
     assert_builds(path, precision)
     path.unlink()

@@ -10,7 +10,7 @@ import pytest
 
 from condinst_infer.errors import InputError, ModelFileError
 from condinst_infer.runtimes.tensorrt import TrtSession
-from condinst_infer.trt.sidecar import Gpu, read, replacing_engine, sidecar_path
+from condinst_infer.trt.sidecar import Gpu, atomic_engine, read, sidecar_path
 from engines.emulator import Emulator
 from tests.support.fake_tensorrt.device import built, install
 from tests.support.fake_tensorrt.types import state
@@ -22,7 +22,7 @@ def engine(
 ) -> Path:
     """An engine of the stand-in."""
     install(monkeypatch)
-    return built(nano_onnx, tmp_path, least=(1, 64, 64), most=(3, 192, 192))
+    return built(nano_onnx, tmp_path, min_shape=(1, 64, 64), max_shape=(3, 192, 192))
 
 
 def rewritten(path: Path, **changes: Any) -> None:
@@ -70,7 +70,7 @@ def other_gpu(path: Path) -> None:
         (edit, r"json was changed after the build"),
         (empty, "json is damaged or not ours"),
         (lambda path: sidecar_path(path).write_text("[1]"), "json is damaged or not ours"),
-        (lambda path: rewritten(path, format=2), "of another version of this package"),
+        (lambda path: rewritten(path, format=1), "of another version of this package"),
         (foreign_contract, "follows contract 2"),
         (lambda path: rewritten(path, runtime_version="10.9.0"), r"10\.9\.0, installed is 11\.4"),
         (other_gpu, r"compute capability 8\.9, this GPU has 7\.5"),
@@ -96,7 +96,7 @@ def test_an_engine_of_tensorrt_rtx_runs_on_any_gpu(engine: Path) -> None:
 
 def test_the_sidecar_is_json_that_a_person_can_read(engine: Path) -> None:
     data = json.loads(sidecar_path(engine).read_text())
-    assert data["profile"] == {"least": [1, 64, 64], "usual": [1, 128, 192], "most": [3, 192, 192]}
+    assert data["profile"] == {"min": [1, 64, 64], "opt": [1, 128, 192], "max": [3, 192, 192]}
     assert data["gpu"]["compute_capability"] == [7, 5] and data["gpu"]["cuda"] == "12.2"
     assert data["plugin"] == ["ClassNMS", "DynamicMaskHead"] and data["inspected"] == "engine"
 
@@ -105,7 +105,7 @@ def test_the_sidecar_is_json_that_a_person_can_read(engine: Path) -> None:
 def test_a_pair_is_replaced_whole_or_not_at_all(engine: Path, fails: bool) -> None:
     before, (found, data) = set(engine.parent.iterdir()), read(engine)
     try:
-        with replacing_engine(engine) as part:
+        with atomic_engine(engine) as part:
             assert part.suffix == ".engine" and part.parent == engine.parent
             part.write_bytes(data)
             sidecar_path(part).write_text(replace(found, smoke_run="passed").to_json())
@@ -133,7 +133,7 @@ def test_an_interrupted_replacement_is_never_loaded(
         pytest.raises(
             InputError, match=r"dynamic\.engine\.json can't be written: the disk is gone"
         ),
-        replacing_engine(engine) as part,
+        atomic_engine(engine) as part,
     ):
         part.write_bytes(data[:-1] + b"?")
         sidecar_path(part).write_text(found.to_json())

@@ -9,7 +9,7 @@ import torch
 from condinst_infer import checkpoint
 from condinst_infer.config.model import override
 from condinst_infer.errors import ConfigError, ModelFileError
-from condinst_infer.model.condinst import CondInst
+from condinst_infer.model.condinst import build_condinst
 from condinst_infer.verification.compare import compare
 
 
@@ -56,7 +56,7 @@ def test_the_stage_that_was_changed_is_named(
 
 
 def test_different_models_are_refused(nano_checkpoint: Path, tmp_path: Path) -> None:
-    other = CondInst(override(checkpoint.load(nano_checkpoint).config, nms_iou=0.5))
+    other = build_condinst(override(checkpoint.load(nano_checkpoint).config, nms_iou=0.5))
     checkpoint.save(other, tmp_path / "other.safetensors")
     with pytest.raises(ConfigError, match="detect settings differ"):
         compare(nano_checkpoint, tmp_path / "other.safetensors")

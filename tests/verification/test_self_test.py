@@ -15,7 +15,7 @@ from condinst_infer.contract.metadata import props_from_onnx
 from condinst_infer.errors import ModelFileError, ParityError
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.verification import self_test
-from condinst_infer.verification.intermediates import TorchStages
+from condinst_infer.verification.intermediates import TorchIntermediates
 
 Outputs = dict[str, np.ndarray]
 
@@ -27,12 +27,12 @@ def file(
     """An exported file with golden outputs."""
     source = request.getfixturevalue(request.param)
     path = Path(copy(source, tmp_path_factory.mktemp("golden") / f"{request.param}.onnx"))
-    self_test.store(path, TorchStages(checkpoint.load(nano_checkpoint)), OrtSession(path))
+    self_test.store(path, TorchIntermediates(checkpoint.load(nano_checkpoint)), OrtSession(path))
     return path
 
 
-def stored(path: Path) -> self_test.Golden:
-    found = self_test.golden_from_props(props_from_onnx(path.read_bytes(), path), path)
+def stored(path: Path) -> self_test.SelfTest:
+    found = self_test.self_test_from_props(props_from_onnx(path.read_bytes(), path), path)
     assert found is not None
     return found
 
@@ -64,7 +64,7 @@ def test_the_file_itself_has_them_and_stays_what_it_was(file: Path, nano_onnx: P
 def test_the_input_is_within_what_an_engine_takes_and_the_same_everywhere(file: Path) -> None:
     expected = stored(file)
     assert expected.shape == (1, 128, 192)  # of a photograph of 640x480 in this model
-    feeds = self_test._made_up((3, 64, 96), 1)
+    feeds = self_test._generate_input((3, 64, 96), 1)
     assert feeds["image_sizes"].tolist() == [[64, 96], [57, 85], [50, 74]]
     # the numbers of this machine: they must be those of every other
     assert self_test._digest(feeds)[:16] == "4b12ee7ed3201d65"
@@ -155,7 +155,7 @@ def test_where_the_file_differs_at_ties_only_the_best_score_counts(
         def __init__(self, path: Path) -> None:
             super().__init__(path, lambda outputs: outputs["boxes"].__iadd__(9))
 
-    self_test.store(path, TorchStages(checkpoint.load(nano_checkpoint)), Tied(path))
+    self_test.store(path, TorchIntermediates(checkpoint.load(nano_checkpoint)), Tied(path))
     expected = stored(path)
     assert expected.tied
     self_test.check(OrtSession(path, threads=1), expected)
@@ -166,11 +166,11 @@ def test_where_the_file_differs_at_ties_only_the_best_score_counts(
 
 def test_changed_golden_outputs_are_refused_and_missing_ones_are_none(file: Path) -> None:
     props = props_from_onnx(file.read_bytes(), file)
-    assert self_test.golden_from_props({"condinst": "x"}, file) is None
+    assert self_test.self_test_from_props({"condinst": "x"}, file) is None
     changed = {**props, self_test.KEY: props[self_test.KEY].replace('"picture": 0', '"picture": 1')}
     assert changed != props
     with pytest.raises(ModelFileError, match="changed after export"):
-        self_test.golden_from_props(changed, file)
+        self_test.self_test_from_props(changed, file)
 
 
 def test_an_input_that_comes_out_differently_is_said(file: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import condinst_infer as ci
 from condinst_infer.errors import ConfigError, InputError
-from condinst_infer.video.sources import Frame, is_live, open_source, shown_name
+from condinst_infer.video.sources import Frame, display_name, is_live, open_source
 from tests.support.fake_session import FakeSession, assert_same, photograph
 from tests.support.numbered_source import Numbers, numbers, stream_of
 from tests.support.video_files import (
@@ -237,4 +237,4 @@ def test_names_of_sources(tmp_path: Path, monkeypatch: Patch) -> None:
     write_video(Path("a.mp4"), frames=2).rename("7")  # a file of this name is no camera
     assert not is_live("7")
     assert open_source("7", reconnect=0, max_pixels=10**6).count == 2
-    assert shown_name("rtsp://me:secret@host:554/a?key=1") == "rtsp://host:554/a"
+    assert display_name("rtsp://me:secret@host:554/a?key=1") == "rtsp://host:554/a"

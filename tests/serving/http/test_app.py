@@ -18,7 +18,7 @@ import condinst_infer as ci
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.results.crop import CroppedMask
 from condinst_infer.results.rle import rle_from_crop
-from condinst_infer.serving.http.responses import Answers, Order
+from condinst_infer.serving.http.responses import PredictRequest, RequestHandler
 from tests.support.fake_session import FakeSession
 from tests.support.http_server import GOOD, Running, as_json, picture, png, serving
 
@@ -89,10 +89,10 @@ def test_in_one_batch_each_has_its_own_parameters_and_fate() -> None:
     data = [png(image), png(image), b"no image", png(picture(3)), png(image)]
     overlays = [False, False, False, True, False]
     orders = [
-        Order(data, False, overlay, tuple(options.items()))
+        PredictRequest(data, False, overlay, tuple(options.items()))
         for data, overlay, options in zip(data, overlays, asked, strict=True)
     ]
-    both, one, bad, overlay, wrong = Answers(pipeline, 10**6, counted.append)(orders)
+    both, one, bad, overlay, wrong = RequestHandler(pipeline, 10**6, counted.append)(orders)
     assert json.loads(both.content) == as_json(pipeline(image))
     assert json.loads(one.content) == as_json(pipeline(image, max_detections=1))
     assert both.content != one.content

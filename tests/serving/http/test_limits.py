@@ -13,7 +13,7 @@ import pytest
 
 from condinst_infer.errors import SessionError
 from condinst_infer.pipeline import Pipeline
-from condinst_infer.serving.http.responses import Order
+from condinst_infer.serving.http.responses import PredictRequest
 from condinst_infer.serving.http.upload import Upload
 from tests.support.fake_session import FakeSession
 from tests.support.http_server import GOOD, Held, png, serving
@@ -108,12 +108,12 @@ def test_no_upload_is_kept_whatever_became_of_it() -> None:
             late = [pool.submit(door.post, content=GOOD) for _ in range(2)]
             assert [one.result().status_code for one in late] == [504, 504]
             # the type, since `isinstance` asks the object, and some warn when they are asked
-            assert [one for one in gc.get_objects() if type(one) is Order]  # it is in work
+            assert [one for one in gc.get_objects() if type(one) is PredictRequest]  # it is in work
             pipeline.free.set()
             for data, status in ((GOOD, 200), (GOOD[:80], 400), (bytes(9), 400), (bytes(999), 413)):
                 assert door.post(content=data).status_code == status
             assert door.post("/predict?output=overlay", content=GOOD).status_code == 200
-            kinds = (Order, Upload)
+            kinds = (PredictRequest, Upload)
             eventually(lambda: not [one for one in gc.get_objects() if type(one) in kinds])
         finally:
             gc.enable()

@@ -42,7 +42,7 @@ def test_an_engine(
     tmp_path: Path,
 ) -> None:
     source: Path = request.getfixturevalue(name)
-    path = engine(source, **({"most": (3, 192, 192)} if batch else {}))
+    path = engine(source, **({"max_shape": (3, 192, 192)} if batch else {}))
     served(path, tmp_path / "models")
     folder = tmp_path / "models" / "model_network"
     assert (folder / "1" / "model.plan").read_bytes() == path.read_bytes()
@@ -72,7 +72,7 @@ def parsed_shapes(path: Path) -> dict[str, list[int]]:
 def test_engines_that_triton_does_not_run(
     nano_onnx: Path, engine: Callable[..., Path], condinst: Run, tmp_path: Path
 ) -> None:
-    path = engine(nano_onnx, most=(1, 192, 192))
+    path = engine(nano_onnx, max_shape=(1, 192, 192))
     read, _ = sidecar.read(path)
     served(path, tmp_path / "one")
     config = config_of(tmp_path / "one" / "model_network")
