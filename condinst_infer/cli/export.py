@@ -163,7 +163,7 @@ def _add_int8(parser: ArgumentParser) -> None:
         "--limit",
         type=positive,
         metavar="N",
-        help="most images used of --calibration, and of --annotations (default: 64)",
+        help="use at most N images of --calibration, and of --annotations (default: 64)",
     )
     group.add_argument(
         "--max-accuracy-drop",

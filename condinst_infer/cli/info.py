@@ -3,7 +3,7 @@
 import json
 import math
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,20 @@ def run(options: InfoOptions) -> int:
         print(json.dumps(data))
         return 0
     config = config_from_dict(data.pop("config"))
-    for key, value in (_config_info(config) | data).items():
-        print(f"{key + ':':20}{value}")
+    _print_facts(_config_info(config) | data)
     return 0
+
+
+def _print_facts(facts: Mapping[str, Any], indent: str = "") -> None:
+    """A line per fact; facts about a fact stand below it, further right."""
+    for name, value in facts.items():
+        label = f"{indent}{name}:"
+        if isinstance(value, Mapping):
+            print(label)
+            _print_facts(value, f"{indent}  ")
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, list) else value
+            print(f"{label:19} {text}")
 
 
 def _onnx_info(path: Path) -> dict[str, Any]:

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from condinst_infer.config.model import MAX_BATCH
+from condinst_infer.errors import ConfigError
 
 MAX_WORKERS = 8  # by default: each holds an image and the model's buffers
+_FILTERS = ("score_threshold", "max_detections", "classes")
+_THRESHOLDS = ("instance_threshold", "overlap_threshold", "stuff_area_limit")
 
 
 class Verb(NamedTuple):
@@ -52,6 +55,45 @@ class RunOptions(DeviceOptions):
         from condinst_infer.system.hardware import usable_cores
 
         return max(1, min(usable_cores() // (self.threads or 1), MAX_WORKERS, batches))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(RunOptions):
+    """Options of `condinst predict`; ConfigError if two of them exclude each other."""
+
+    model: Path
+    source: list[str]
+    output: Path
+    score_threshold: float | None
+    max_detections: int | None
+    classes: list[int | str] | None
+    panoptic: bool
+    instance_threshold: float | None
+    overlap_threshold: float | None
+    stuff_area_limit: int | None
+    overlays: bool
+    coco_json: bool
+    every: int
+    reconnect: int
+    max_pixels: int
+    ray: str | None
+    shards: str
+    shard_size: int
+    json: bool
+
+    def __post_init__(self) -> None:
+        refused, reason = _THRESHOLDS, "it goes with --panoptic"
+        if self.panoptic:
+            refused, reason = _FILTERS, "every pixel counts; use --instance-threshold"
+        for name in refused:
+            if getattr(self, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{option} can't be used here: {reason}.")
+
+    def of_call(self) -> dict[str, Any]:
+        """Keyword arguments of a call of the pipeline, or of `Pipeline.panoptic`."""
+        names = _THRESHOLDS if self.panoptic else _FILTERS
+        return {name: getattr(self, name) for name in names}
 
 
 def add_model(parser: ArgumentParser, text: str = "an .onnx, .engine or .safetensors file") -> None:

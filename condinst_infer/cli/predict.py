@@ -4,12 +4,11 @@ import json
 import time
 from argparse import ArgumentParser, BooleanOptionalAction
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from condinst_infer.cli.options import (
     MAX_WORKERS,
-    RunOptions,
+    PredictOptions,
     Verb,
     add_json,
     add_model,
@@ -20,52 +19,10 @@ from condinst_infer.cli.options import (
 from condinst_infer.cli.predict_images import jobs_from_files, predict_images, predictor_for
 from condinst_infer.cli.sources import ImageFile, VideoSource, media
 from condinst_infer.config.model import MAX_PIXELS, RECONNECT
-from condinst_infer.errors import ConfigError, InputError
+from condinst_infer.errors import InputError
 from condinst_infer.pipeline import load
 from condinst_infer.processing.options import classes_from_text
 from condinst_infer.system.files import write_json
-
-_FILTERS = ("score_threshold", "max_detections", "classes")
-_THRESHOLDS = ("instance_threshold", "overlap_threshold", "stuff_area_limit")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictOptions(RunOptions):
-    """Options of `condinst predict`; ConfigError if two of them exclude each other."""
-
-    model: Path
-    source: list[str]
-    output: Path
-    score_threshold: float | None
-    max_detections: int | None
-    classes: list[int | str] | None
-    panoptic: bool
-    instance_threshold: float | None
-    overlap_threshold: float | None
-    stuff_area_limit: int | None
-    overlays: bool
-    coco_json: bool
-    every: int
-    reconnect: int
-    max_pixels: int
-    ray: str | None
-    shards: str
-    shard_size: int
-    json: bool
-
-    def __post_init__(self) -> None:
-        refused, reason = _THRESHOLDS, "it goes with --panoptic"
-        if self.panoptic:
-            refused, reason = _FILTERS, "every pixel counts; use --instance-threshold"
-        for name in refused:
-            if getattr(self, name) is not None:
-                option = f"--{name.replace('_', '-')}"
-                raise ConfigError(f"{option} can't be used here: {reason}.")
-
-    def of_call(self) -> dict[str, Any]:
-        """Keyword arguments of a call of the pipeline, or of `Pipeline.panoptic`."""
-        names = _THRESHOLDS if self.panoptic else _FILTERS
-        return {name: getattr(self, name) for name in names}
 
 
 @dataclass

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from condinst_infer.cli.options import PredictOptions
 from condinst_infer.cli.sources import ImageFile, VideoSource
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.pipeline import Pipeline
@@ -17,7 +18,6 @@ from condinst_infer.system.files import atomic_file
 from condinst_infer.system.ordered_map import run_over_images
 
 if TYPE_CHECKING:
-    from condinst_infer.cli.predict import PredictOptions
     from condinst_infer.results.instances import Instances
     from condinst_infer.results.panoptic import PanopticSegmentation
 
@@ -137,7 +137,7 @@ class PanopticPredictor(ImagePredictor):
         }
 
 
-def predictor_for(pipeline: Pipeline, options: "PredictOptions") -> ImagePredictor:
+def predictor_for(pipeline: Pipeline, options: PredictOptions) -> ImagePredictor:
     """The predictor of instances or, with `--panoptic`, of segments."""
     kind = PanopticPredictor if options.panoptic else ImagePredictor
     return kind(pipeline, options.of_call(), options.max_pixels)
@@ -188,7 +188,7 @@ def _report_on_image(
     }
 
 
-def jobs_from_files(files: list[ImageFile], options: "PredictOptions") -> list[ImageJob]:
+def jobs_from_files(files: list[ImageFile], options: PredictOptions) -> list[ImageJob]:
     """Every image with its number and the files its results go to."""
     overlays: list[Path | None] = [None] * len(files)
     pngs = overlays

@@ -13,11 +13,11 @@ from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm import tqdm
 
-from condinst_infer.cli.options import MAX_WORKERS
+from condinst_infer.cli.options import MAX_WORKERS, PredictOptions
 from condinst_infer.cli.predict_images import ImagePredictor, PanopticPredictor, predictor_for
 from condinst_infer.cli.shards import Shard, plan_shards, write_shard
 from condinst_infer.cli.sources import media
@@ -34,9 +34,6 @@ from condinst_infer.pipeline import load
 from condinst_infer.system.ordered_map import groups, in_order
 from condinst_infer.system.progress import progress_bar
 from condinst_infer.system.signals import stop_signals
-
-if TYPE_CHECKING:
-    from condinst_infer.cli.predict import PredictOptions
 
 # what the results depend on, besides the model's bytes and the images
 _SETTINGS = (
@@ -56,7 +53,7 @@ _SETTINGS = (
 _STORE_BYTES = 100 * 2**20  # of a Ray of our own: it holds paths and counts; Ray's least is 75 MiB
 
 
-def predict_ray(options: "PredictOptions") -> int:
+def predict_ray(options: PredictOptions) -> int:
     """0 if all was done, 1 if some could not be read, 130 if it was interrupted.
 
     Raises:
@@ -96,7 +93,7 @@ def predict_ray(options: "PredictOptions") -> int:
 class ShardPredictor:
     """An actor of Ray: finds the instances of one shard at a time and writes its file."""
 
-    def __init__(self, options: "PredictOptions", sha256: str, workers: int) -> None:
+    def __init__(self, options: PredictOptions, sha256: str, workers: int) -> None:
         self._options, self._sha256, self._workers = options, sha256, workers
 
     @cached_property
@@ -149,7 +146,7 @@ class ShardPredictor:
 
 
 def _predict_shards(
-    options: "PredictOptions", sha256: str, todo: list[Shard], report: dict[str, Any]
+    options: PredictOptions, sha256: str, todo: list[Shard], report: dict[str, Any]
 ) -> None:
     """Make the shards `todo` and add what is in them to `report`."""
     gpu = options.device == "cuda" or (options.device is None and options.model.suffix == ".engine")
@@ -245,9 +242,7 @@ def _check_listens(address: str) -> None:
         ) from None
 
 
-def _core_group(
-    options: "PredictOptions", nodes: list[dict[str, Any]], gpu: bool
-) -> tuple[int, int]:
+def _core_group(options: PredictOptions, nodes: list[dict[str, Any]], gpu: bool) -> tuple[int, int]:
     """Threads of an actor that read, run the model and make masks, and the cores they need.
 
     Raises:
@@ -270,7 +265,7 @@ def _core_group(
     return workers, workers * threads
 
 
-def _print_report(report: dict[str, Any], seconds: float, options: "PredictOptions") -> None:
+def _print_report(report: dict[str, Any], seconds: float, options: PredictOptions) -> None:
     if report["interrupted"]:
         print(
             "condinst: interrupted; finished shards stay, and the same command goes on.",

@@ -8,11 +8,12 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
+from condinst_infer.cli.options import PredictOptions
 from condinst_infer.cli.predict_images import ImagePredictor, result_paths
 from condinst_infer.cli.sources import VideoSource
 from condinst_infer.errors import InputError
@@ -22,9 +23,6 @@ from condinst_infer.system.signals import stop_signals
 from condinst_infer.video.sources import FALLBACK_FPS, Frame, Source, open_source
 from condinst_infer.video.stream import FrameStream
 from condinst_infer.video.writer import video_recorder
-
-if TYPE_CHECKING:
-    from condinst_infer.cli.predict import PredictOptions
 
 
 class VideoJob(NamedTuple):
@@ -43,7 +41,7 @@ class FrameOutcome(NamedTuple):
     overlay: np.ndarray | None  # BGR uint8 [H, W, 3]
 
 
-def jobs_from_sources(videos: list[VideoSource], options: "PredictOptions") -> list[VideoJob]:
+def jobs_from_sources(videos: list[VideoSource], options: PredictOptions) -> list[VideoJob]:
     """Every video with the files its results go to."""
     overlays: list[Path | None] = [None] * len(videos)
     lines = overlays
@@ -56,7 +54,7 @@ def jobs_from_sources(videos: list[VideoSource], options: "PredictOptions") -> l
 
 
 def predict_videos(
-    predictor: ImagePredictor, jobs: list[VideoJob], options: "PredictOptions", workers: int
+    predictor: ImagePredictor, jobs: list[VideoJob], options: PredictOptions, workers: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """A report on each video, and on those that could not be opened; an interrupt ends it."""
     # OpenCV and FFmpeg print what one of our sentences says
@@ -88,7 +86,7 @@ def _predict_video(
     predictor: ImagePredictor,
     source: Source,
     job: VideoJob,
-    options: "PredictOptions",
+    options: PredictOptions,
     workers: int,
 ) -> dict[str, Any]:
     """Draw and write one video, and report on it."""

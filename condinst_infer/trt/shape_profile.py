@@ -56,19 +56,21 @@ def shape_profile_for(
     Raises:
         ConfigError: shapes for a static file, or ones that don't fit it or each other.
     """
-    given = [shape for shape in (min_shape, opt_shape, max_shape) if shape is not None]
+    options = {"--min": min_shape, "--opt": opt_shape, "--max": max_shape}
+    given = [shape for shape in options.values() if shape is not None]
     size, batch = metadata.size, metadata.batch
     if size and batch:
         if given:
             fixed = _text((batch, *size))
             raise ConfigError(f"the file is static, {fixed}: it takes no --min, --opt or --max.")
         return ShapeProfile(*[(batch, *size)] * 3)
+    for name, shape in options.items():
+        if shape is not None:
+            _check(name, shape, metadata)
     small, middle, large = _defaults(metadata)
     small = min_shape or _each(min, [small, *given])
     large = max_shape or _each(max, [large, *given])
     middle = opt_shape or _each(min, [large, _each(max, [small, middle])])
-    for name, shape in (("--min", small), ("--opt", middle), ("--max", large)):
-        _check(name, shape, metadata)
     profile = ShapeProfile(small, middle, large)
     if not profile.takes(middle):
         raise ConfigError(f"the shapes must rise from --min to --opt to --max; they are {profile}.")

@@ -47,20 +47,17 @@ def owner(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-def imported(path: Path) -> set[tuple[str, bool]]:
-    """(dotted name, whether at the top of the file) of every import in it."""
-    tree = ast.parse(path.read_text())
-    found = set()
-    for node in ast.walk(tree):
-        top = node in tree.body
+def imported(path: Path) -> set[str]:
+    """The dotted name of every import in the file."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {(alias.name, top) for alias in node.names}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} has a relative import"
-            assert node.module is not None
-            found.add((node.module, top))
+            assert node.level == 0 and node.module is not None, f"{path} has a relative import"
+            found.add(node.module)
             if node.module.startswith("condinst_infer"):  # what is imported may be a module
-                found |= {(f"{node.module}.{alias.name}", top) for alias in node.names}
+                found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
@@ -71,7 +68,7 @@ def test_imports_only_what_stands_above(path: Path) -> None:
     if path == ROOT / "runtimes" / "pytorch.py":
         forbidden = {"train", "export"}
     assert own in ROW_OF, f"{own} has no row"
-    for name, _ in imported(path):
+    for name in imported(path):
         parts = name.split(".")
         if parts[0] == "condinst_infer":
             other = parts[1] if len(parts) > 1 else "__init__"
@@ -103,10 +100,9 @@ def dotted(path: Path) -> str:
 
 
 def test_modules_import_in_no_circle() -> None:
+    """Neither at the top of a module nor later, in a function or for types only."""
     names = set(map(dotted, modules()))
-    graph = {
-        dotted(path): {name for name, top in imported(path) if top} & names for path in modules()
-    }
+    graph = {dotted(path): imported(path) & names for path in modules()}
     assert list(TopologicalSorter(graph).static_order())  # CycleError names the circle
 
 

@@ -50,6 +50,7 @@ def test_a_static_canvas_leaves_the_batch_free() -> None:
     ("static", "asked", "words"),
     [
         ({}, {"max_shape": (1, 100, 96)}, "--max is 1x100x96; .* multiples of 32"),
+        ({}, {"max_shape": (4, 100, 100)}, "--max is 4x100x100; .* multiples of 32"),
         ({}, {"min_shape": (1, 96, 96), "max_shape": (1, 64, 64)}, "must rise from --min to --opt"),
         ({}, {"opt_shape": (1, 64, 64), "max_shape": (1, 32, 96)}, "must rise from --min to --opt"),
         ({"batch": 2}, {"max_shape": (4, 64, 64)}, "--max is 4x64x64; .* for 2xHxW only"),
