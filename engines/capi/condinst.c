@@ -77,8 +77,10 @@ static condinst_status initialise(const char *python) {
     struct stat file;
     if (strchr(python, '/') == NULL || access(python, X_OK) != 0 || stat(python, &file) != 0 ||
         !S_ISREG(file.st_mode))
-        return fail(CONDINST_PYTHON, "%s is no Python that can be run; give bin/python of a "
-                    "virtual environment with condinst_infer.", python);
+        return fail(CONDINST_PYTHON,
+                    "%s is no Python that can be run; give bin/python of a "
+                    "virtual environment with condinst_infer.",
+                    python);
     /* modules written in C look for Python's functions among the global ones, where a host that
        loaded us as a plugin has not put them */
     dlopen(CONDINST_LIBPYTHON, RTLD_NOW | RTLD_GLOBAL | RTLD_NOLOAD);
@@ -118,17 +120,20 @@ static condinst_status ensure_python(const char *python) {
     if (!Py_IsInitialized()) {
         status = initialise(python == NULL ? CONDINST_EXECUTABLE : python);
     } else if (strncmp(Py_GetVersion(), PYTHON ".", strlen(PYTHON ".")) != 0) {
-        status = fail(CONDINST_PYTHON, "this process runs Python %s, and the library was built for "
-                      PYTHON ". Build it with that one: condinst capi build", Py_GetVersion());
+        status = fail(CONDINST_PYTHON,
+                      "this process runs Python %s, and the library was built for " PYTHON
+                      ". Build it with that one: condinst capi build",
+                      Py_GetVersion());
     } else if (started != NULL && python != NULL && strcmp(started, python) != 0) {
-        status = fail(CONDINST_PYTHON, "%s can't be started: this process runs %s already, and has "
-                      "only one Python.", python, started);
+        status = fail(CONDINST_PYTHON,
+                      "%s can't be started: this process runs %s already, and has only one Python.",
+                      python, started);
     }
     pthread_mutex_unlock(&start_lock);
     return status;
 }
 
-/* The value in a reply of condinst_infer.serving.c_api, or NULL after `fail`; takes the reference. */
+/* The value in a reply of condinst_infer.serving.c_api, or NULL after `fail`. Takes a reference. */
 static PyObject *value_of(PyObject *reply, condinst_status *status) {
     int code;
     const char *text;
@@ -157,8 +162,9 @@ static condinst_status check_options(const condinst_options *options) {
                  {"max_detections", options->max_detections}};
     for (size_t i = 0; i < sizeof whole / sizeof *whole; i++)
         if (whole[i].value < 0)
-            return fail(CONDINST_BAD_ARGUMENT, "%s is %d; it must be at least 1, or 0 for the "
-                        "default.", whole[i].name, (int)whole[i].value);
+            return fail(CONDINST_BAD_ARGUMENT,
+                        "%s is %d; it must be at least 1, or 0 for the default.", whole[i].name,
+                        (int)whole[i].value);
     if (!(options->score_threshold >= 0 && options->score_threshold <= 1)) /* NaN too */
         return fail(CONDINST_BAD_ARGUMENT, "score_threshold is %g; it must be from 0 to 1.",
                     (double)options->score_threshold);
@@ -211,8 +217,19 @@ void condinst_close(condinst_model *model) {
 
 /* -- results ----------------------------------------------------------------------------------- */
 
-enum { BOXES, SCORES, LABELS, CROPS, NAMES, MASKS, IDS, SEGMENTS, SEGMENT_SCORES, SEGMENT_NAMES,
-       PARTS };
+enum {
+    BOXES,
+    SCORES,
+    LABELS,
+    CROPS,
+    NAMES,
+    MASKS,
+    IDS,
+    SEGMENTS,
+    SEGMENT_SCORES,
+    SEGMENT_NAMES,
+    PARTS
+};
 
 /* The next zero-terminated text of [*from, end), or NULL when there is none. */
 static const char *next_text(const char **from, const char *end) {
@@ -276,15 +293,21 @@ static int fill_segments(condinst_result *result, char **block, const Py_buffer 
     result->segments = segments;
     for (size_t i = 0; i < result->segment_count; i++, n += 9) {
         segments[i] = (condinst_segment){
-            .id = (int32_t)n[0], .is_thing = (int32_t)n[1], .instance = (int32_t)n[2],
+            .id = (int32_t)n[0],
+            .is_thing = (int32_t)n[1],
+            .instance = (int32_t)n[2],
             .box = {(int32_t)n[3], (int32_t)n[4], (int32_t)n[5], (int32_t)n[6]},
-            .score = scores[i], .category_id = n[7], .area = n[8], .name = next_text(&name, end)};
+            .score = scores[i],
+            .category_id = n[7],
+            .area = n[8],
+            .name = next_text(&name, end),
+        };
         if (segments[i].name == NULL) return 0;
     }
     return 1;
 }
 
-/* A result of the parts that condinst_infer.serving.c_api gives for an image, or NULL after `fail`. */
+/* A result of the parts that condinst_infer.serving.c_api gives for an image; NULL after `fail`. */
 static condinst_result *result_from_parts(PyObject *parts, condinst_status *status) {
     int height, width, format;
     Py_buffer part[PARTS];
@@ -301,8 +324,8 @@ static condinst_result *result_from_parts(PyObject *parts, condinst_status *stat
     for (int i = 0; i < PARTS; i++) bytes += (size_t)part[i].len;
     condinst_result *result = malloc(bytes);
     if (result == NULL) {
-        *status = fail(CONDINST_OUT_OF_MEMORY, "there is no memory for a result of %zu bytes.",
-                       bytes);
+        *status =
+            fail(CONDINST_OUT_OF_MEMORY, "there is no memory for a result of %zu bytes.", bytes);
     } else {
         char *block = (char *)result;
         memset(take(&block, sizeof *result), 0, sizeof *result);
@@ -321,7 +344,8 @@ static condinst_result *result_from_parts(PyObject *parts, condinst_status *stat
         if (!fits) {
             free(result);
             result = NULL;
-            *status = fail(CONDINST_INTERNAL, "condinst_infer and libcondinst don't fit together. "
+            *status = fail(CONDINST_INTERNAL,
+                           "condinst_infer and libcondinst don't fit together. "
                            "Build the library again: condinst capi build");
         }
     }
@@ -336,21 +360,23 @@ void condinst_result_free(condinst_result *result) { free(result); }
 static const int32_t channel_counts[] = {3, 3, 4, 4, 1}; /* of condinst_channels */
 
 static condinst_status check_image(const condinst_image *image, size_t i) {
-    if (image->data == NULL)
-        return fail(CONDINST_BAD_ARGUMENT, "data of image %zu is NULL.", i);
+    if (image->data == NULL) return fail(CONDINST_BAD_ARGUMENT, "data of image %zu is NULL.", i);
     if (image->width < 1 || image->height < 1)
         return fail(CONDINST_BAD_ARGUMENT, "image %zu has %d x %d pixels; it must have some.", i,
                     (int)image->width, (int)image->height);
     if (image->channels < 0 || image->channels > CONDINST_GRAY)
-        return fail(CONDINST_BAD_ARGUMENT, "channels of image %zu is %d; it must be one of "
-                    "condinst_channels, 0 to %d.", i, (int)image->channels, CONDINST_GRAY);
+        return fail(CONDINST_BAD_ARGUMENT,
+                    "channels of image %zu is %d; it must be one of condinst_channels, 0 to %d.", i,
+                    (int)image->channels, CONDINST_GRAY);
     const int64_t row = (int64_t)image->width * channel_counts[image->channels];
     if (image->stride < row)
-        return fail(CONDINST_BAD_ARGUMENT, "stride of image %zu is %td bytes; a row of %d pixels "
-                    "has %lld.", i, image->stride, (int)image->width, (long long)row);
+        return fail(CONDINST_BAD_ARGUMENT,
+                    "stride of image %zu is %td bytes; a row of %d pixels has %lld.", i,
+                    image->stride, (int)image->width, (long long)row);
     if (image->stride > PTRDIFF_MAX / image->height)
-        return fail(CONDINST_BAD_ARGUMENT, "stride of image %zu is %td bytes; %d such rows don't "
-                    "fit into memory.", i, image->stride, (int)image->height);
+        return fail(CONDINST_BAD_ARGUMENT,
+                    "stride of image %zu is %td bytes; %d such rows don't fit into memory.", i,
+                    image->stride, (int)image->height);
     return CONDINST_OK;
 }
 
@@ -366,8 +392,10 @@ static PyObject *frames_from_images(const condinst_image *images, size_t n) {
         PyObject *frame = view == NULL ? NULL
                                        : Py_BuildValue("Niini", view, (int)m->width, (int)m->height,
                                                        (Py_ssize_t)m->stride, (int)m->channels);
-        if (frame == NULL) Py_CLEAR(frames);
-        else PyList_SET_ITEM(frames, (Py_ssize_t)i, frame);
+        if (frame == NULL)
+            Py_CLEAR(frames);
+        else
+            PyList_SET_ITEM(frames, (Py_ssize_t)i, frame);
     }
     return frames;
 }
@@ -379,13 +407,15 @@ static condinst_status called(condinst_model *model, const char *method,
     condinst_status status = CONDINST_OK;
     PyObject *frames = frames_from_images(images, n);
     if (frames == NULL) return fail_raised();
-    PyObject *all = value_of(
-        PyObject_CallMethod(model->object, method, "Oi", frames, (int)format), &status);
+    PyObject *all =
+        value_of(PyObject_CallMethod(model->object, method, "Oi", frames, (int)format), &status);
     Py_DECREF(frames);
     for (size_t i = 0; all != NULL && status == CONDINST_OK && i < n; i++) {
         PyObject *parts = PyList_GetItem(all, (Py_ssize_t)i); /* borrowed */
-        if (parts == NULL) status = fail_raised();
-        else results[i] = result_from_parts(parts, &status);
+        if (parts == NULL)
+            status = fail_raised();
+        else
+            results[i] = result_from_parts(parts, &status);
     }
     Py_XDECREF(all);
     return status;
@@ -400,8 +430,9 @@ static condinst_status run(condinst_model *model, const char *method, const cond
     if (model == NULL) return fail(CONDINST_BAD_ARGUMENT, "model is NULL.");
     if (images == NULL) return fail(CONDINST_BAD_ARGUMENT, "images is NULL.");
     if ((int)format < 0 || (int)format > CONDINST_RLE)
-        return fail(CONDINST_BAD_ARGUMENT, "format is %d; it must be one of condinst_mask_format, "
-                    "0 to %d.", (int)format, CONDINST_RLE);
+        return fail(CONDINST_BAD_ARGUMENT,
+                    "format is %d; it must be one of condinst_mask_format, 0 to %d.", (int)format,
+                    CONDINST_RLE);
     for (size_t i = 0; i < n; i++) {
         condinst_status status = check_image(&images[i], i);
         if (status != CONDINST_OK) return status;
@@ -472,9 +503,16 @@ const char *condinst_last_error(void) { return last_error; }
 
 const char *condinst_status_name(condinst_status status) {
     static const char *const names[] = {
-        "CONDINST_OK", "CONDINST_BAD_ARGUMENT", "CONDINST_BAD_MODEL", "CONDINST_BAD_INPUT",
-        "CONDINST_SESSION", "CONDINST_MISSING_PACKAGE", "CONDINST_OUT_OF_MEMORY",
-        "CONDINST_PYTHON", "CONDINST_INTERNAL"};
+        "CONDINST_OK",
+        "CONDINST_BAD_ARGUMENT",
+        "CONDINST_BAD_MODEL",
+        "CONDINST_BAD_INPUT",
+        "CONDINST_SESSION",
+        "CONDINST_MISSING_PACKAGE",
+        "CONDINST_OUT_OF_MEMORY",
+        "CONDINST_PYTHON",
+        "CONDINST_INTERNAL",
+    };
     return (int)status < 0 || (int)status > CONDINST_INTERNAL ? "?" : names[status];
 }
 

@@ -54,11 +54,12 @@ typedef enum condinst_status {
     CONDINST_SESSION = 4,         /* the runtime refused the file or the device */
     CONDINST_MISSING_PACKAGE = 5, /* condinst_infer or a runtime is not installed in this Python */
     CONDINST_OUT_OF_MEMORY = 6,
-    CONDINST_PYTHON = 7,          /* Python can't be started, or is not what was asked for */
-    CONDINST_INTERNAL = 8         /* what should not happen; the text is Python's */
+    CONDINST_PYTHON = 7,  /* Python can't be started, or is not what was asked for */
+    CONDINST_INTERNAL = 8 /* what should not happen; the text is Python's */
 } condinst_status;
 
-typedef enum condinst_channels { /* order of the bytes of a pixel */
+/* Order of the bytes of a pixel. */
+typedef enum condinst_channels {
     CONDINST_BGR = 0,
     CONDINST_RGB = 1,
     CONDINST_BGRA = 2, /* alpha is ignored */
@@ -76,14 +77,14 @@ typedef struct condinst_model condinst_model;
 
 /* Zero in a field is its default, so {0} are the defaults too. */
 typedef struct condinst_options {
-    const char *device;    /* "cpu" or "cuda"; NULL: cpu, and cuda for an .engine */
-    const char *runtime;   /* of an .onnx on the CPU: "onnxruntime" or "openvino"; NULL: the first */
-    const char *precision; /* in OpenVINO: "fp32", "bf16" or "int8"; NULL: the file's own */
-    int32_t threads;       /* CPU threads of one call; 0: all cores, shared between `workers` */
-    int32_t workers;       /* calls that will run at the same time; 0 is 1; more than these work */
+    const char *device;     /* "cpu" or "cuda"; NULL: cpu, and cuda for an .engine */
+    const char *runtime;    /* of an .onnx on the CPU: "onnxruntime" (NULL) or "openvino" */
+    const char *precision;  /* in OpenVINO: "fp32", "bf16" or "int8"; NULL: the file's own */
+    int32_t threads;        /* CPU threads of one call; 0: all cores, shared between `workers` */
+    int32_t workers;        /* calls that will run at the same time; 0 is 1; more than these work */
     int32_t max_detections; /* most instances of an image; 0: all the model reports */
-    float score_threshold; /* lowest score, to 1; 0: all the model reports */
-    const char *python;    /* the Python to start: bin/python of a virtual environment that has
+    float score_threshold;  /* lowest score, to 1; 0: all the model reports */
+    const char *python;     /* the Python to start: bin/python of a virtual environment that has
                               condinst_infer. NULL: the one the library was built with. Not used
                               where the process runs Python before the library does. */
 } condinst_options;
@@ -178,8 +179,7 @@ condinst_status condinst_mask_paint(const condinst_result *result, size_t index,
 
 /* Reads an image file as Python does: JPEG, PNG, WebP, ..., upright, as contiguous BGR.
    image: set to the pixels, to be freed with condinst_image_free, or zeroed on failure. */
-condinst_status condinst_read_image(condinst_model *model, const char *path,
-                                    condinst_image *image);
+condinst_status condinst_read_image(condinst_model *model, const char *path, condinst_image *image);
 
 /* Frees the pixels of condinst_read_image, never the caller's own, and zeroes `image`; NULL is
    allowed. */

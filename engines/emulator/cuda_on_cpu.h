@@ -51,8 +51,9 @@ struct Register {
 };
 }  // namespace emulator
 
-#define EMULATED_KERNEL(name) \
-  static emulator::Register register_##name(#name, [](void** args) { return emulator::bound(&name, args); });
+#define EMULATED_KERNEL(name)                \
+  static emulator::Register register_##name( \
+      #name, [](void** args) { return emulator::bound(&name, args); });
 
 inline void __syncthreads() { emulator::block_barrier(); }
 inline unsigned __ballot_sync(unsigned mask, int predicate) {
@@ -64,7 +65,8 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source) {
   static_assert(sizeof(T) == 4);
-  return std::bit_cast<T>(emulator::warp_exchange(mask, std::bit_cast<uint32_t>(value))[source & 31]);
+  return std::bit_cast<T>(
+      emulator::warp_exchange(mask, std::bit_cast<uint32_t>(value))[source & 31]);
 }
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int bits) {
@@ -101,6 +103,10 @@ inline float __int_as_float(int a) { return std::bit_cast<float>(a); }
 inline int __popc(unsigned a) { return __builtin_popcount(a); }
 inline int __ffs(int a) { return __builtin_ffs(a); }
 template <class A, class B>
-auto min(A a, B b) { return a < b ? std::common_type_t<A, B>(a) : std::common_type_t<A, B>(b); }
+auto min(A a, B b) {
+  return a < b ? std::common_type_t<A, B>(a) : std::common_type_t<A, B>(b);
+}
 template <class A, class B>
-auto max(A a, B b) { return a < b ? std::common_type_t<A, B>(b) : std::common_type_t<A, B>(a); }
+auto max(A a, B b) {
+  return a < b ? std::common_type_t<A, B>(b) : std::common_type_t<A, B>(a);
+}

@@ -28,7 +28,13 @@ constexpr size_t kStack = 64 * 1024;
 constexpr size_t kGuard = 4096;  // bytes on both sides of every allocation
 constexpr int kPoison = 0xCD;
 constexpr int kSharedPoison[] = {0xCD, 0x7F, 0x5A};  // by schedule: negative, huge, positive
-enum Status { kSuccess = 0, kInvalidValue = 1, kOutOfMemory = 2, kNotFound = 500, kLaunchFailed = 719 };
+enum Status {
+  kSuccess = 0,
+  kInvalidValue = 1,
+  kOutOfMemory = 2,
+  kNotFound = 500,
+  kLaunchFailed = 719
+};
 
 enum State { kReady, kAtBlockBarrier, kAtWarp, kDone };
 struct Fibre {
@@ -44,7 +50,7 @@ std::vector<uint32_t> warp_values;  // of all lanes, as they were when the last 
 ucontext_t scheduler;
 int current;
 const Work* work;
-int schedule;  // 0 ascending, 1 descending, 2 shuffled
+int schedule;         // 0 ascending, 1 descending, 2 shuffled
 std::string failure;  // why a launch failed; the first one
 std::mt19937 shuffler;
 std::recursive_mutex driver_lock;
@@ -116,7 +122,8 @@ bool run_block(int threads) {
     makecontext(&fibre.context, run_fibre, 0);
   }
   for (;;) {
-    for (int warp : order_of((threads + 31) / 32)) run_warp(32 * warp, std::min(32, threads - 32 * warp));
+    for (int warp : order_of((threads + 31) / 32))
+      run_warp(32 * warp, std::min(32, threads - 32 * warp));
     int waiting = 0, done = 0;
     for (int i = 0; i < threads; i++) {
       waiting += fibres[i].state == kAtBlockBarrier;
@@ -225,7 +232,9 @@ API emulator_allocations() { return static_cast<int>(allocations.size()); }
 
 API cuInit(unsigned) { return kSuccess; }
 API cuDriverGetVersion(int* version) { return *version = 12020, kSuccess; }
-API cuDeviceGet(int* device, int index) { return *device = index, index ? kInvalidValue : kSuccess; }
+API cuDeviceGet(int* device, int index) {
+  return *device = index, index ? kInvalidValue : kSuccess;
+}
 API cuDeviceGetCount(int* count) { return *count = 1, kSuccess; }
 API cuDeviceGetName(char* name, int length, int) {
   snprintf(name, length, "no GPU: kernels run on the CPU");
@@ -239,7 +248,9 @@ API cuDevicePrimaryCtxRetain(void** context, int) { return *context = &schedule,
 API cuDevicePrimaryCtxRelease(int) { return kSuccess; }
 API cuCtxSetCurrent(void*) { return kSuccess; }
 API cuGetErrorName(int status, const char** name) {
-  *name = status == kSuccess ? "CUDA_SUCCESS" : status == kNotFound ? "CUDA_ERROR_NOT_FOUND" : "CUDA_ERROR";
+  *name = status == kSuccess    ? "CUDA_SUCCESS"
+          : status == kNotFound ? "CUDA_ERROR_NOT_FOUND"
+                                : "CUDA_ERROR";
   return kSuccess;
 }
 API cuGetErrorString(int, const char** text) { return *text = "of the CPU emulator", kSuccess; }
@@ -250,7 +261,8 @@ API cuModuleLoadData(void** module, const void* image) {
 }
 API cuModuleUnload(void* module) { return delete static_cast<Module*>(module), kSuccess; }
 API cuModuleGetFunction(void** function, void* module, const char* name) {
-  if (static_cast<Module*>(module)->ptx.find(std::string(".entry ") + name + "(") == std::string::npos)
+  if (static_cast<Module*>(module)->ptx.find(std::string(".entry ") + name + "(") ==
+      std::string::npos)
     return kNotFound;
   for (Kernel& kernel : kernels())
     if (kernel.name == name) return *function = &kernel, kSuccess;
@@ -258,7 +270,8 @@ API cuModuleGetFunction(void** function, void* module, const char* name) {
 }
 API cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                    unsigned bz, unsigned shared, void* stream, void** args, void**) {
-  if (!gx || !gy || !gz || !bx || by != 1 || bz != 1 || bx > 1024 || gy > 65535 || gz > 65535 || shared)
+  if (!gx || !gy || !gz || !bx || by != 1 || bz != 1 || bx > 1024 || gy > 65535 || gz > 65535 ||
+      shared)
     return kInvalidValue;
   auto* kernel = static_cast<Kernel*>(function);
   Work bound = kernel->bind(args);
@@ -288,7 +301,8 @@ API cuMemFree(uintptr_t address) {
   return kSuccess;
 }
 API cuMemAllocHost(void** address, size_t size) {
-  return *address = aligned_alloc(256, (size + 255) / 256 * 256), *address ? kSuccess : kOutOfMemory;
+  return *address = aligned_alloc(256, (size + 255) / 256 * 256),
+         *address ? kSuccess : kOutOfMemory;
 }
 API cuMemFreeHost(void* address) { return free(address), kSuccess; }
 static int copied(void* target, const void* source, size_t size, void* stream) {
@@ -304,7 +318,8 @@ API cuMemcpyDtoDAsync(uintptr_t target, uintptr_t source, size_t size, void* str
   return copied(reinterpret_cast<void*>(target), reinterpret_cast<void*>(source), size, stream);
 }
 API cuMemsetD8Async(uintptr_t target, unsigned char value, size_t size, void* stream) {
-  return enqueue(stream, [=] { return memset(reinterpret_cast<void*>(target), value, size), kSuccess; });
+  return enqueue(stream,
+                 [=] { return memset(reinterpret_cast<void*>(target), value, size), kSuccess; });
 }
 
 API cuStreamCreate(void** stream, unsigned) { return *stream = new Stream, kSuccess; }
@@ -332,7 +347,9 @@ API cuGraphLaunch(void* executable, void*) {
     if (Status status = operation()) return status;
   return kSuccess;
 }
-API cuGraphExecDestroy(void* executable) { return delete static_cast<Graph*>(executable), kSuccess; }
+API cuGraphExecDestroy(void* executable) {
+  return delete static_cast<Graph*>(executable), kSuccess;
+}
 API cuGraphDestroy(void* graph) { return delete static_cast<Graph*>(graph), kSuccess; }
 
 API cuEventCreate(void** event, unsigned) { return *event = new Event, kSuccess; }
@@ -352,6 +369,7 @@ API cuEventElapsedTime(float* ms, void* start, void* end) {
 
 // how the bindings look functions up
 API cuGetProcAddress_v2(const char* name, void** address, int, uint64_t, int* found) {
+  // clang-format off
 #define ENTRY(f) {#f, reinterpret_cast<void*>(&f)}
   static const std::map<std::string, void*> functions = {
       ENTRY(cuInit), ENTRY(cuDriverGetVersion), ENTRY(cuDeviceGet), ENTRY(cuDeviceGetCount),
@@ -366,6 +384,7 @@ API cuGetProcAddress_v2(const char* name, void** address, int, uint64_t, int* fo
       ENTRY(cuGraphLaunch), ENTRY(cuGraphExecDestroy), ENTRY(cuGraphDestroy), ENTRY(cuEventCreate),
       ENTRY(cuEventDestroy), ENTRY(cuEventRecord), ENTRY(cuEventSynchronize),
       ENTRY(cuEventElapsedTime), ENTRY(cuStreamWaitEvent)};
+  // clang-format on
   auto function = functions.find(name);
   *address = function == functions.end() ? nullptr : function->second;
   if (found) *found = *address ? 0 : 1;

@@ -191,16 +191,16 @@ __device__ void mask_extents(const T* __restrict__ masks, const int* __restrict_
   boxes[4 * instance + thread] = right < 0 ? static_cast<float>(stride * edge) : 0.0f;
 }
 
-#define FOR_TYPE(suffix, T)                                                                       \
-  extern "C" __global__ void __launch_bounds__(kThreads)                                          \
-      mask_bits_##suffix(const T* __restrict__ masks, int cells, unsigned* __restrict__ bits,     \
-                         int* __restrict__ areas) {                                               \
-    mask_bits<T>(masks, cells, bits, areas);                                                      \
-  }                                                                                               \
-  extern "C" __global__ void __launch_bounds__(kThreads)                                          \
-      mask_extents_##suffix(const T* __restrict__ masks, const int* __restrict__ count, int h,    \
-                            int w, int stride, float* __restrict__ boxes) {                       \
-    mask_extents<T>(masks, count, h, w, stride, boxes);                                           \
+#define FOR_TYPE(suffix, T)                                                                    \
+  extern "C" __global__ void __launch_bounds__(kThreads)                                       \
+      mask_bits_##suffix(const T* __restrict__ masks, int cells, unsigned* __restrict__ bits,  \
+                         int* __restrict__ areas) {                                            \
+    mask_bits<T>(masks, cells, bits, areas);                                                   \
+  }                                                                                            \
+  extern "C" __global__ void __launch_bounds__(kThreads)                                       \
+      mask_extents_##suffix(const T* __restrict__ masks, const int* __restrict__ count, int h, \
+                            int w, int stride, float* __restrict__ boxes) {                    \
+    mask_extents<T>(masks, count, h, w, stride, boxes);                                        \
   }
 FOR_TYPE(f32, float)
 FOR_TYPE(f16, __half)

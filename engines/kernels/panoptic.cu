@@ -67,9 +67,9 @@ __device__ unsigned taken_of(const Place& place) {
 extern "C" __global__ void __launch_bounds__(kThreads)
     owners_of_things(const unsigned* __restrict__ bits, const int* __restrict__ crops,
                      const int* __restrict__ count, const float* __restrict__ boxes,
-                     const float* __restrict__ scores, int k, int image_h, int image_w,
-                     int ratio_x, int ratio_y, int threshold, int share, int check_boxes,
-                     unsigned* taken, unsigned short* __restrict__ owners) {
+                     const float* __restrict__ scores, int k, int image_h, int image_w, int ratio_x,
+                     int ratio_y, int threshold, int share, int check_boxes, unsigned* taken,
+                     unsigned short* __restrict__ owners) {
   __shared__ int sums[2][2];  // of this instance and the next: its area, and what it lost
   const int thread = threadIdx.x;
   if (thread < 4) sums[thread / 2][thread % 2] = 0;
@@ -208,12 +208,12 @@ __device__ void add_stuff(const T* __restrict__ semantic, int classes, int h, in
   if (found[thread] > 0) atomicAdd(&areas[thread], found[thread]);
 }
 
-#define ADD_STUFF(name, T)                                                                       \
-  extern "C" __global__ void __launch_bounds__(kTile) add_stuff_##name(                          \
-      const T* __restrict__ semantic, int classes, int h, int w, int net_h, int net_w,           \
-      int image_h, int image_w, int k, int* __restrict__ areas,                                  \
-      unsigned short* __restrict__ owners) {                                                     \
-    add_stuff(semantic, classes, h, w, net_h, net_w, image_h, image_w, k, areas, owners);        \
+#define ADD_STUFF(name, T)                                                                   \
+  extern "C" __global__ void __launch_bounds__(kTile)                                        \
+      add_stuff_##name(const T* __restrict__ semantic, int classes, int h, int w, int net_h, \
+                       int net_w, int image_h, int image_w, int k, int* __restrict__ areas,  \
+                       unsigned short* __restrict__ owners) {                                \
+    add_stuff(semantic, classes, h, w, net_h, net_w, image_h, image_w, k, areas, owners);    \
   }
 
 ADD_STUFF(f32, float)

@@ -174,10 +174,10 @@ __device__ void paste(const T* __restrict__ masks, const int* __restrict__ crops
 }
 
 #define KERNELS(name, T)                                                                           \
-  extern "C" __global__ void __launch_bounds__(kThreads) mask_boxes_##name(                        \
-      const T* __restrict__ masks, const int* __restrict__ count, int h, int w, int stride,        \
-      int net_h, int net_w, int image_h, int image_w, int capacity, int* __restrict__ crops,       \
-      int* __restrict__ used) {                                                                    \
+  extern "C" __global__ void __launch_bounds__(kThreads)                                           \
+      mask_boxes_##name(const T* __restrict__ masks, const int* __restrict__ count, int h, int w,  \
+                        int stride, int net_h, int net_w, int image_h, int image_w, int capacity,  \
+                        int* __restrict__ crops, int* __restrict__ used) {                         \
     mask_boxes(masks, count, h, w, stride, net_h, net_w, image_h, image_w, capacity, crops, used); \
   }                                                                                                \
   extern "C" __global__ void __launch_bounds__(kThreads) paste_##name(                             \

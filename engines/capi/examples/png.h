@@ -18,8 +18,8 @@ static void png_bytes(FILE *file, const uint8_t *bytes, size_t n) {
 }
 
 static void png_number(FILE *file, uint32_t value) {
-    const uint8_t bytes[4] = {(uint8_t)(value >> 24), (uint8_t)(value >> 16),
-                              (uint8_t)(value >> 8), (uint8_t)value};
+    const uint8_t bytes[4] = {(uint8_t)(value >> 24), (uint8_t)(value >> 16), (uint8_t)(value >> 8),
+                              (uint8_t)value};
     png_bytes(file, bytes, 4);
 }
 
@@ -48,8 +48,8 @@ static int write_png(const char *path, const uint8_t *rgb, uint32_t width, uint3
     uint32_t a = 1, b = 0; /* Adler-32 */
     for (uint32_t y = 0; y < height; y++) {
         const uint8_t *pixels = rgb + (size_t)y * (row - 1);
-        const uint8_t head[6] = {y + 1 == height, (uint8_t)row, (uint8_t)(row >> 8),
-                                 (uint8_t)~row, (uint8_t)(~row >> 8), 0};
+        const uint8_t head[6] = {y + 1 == height, (uint8_t)row,         (uint8_t)(row >> 8),
+                                 (uint8_t)~row,   (uint8_t)(~row >> 8), 0};
         png_bytes(file, head, 6);
         png_bytes(file, pixels, row - 1);
         b = (b + a) % 65521;
