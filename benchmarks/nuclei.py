@@ -3,7 +3,7 @@
     python -m benchmarks.nuclei --annotations instances_val_rle.json --images images/val
         --calibration images/train [--run RUN]
 
-Writes results/accuracy/nuclei.json, from which README's model card has its numbers. int8 is
+Writes results/accuracy/nuclei.json, from which docs/tutorials/nuclei.md has its numbers. int8 is
 calibrated on the images it was trained on. RUN is a training with the card's command on an idle
 machine; its first hundred iterations will do. Without one, what the result says of it stays.
 """
@@ -33,6 +33,7 @@ from condinst_infer.train.records import crop_from_rle
 
 DATA = Path(condinst_infer.__file__).parent / "data"
 RESULT = Path(__file__).parent / "results" / "accuracy" / "nuclei.json"
+PICTURES = Path(__file__).parents[1] / "docs" / "pictures"
 SHIPPED = "nuclei.onnx, ONNX Runtime, fp32"
 MAX_DETECTIONS = 500  # an image of the data set has up to 375 nuclei
 SHOWN = 0.4  # score of what failures are drawn with
@@ -102,7 +103,7 @@ def only(truth: CocoTruth, images: set[int]) -> CocoTruth:
 def draw(truth: CocoTruth, images: Path) -> None:
     """Write the pictures of the model card: the demo, and failures beside the ground truth."""
     with condinst_infer.load(DATA / "nuclei.onnx") as pipeline:
-        _write(RESULT.parent / "demo.jpg", pipeline(DATA / "nuclei.jpg").plot())
+        _write(PICTURES / "demo.jpg", pipeline(DATA / "nuclei.jpg").plot())
         for name, (start, (top, left, side)) in FAILURES.items():
             image = next(i for i, file in truth.images.items() if file.startswith(start))
             result = pipeline(images / truth.images[image], score_threshold=SHOWN)
@@ -117,7 +118,7 @@ def draw(truth: CocoTruth, images: Path) -> None:
             size = (480, 480 * parts[0].shape[0] // parts[0].shape[1])
             parts = [cv2.resize(part, size, interpolation=cv2.INTER_CUBIC) for part in parts]
             gap = np.full((size[1], 12, 3), 255, np.uint8)
-            _write(RESULT.parent / f"{name}.jpg", np.hstack([parts[0], gap, parts[1]]))
+            _write(PICTURES / f"{name}.jpg", np.hstack([parts[0], gap, parts[1]]))
 
 
 def _write(path: Path, picture: np.ndarray) -> None:

@@ -1,1 +1,1 @@
-"""Tables, plots and generated parts of README.md."""
+"""Tables and plots of the results, for the documentation."""

@@ -1,8 +1,8 @@
-"""Plots for README.md from the result files: latency by instances, and where the time goes.
+"""Plots for docs/benchmarks.md from the result files: latency by instances, time by stage.
 
     python -m benchmarks.report.plots
 
-Called by benchmarks.report.readme. The first reads results/whole_image/instances.json, the second
+Called by docs.generate. The first reads results/whole_image/instances.json, the second
 every `condinst bench MODEL -o benchmarks/results/bench/NAME.json`. Equal results give equal files.
 """
 
@@ -15,6 +15,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 RESULTS = Path(__file__).parents[1] / "results"
+PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 LEFT_OUT = "RLE"  # of the stages: not part of a call
 SETTINGS: dict[Any, Any] = {"svg.hashsalt": "condinst", "svg.fonttype": "none", "font.size": 9}
 COLOURS = matplotlib.color_sequences["tab20"]
@@ -73,8 +74,8 @@ def stages(results: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def write(results: Path = RESULTS) -> None:
-    """Write what there are results for to `results`/plots."""
+def write(results: Path = RESULTS, pictures: Path = PICTURES) -> None:
+    """Write a plot to `pictures` for each kind of result that there is."""
     figures = {}
     with matplotlib.rc_context(SETTINGS):
         curve = results / "whole_image" / "instances.json"
@@ -83,9 +84,8 @@ def write(results: Path = RESULTS) -> None:
         files = sorted((results / "bench").glob("*.json"))
         if files:
             figures["stages"] = stages([json.loads(path.read_text()) for path in files])
-        (results / "plots").mkdir(exist_ok=True)
         for name, figure in figures.items():
-            path = results / "plots" / f"{name}.svg"
+            path = pictures / f"{name}.svg"
             figure.savefig(path, metadata={"Date": None, "Creator": None})
 
 

@@ -1,4 +1,4 @@
-"""The tables of whole images in README.md, from the files in results/whole_image."""
+"""Tables of whole images from the files in results/whole_image."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -39,11 +39,16 @@ def whole_image(result: Result) -> str:
         times = [case["times_ms"][side]["p50"] for side in ("ours", "torch")]
         clocks = [case["clocks_ms"][clock]["p50"] for clock in CLOCKS]
         same = case["agreement"]
-        cells = [_what(case), _artefact(case["artefact"]), *_ms(*times), f"{case['ratio']:.2f}x"]
+        cells = [
+            _what(case),
+            _artefact(case["artefact"]),
+            *milliseconds(*times),
+            f"{case['ratio']:.2f}x",
+        ]
         cells += [f"{same['partners']} of {same['instances'][1]}", f"{same['least_mask_iou']:.4f}"]
-        rows.append([*cells, *_ms(*clocks)])
+        rows.append([*cells, *milliseconds(*clocks)])
     heads = ["model", "artefact", "ours, ms", "eager torch, ms", "ratio", "same instances"]
-    heads += ["least mask IoU", *(f"ours {clock}, ms" for clock in CLOCKS.values())]
+    heads += ["min mask IoU", *(f"ours {clock}, ms" for clock in CLOCKS.values())]
     first = result["results"][0]
     return markdown(heads, rows) + (
         "\n\nInside the time of both: a frame in memory, its resizing, to boxes, scores, labels "
@@ -63,9 +68,9 @@ def precisions(result: Result) -> str:
                     _what(case),
                     _artefact(row["artefact"]),
                     str(row["instances"]),
-                    *_ms(row["times_ms"]["p50"]),
+                    *milliseconds(row["times_ms"]["p50"]),
                     f"{row['ratio']:.2f}x",
-                    *_ms(row["engine_ms"]["p50"]),
+                    *milliseconds(row["engine_ms"]["p50"]),
                     f"{row['engine_ratio']:.2f}x",
                 ]
             )
@@ -86,16 +91,18 @@ def instances(result: Result) -> str:
     rows = []
     for case in result["results"]:
         times = [row["times_ms"]["p50"] for row in case["curve"]]
-        rows.append([_what(case), *_ms(*times), f"{100 * case['cost_of_100_over_1']:.1f} %"])
+        rows.append(
+            [_what(case), *milliseconds(*times), f"{100 * case['cost_of_100_over_1']:.1f} %"]
+        )
     heads = ["model", *(f"{count}, ms" for count in counts), "100 over 1"]
     of_size = result["by_size"]
     sizes = [
         [
             of_size["model"],
-            _size(row["image"]),
-            _size(row["canvas"]),
+            size(row["image"]),
+            size(row["canvas"]),
             str(row["instances"]),
-            *_ms(row["times_ms"]["p50"], row["engine_ms"]["p50"]),
+            *milliseconds(row["times_ms"]["p50"], row["engine_ms"]["p50"]),
         ]
         for row in of_size["sizes"]
     ]
@@ -120,17 +127,17 @@ def rivals(result: Result) -> str:
             f"{side['name']} ({side['package']})",
             side["runtime"],
             f"{side['parameters'] / 1e6:.1f} M",
-            _size(side["canvas"]),
+            size(side["canvas"]),
             str(side["instances"]),
-            *_ms(side["times_ms"]["p50"]),
+            *milliseconds(side["times_ms"]["p50"]),
             f"{side['ratio']:.2f}",
         ]
         for side in result["sides"]
     ]
     heads = ["network", "runtime", "parameters", "input", "instances", "ms", "times ours"]
     return markdown(heads, rows) + (
-        f"\n\nInside the time: a frame of {_size(result['image'])} in memory to dense masks of its "
-        "size, by each package's own call; float32, weights made up. Medians of "
+        f"\n\nInside the time: a frame of {size(result['image'])} in memory to dense masks of its "
+        "size, by each package's own call; float32, synthetic weights. Medians of "
         f"{result['sides'][0]['times_ms']['count']} interleaved runs, {result['threads']} threads."
     )
 
@@ -158,7 +165,13 @@ def mask_nms(result: Result) -> str:
             kind, _, candidates = label.partition(" ")
             name = f"{kind}, {candidates} candidates" if candidates else kind
             whole, engine = row["times_ms"]["p50"], row["engine_ms"]["p50"]
-            cells = [_what(case), name, *_ms(whole), f"{row['over_box']:.2f}x", *_ms(engine)]
+            cells = [
+                _what(case),
+                name,
+                *milliseconds(whole),
+                f"{row['over_box']:.2f}x",
+                *milliseconds(engine),
+            ]
             rows.append(cells)
     first = result["results"][0]
     box = first["rows"]["box"]
@@ -174,7 +187,7 @@ def capi(result: Result) -> str:
     for masks, times in result["formats"].items():
         calls = (times[name]["p50"] for name in ("call_ms", "python_ms"))
         around = f"{1000 * times['around_ms']['p50']:.0f}"
-        rows.append([masks, *_ms(*calls), around, f"{100 * times['overhead']:.2f} %"])
+        rows.append([masks, *milliseconds(*calls), around, f"{100 * times['overhead']:.2f} %"])
     heads = ["masks as", "call from C, ms", "Python inside, ms", "around it, us", "overhead"]
     return markdown(heads, rows) + (
         f"\n\n{result['what']}; {result['threads']} threads; medians of "
@@ -183,22 +196,25 @@ def capi(result: Result) -> str:
 
 
 def _what(case: Result) -> str:
-    return f"`{case['model']}`, {_size(case['canvas'])}"
+    return f"`{case['model']}`, {size(case['canvas'])}"
 
 
 def _artefact(artefact: Mapping[str, str]) -> str:
     return f"{artefact['precision']}, {artefact['runtime']}"
 
 
-def _size(size: Sequence[int]) -> str:
-    return f"{size[0]}x{size[1]}"
+def size(shape: Sequence[int]) -> str:
+    """Rows and columns as "512x704"."""
+    return f"{shape[0]}x{shape[1]}"
 
 
-def _ms(*times: float) -> list[str]:
+def milliseconds(*times: float) -> list[str]:
+    """Times as texts: whole numbers from 100 on, else one digit after the point."""
     return [f"{time:.0f}" if time >= 100 else f"{time:.1f}" for time in times]
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

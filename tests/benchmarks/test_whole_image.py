@@ -266,8 +266,10 @@ def test_tables_say_what_was_measured(
 def test_plots_show_the_results_and_are_the_same_each_time(
     curve: dict[str, Any], tmp_path: Path
 ) -> None:
-    plots.write(tmp_path)
-    assert list((tmp_path / "plots").iterdir()) == []
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    plots.write(tmp_path, pictures)
+    assert list(pictures.iterdir()) == []
     for name in ("whole_image", "bench"):
         (tmp_path / name).mkdir()
     (tmp_path / "whole_image" / "instances.json").write_text(json.dumps(curve))
@@ -276,8 +278,8 @@ def test_plots_show_the_results_and_are_the_same_each_time(
     (tmp_path / "bench" / "a.json").write_text(json.dumps({"model": model, "rows": [row]}))
     texts = []
     for _ in range(2):
-        plots.write(tmp_path)
-        files = sorted((tmp_path / "plots").iterdir())
+        plots.write(tmp_path, pictures)
+        files = sorted(pictures.iterdir())
         assert [path.name for path in files] == ["instances.svg", "stages.svg"]
         texts.append([path.read_text() for path in files])
     assert texts[0] == texts[1]
