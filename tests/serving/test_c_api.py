@@ -98,8 +98,8 @@ def test_examples_equal_python(compiled: Compile, demo_folder: Path, tmp_path: P
         assert run(program, model, photo, output).splitlines() == lines
         assert np.array_equal(np.asarray(cv2.imread(str(output))), painted)
         output.unlink()
-    shown = cv2.imread(str(ROOT / "benchmarks" / "results" / "accuracy" / "cpp.jpg"))
-    assert shown is not None and cv2.PSNR(shown, painted) > 30  # README's picture is this one
+    shown = cv2.imread(str(ROOT / "docs" / "pictures" / "cpp.jpg"))
+    assert shown is not None and cv2.PSNR(shown, painted) > 30  # the picture of the tutorial
     assert len(lines) > 50
     compiled(EXAMPLES / "overlay.cpp", "g++", "c++20")  # with std::span
 
