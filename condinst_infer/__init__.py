@@ -39,8 +39,9 @@ if TYPE_CHECKING:
     )
     from condinst_infer.pipeline import Pipeline, load
     from condinst_infer.results.crop import CroppedMask
-    from condinst_infer.results.instances import Instances
+    from condinst_infer.results.instances import Instance, Instances
     from condinst_infer.results.panoptic import PanopticSegment, PanopticSegmentation
+    from condinst_infer.results.polygons import Polygon
     from condinst_infer.video.sources import Frame
     from condinst_infer.video.stream import FrameStream
 
@@ -62,6 +63,7 @@ __all__ = [
     "HeadsConfig",
     "InputConfig",
     "InputError",
+    "Instance",
     "Instances",
     "MaskConfig",
     "Metadata",
@@ -73,6 +75,7 @@ __all__ = [
     "PanopticSegmentation",
     "ParityError",
     "Pipeline",
+    "Polygon",
     "SessionError",
     "TrainingError",
     "__version__",
@@ -97,6 +100,7 @@ _LAZY = {
     "HeadsConfig": "condinst_infer.config.model",
     "InputConfig": "condinst_infer.config.model",
     "InputError": "condinst_infer.errors",
+    "Instance": "condinst_infer.results.instances",
     "Instances": "condinst_infer.results.instances",
     "MaskConfig": "condinst_infer.config.model",
     "Metadata": "condinst_infer.contract.metadata",
@@ -108,6 +112,7 @@ _LAZY = {
     "PanopticSegmentation": "condinst_infer.results.panoptic",
     "ParityError": "condinst_infer.errors",
     "Pipeline": "condinst_infer.pipeline",
+    "Polygon": "condinst_infer.results.polygons",
     "SessionError": "condinst_infer.errors",
     "TrainingError": "condinst_infer.errors",
     "load": "condinst_infer.pipeline",

@@ -1,6 +1,9 @@
-"""Class names and category ids of COCO and Cityscapes."""
+"""Class names and category ids of COCO and Cityscapes, and labels from names."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+from condinst_infer.errors import ConfigError, did_you_mean
 
 COCO_CATEGORY_IDS = (
     *range(1, 12),
@@ -86,3 +89,24 @@ CITYSCAPES_STUFF_NAMES = (
     "terrain",
     "sky",
 )
+
+
+def labels_from_classes(
+    classes: int | str | Iterable[int | str], class_names: Sequence[str]
+) -> tuple[int, ...]:
+    """Class indices for `classes`, each an index or a name; ConfigError for an unknown one."""
+    labels: list[int] = []
+    for item in [classes] if isinstance(classes, (int, str)) else classes:
+        if isinstance(item, str):
+            matches = [i for i, name in enumerate(class_names) if name == item]
+            if not matches:
+                hint = did_you_mean(item, class_names, 3)
+                raise ConfigError(f"this model has no class {item!r}{hint}")
+            labels += matches
+        elif 0 <= item < len(class_names):
+            labels.append(int(item))
+        else:
+            raise ConfigError(
+                f"this model has no class {item}; indices go from 0 to {len(class_names) - 1}."
+            )
+    return tuple(labels)

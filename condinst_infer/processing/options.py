@@ -6,8 +6,9 @@ from typing import TypedDict
 
 import numpy as np
 
+from condinst_infer.config.class_names import labels_from_classes
 from condinst_infer.config.model import CondInstConfig, PanopticConfig, override
-from condinst_infer.errors import ConfigError, did_you_mean
+from condinst_infer.errors import ConfigError
 
 Classes = int | str | Sequence[int | str]
 
@@ -50,7 +51,7 @@ def filter_for(
     whole = isinstance(max_detections, (int, np.integer))
     if max_detections is not None and (not whole or max_detections < 1):
         raise ConfigError(f"max_detections is {max_detections}; it must be a whole number >= 1.")
-    labels = None if classes is None else _labels_from_classes(classes, config.class_names)
+    labels = None if classes is None else labels_from_classes(classes, config.class_names)
     return Filter(score_threshold, max_detections, labels)
 
 
@@ -84,25 +85,6 @@ def check_score_threshold(score_threshold: float | None, config: CondInstConfig)
             "model reports. Export it again with a lower --score-threshold: "
             "condinst export MODEL.safetensors -o MODEL.onnx --score-threshold T"
         )
-
-
-def _labels_from_classes(classes: Classes, class_names: Sequence[str]) -> tuple[int, ...]:
-    """Class indices for `classes`, each an index or a name; ConfigError for an unknown one."""
-    labels = []
-    for item in [classes] if isinstance(classes, (int, str)) else classes:
-        if isinstance(item, str):
-            matches = [i for i, name in enumerate(class_names) if name == item]
-            if not matches:
-                hint = did_you_mean(item, class_names, 3)
-                raise ConfigError(f"this model has no class {item!r}{hint}")
-            labels += matches
-        elif 0 <= item < len(class_names):
-            labels.append(int(item))
-        else:
-            raise ConfigError(
-                f"this model has no class {item}; indices go from 0 to {len(class_names) - 1}."
-            )
-    return tuple(labels)
 
 
 def classes_from_text(text: str) -> list[int | str]:

@@ -7,6 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from condinst_infer.config.model import Size
+
 
 @dataclass(frozen=True, eq=False)
 class CroppedMask:
@@ -14,13 +16,33 @@ class CroppedMask:
 
     x: int  # column of the left edge, original pixels
     y: int  # row of the top edge
-    mask: NDArray[np.bool_]  # [h, w], True inside the object; (0, 0) for an empty mask
+    _mask: NDArray[np.bool_]
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """The pixels [h, w], True inside the object; (0, 0) for an empty mask."""
+        return self._mask
+
+    @property
+    def area(self) -> int:
+        """Number of foreground pixels."""
+        return int(np.count_nonzero(self.mask))
+
+    def dense(self, image_size: Size) -> NDArray[np.bool_]:
+        """The mask in the size of the image, bool [H, W]."""
+        dense = np.zeros(image_size, dtype=bool)
+        self.paint(dense)
+        return dense
+
+    def paint(self, dense: NDArray[np.bool_]) -> None:
+        """Set the pixels of this mask in `dense`, bool [H, W]; the mask's box is all replaced."""
+        height, width = self.mask.shape
+        dense[self.y : self.y + height, self.x : self.x + width] = self.mask
 
     def __repr__(self) -> str:
         height, width = self.mask.shape
-        inside = np.count_nonzero(self.mask)
         return (
-            f"<CroppedMask: {inside} foreground pixels in {width} x {height}, "
+            f"<CroppedMask: {self.area} foreground pixels in {width} x {height}, "
             f"corner x={self.x}, y={self.y}>"
         )
 

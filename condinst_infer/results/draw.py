@@ -3,6 +3,7 @@
 import colorsys
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,6 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 from condinst_infer.config.model import Size
 from condinst_infer.errors import InputError
 from condinst_infer.results.crop import CroppedMask
+from condinst_infer.system.files import atomic_file
+
+_JPEG_QUALITY = 92
 
 Colour = tuple[int, int, int]  # blue, green, red
 Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2; the ends are outside
@@ -23,6 +27,8 @@ def overlay(
     texts: Sequence[str] | None = None,
     boxes: np.ndarray | None = None,
     opacity: float = 0.4,
+    thickness: int | None = None,
+    color_keys: Sequence[int] | None = None,
 ) -> np.ndarray:
     """A copy of `image` with its instances drawn on it, BGR uint8 [H, W, 3].
 
@@ -35,18 +41,30 @@ def overlay(
         texts: K labels; one that finds no free place is left out, better instances go first.
         boxes: K boxes to draw too, [K, 4].
         opacity: of the filling, 0 to 1.
+        thickness: of contours and boxes, in pixels; None follows the size of image and object.
+        color_keys: K numbers; instances with the same number have the same colour.
+
+    Raises:
+        InputError: an option out of range.
     """
+    if not 0 <= opacity <= 1:  # also refuses NaN
+        raise InputError(f"opacity is {opacity}; it must be from 0 to 1.")
+    if thickness is not None and thickness < 1:
+        raise InputError(f"thickness is {thickness}; it must be at least 1 pixel.")
     canvas = image.copy()
     unit = line_unit(image.shape[0], image.shape[1])
-    colours = [instance_colour(k) for k in range(len(crops))]
-    areas = [np.count_nonzero(crop.mask) for crop in crops]
+    colours = [instance_colour(k) for k in (color_keys or range(len(crops)))]
+    areas = [crop.area for crop in crops]
     for k in sorted(range(len(crops)), key=lambda k: -areas[k]):
         if areas[k]:
-            _fill(canvas, crops[k], colours[k], opacity)
-            _outline(canvas, crops[k], colours[k], unit)
+            if opacity:
+                _fill(canvas, crops[k], colours[k], opacity)
+            _outline(canvas, crops[k], colours[k], unit, thickness)
         if boxes is not None:
             x1, y1, x2, y2 = (round(v) for v in boxes[k].tolist())
-            cv2.rectangle(canvas, (x1, y1), (x2, y2), colours[k], max(1, round(unit / 2)))
+            cv2.rectangle(
+                canvas, (x1, y1), (x2, y2), colours[k], thickness or max(1, round(unit / 2))
+            )
     if texts is None:
         return canvas
     anchors = [_extent(crop, None if boxes is None else boxes[k]) for k, crop in enumerate(crops)]
@@ -65,6 +83,24 @@ def canvas_to_draw_on(
             f"the image to draw on is {image.dtype} {image.shape}; it must be uint8 {(*size, 3)}."
         )
     return image
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write `image`, BGR uint8 [H, W, 3], in the file format of the suffix of `path`."""
+    suffix = path.suffix.lower()
+    quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if suffix in (".jpg", ".jpeg") else []
+    done, data = cv2.imencode(suffix, image, quality)
+    if not done:
+        raise InputError(f"{path} can't be written: OpenCV can't encode {suffix}.")
+    with atomic_file(path) as part:
+        part.write_bytes(data.tobytes())
+
+
+def png_bytes(image: np.ndarray) -> bytes:
+    """A PNG file of `image`, BGR uint8 [H, W, 3]."""
+    done, data = cv2.imencode(".png", image)
+    assert done
+    return data.tobytes()
 
 
 def line_unit(height: int, width: int) -> float:
@@ -97,11 +133,13 @@ def _fill(canvas: np.ndarray, crop: CroppedMask, colour: Colour, opacity: float)
     cv2.copyTo(tinted, crop.mask.view(np.uint8), region)
 
 
-def _outline(canvas: np.ndarray, crop: CroppedMask, colour: Colour, unit: float) -> None:
+def _outline(
+    canvas: np.ndarray, crop: CroppedMask, colour: Colour, unit: float, thickness: int | None
+) -> None:
     """Draw the contours of one mask, holes included; thinner on objects of a few pixels."""
     mask = np.ascontiguousarray(crop.mask).view(np.uint8)
     contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    width = max(1, round(min(unit, min(crop.mask.shape) / 12)))
+    width = thickness or max(1, round(min(unit, min(crop.mask.shape) / 12)))
     cv2.drawContours(
         canvas, contours, -1, colour, width, lineType=cv2.LINE_AA, offset=(crop.x, crop.y)
     )

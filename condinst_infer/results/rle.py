@@ -1,13 +1,13 @@
-"""COCO run-length encoding of one mask."""
+"""COCO run-length encoding of one mask, and back."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 
 from condinst_infer.config.model import Size
-from condinst_infer.results.crop import CroppedMask
+from condinst_infer.results.crop import CroppedMask, tight_box
 
 
 def rle_from_crop(crop: CroppedMask, image_size: Size) -> dict[str, Any]:
@@ -63,3 +63,41 @@ def compress_counts(counts: Sequence[int] | np.ndarray) -> str:
         open_ = open_ & more
     text = np.stack(characters, axis=1)  # [n, groups]
     return text[text > 0].tobytes().decode("ascii")
+
+
+def crop_from_rle(rle: Mapping[str, Any]) -> CroppedMask:
+    """The mask in a compressed COCO RLE, cut out; ValueError if it does not fill its size."""
+    height, width = rle["size"]
+    counts = _counts_from_text(rle["counts"])
+    if counts.sum() != height * width or (counts < 0).any():
+        raise ValueError(f"counts do not add up to {height} x {width} pixels")
+    edges = np.concatenate([[0], np.cumsum(counts)])
+    starts, stops = edges[1:-1:2], edges[2::2]
+    if not len(starts):
+        return CroppedMask(0, 0, np.zeros((0, 0), dtype=bool))
+    first, end = int(starts[0]) // height, -(-int(stops[-1]) // height)  # columns
+    toggles = np.zeros((end - first) * height + 1, dtype=np.int8)
+    np.add.at(toggles, starts - first * height, 1)
+    np.add.at(toggles, stops - first * height, -1)
+    columns = np.cumsum(toggles[:-1], dtype=np.int8).astype(bool).reshape(end - first, height)
+    part = np.ascontiguousarray(columns.T)  # [H, columns]
+    x, y, w, h = tight_box(part)
+    return CroppedMask(first + x, y, np.ascontiguousarray(part[y : y + h, x : x + w]))
+
+
+def _counts_from_text(text: str) -> np.ndarray:
+    """Run lengths, int64 [n], from COCO's text; ValueError if it is damaged."""
+    codes = np.frombuffer(text.encode("ascii"), dtype=np.uint8).astype(np.int64) - 48
+    if ((codes < 0) | (codes > 63)).any() or (len(codes) and codes[-1] & 32):
+        raise ValueError("counts are no COCO run lengths")
+    counts: list[int] = []
+    value = shift = 0
+    for code in codes.tolist():
+        value |= (code & 31) << shift
+        shift += 5
+        if not code & 32:
+            if code & 16:  # the sign
+                value -= 1 << shift
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = shift = 0
+    return np.array(counts, dtype=np.int64)

@@ -24,13 +24,23 @@ CLASSES = {name: value for name, value in PUBLIC.items() if isclass(value)}
 PROTOCOLS = ("__call__", "__enter__", "__iter__", "__len__", "__next__")
 
 
+class DataFrame:
+    """Stands for pandas' class, which is not imported for this."""
+
+
 class Detections:
     """In the place of supervision's, which only a type checker imports."""
 
 
 def hints_of(what: Any) -> dict[str, Any]:
     # types that are imported for type checkers only
-    names = {**PUBLIC, "Detections": Detections, "Session": Session, "Runner": Runner}
+    names = {
+        **PUBLIC,
+        "DataFrame": DataFrame,
+        "Detections": Detections,
+        "Session": Session,
+        "Runner": Runner,
+    }
     return get_type_hints(what, localns={**names, "StreamSource": StreamSource})
 
 
@@ -130,7 +140,14 @@ def test_what_holds_arrays_has_a_short_text() -> None:
         for name, owner in CLASSES.items()
         if any(part is np.ndarray for hint in hints_of(owner).values() for part in parts(hint))
     }
-    assert holders == {"CroppedMask", "Frame", "Instances", "PanopticSegmentation"}
+    assert holders == {
+        "CroppedMask",
+        "Frame",
+        "Instance",
+        "Instances",
+        "PanopticSegmentation",
+        "Polygon",
+    }
     for name in [*holders, "FrameStream", "Pipeline"]:
         text = vars(CLASSES[name])["__repr__"]
         assert not hasattr(text, "__wrapped__"), f"{name} has the text of a dataclass"

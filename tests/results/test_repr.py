@@ -28,16 +28,15 @@ def test_instances_are_counted_by_class() -> None:
 
 
 def test_instances_of_many_classes_and_in_gpu_memory_stay_one_line() -> None:
-    names = tuple("ababcdef")
     zeros = np.zeros(8)
     many = ci.Instances(
         boxes=np.zeros((8, 4), np.float32),
         scores=zeros.astype(np.float32),
-        labels=zeros.astype(np.int32),
-        names=names,
+        labels=np.array([0, 1, 0, 1, 2, 3, 4, 5], np.int32),
         crops=[ci.CroppedMask(0, 0, np.zeros((0, 0), bool))] * 8,
         image_size=(520, 696),
-        category_ids=tuple(range(8)),
+        class_names=tuple("abcdef"),
+        category_ids=tuple(range(6)),
         image=np.zeros((520, 696, 3), np.uint8),
         on_device={"boxes": None},
     )

@@ -96,5 +96,7 @@ def as_json(result: Instances) -> dict[str, Any]:
         "scores": result.scores.tolist(),
         "labels": result.labels.tolist(),
         "names": list(result.names),
+        "class_names": list(result.class_names),
+        "category_ids": list(result.category_ids),
         "masks": result.rle(),
     }

@@ -43,9 +43,9 @@ def instances(masks: np.ndarray, image: np.ndarray | None = None) -> Instances:
         boxes=np.tile(np.array([1, 2, 11.5, 22], dtype=np.float32), (count, 1)),
         scores=np.linspace(0.9, 0.5, count, dtype=np.float32),
         labels=np.arange(count, dtype=np.int32) % 2,
-        names=tuple(("cat", "dog")[k % 2] for k in range(count)),
         crops=[tight(mask) for mask in masks],
         image_size=(int(masks.shape[1]), int(masks.shape[2])),
+        class_names=("cat", "dog"),
         category_ids=(17, 18),
         image=image,
     )
