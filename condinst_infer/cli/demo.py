@@ -8,8 +8,8 @@ from importlib import resources
 from pathlib import Path
 
 from condinst_infer.cli.options import Verb, add_output, add_threads
-from condinst_infer.cli.predict_images import write_image
 from condinst_infer.pipeline import load
+from condinst_infer.results.draw import write_image
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,10 +19,9 @@ from condinst_infer.cli.options import (
 from condinst_infer.cli.predict_images import jobs_from_files, predict_images, predictor_for
 from condinst_infer.cli.sources import ImageFile, VideoSource, media
 from condinst_infer.config.model import MAX_PIXELS, RECONNECT
-from condinst_infer.errors import InputError
+from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.pipeline import load
 from condinst_infer.processing.options import classes_from_text
-from condinst_infer.system.files import write_json
 
 
 @dataclass
@@ -33,7 +32,7 @@ class PredictReport:
     videos: list[dict[str, Any]] = field(default_factory=list)
     failed: list[dict[str, str]] = field(default_factory=list)  # {"file": ..., "error": ...}
     seconds: float = 0.0
-    coco_json: str | None = None
+    result_file: str | None = None  # of all images: COCO, or data.yaml of YOLO
 
     def exit_status(self) -> int:
         """0 if all was done, 1 if some could not be read, 130 if a video was interrupted."""
@@ -62,11 +61,11 @@ def add_options(parser: ArgumentParser) -> None:
         help="write each image with its instances drawn (default: yes)",
     )
     parser.add_argument(
-        "--coco-json",
-        action=BooleanOptionalAction,
-        default=True,
-        help="write detections.json, or panoptic.json and its PNGs; for a video a .jsonl "
-        "(default: yes)",
+        "--format",
+        choices=("coco", "coco-dataset", "yolo", "labelme", "none"),
+        help="format of the results. coco: detections.json, for a video a .jsonl, with --panoptic "
+        "panoptic.json and PNGs; coco-dataset: annotations.json; yolo: labels/ and data.yaml; "
+        "labelme: a .json per image (default: coco)",
     )
     _add_video(parser)
     add_run(parser)
@@ -206,6 +205,10 @@ def predict_media(
     Raises:
         InputError: nothing could be read.
     """
+    if videos and options.result_format not in ("coco", "none"):
+        raise ConfigError(
+            f"videos take --format coco or none, not {options.format}; {videos[0].source} is one."
+        )
     jobs = jobs_from_files(images, options)
     video_jobs: list[Any] = []
     if videos:
@@ -224,12 +227,16 @@ def predict_media(
     ) as pipeline:
         predictor = predictor_for(pipeline, options)
         report.images, rows, report.failed = predict_images(
-            predictor, jobs, workers=workers, batch=options.batch, tell_failures=count > 1
+            predictor,
+            jobs,
+            workers=workers,
+            batch=options.batch,
+            tell_failures=count > 1,
+            tell_results=not options.json,
         )
-        if options.coco_json and report.images:
-            path = options.output / predictor.coco_name
-            write_json(path, predictor.coco(report.images, rows))
-            report.coco_json = str(path)
+        if report.images:
+            path = predictor.write_all(options.output, report.images, rows)
+            report.result_file = None if path is None else str(path)
         if videos:
             from condinst_infer.cli.predict_video import predict_videos
 
@@ -254,10 +261,16 @@ def _print_summary(report: PredictReport, options: PredictOptions) -> None:
     if report.images or not report.videos:
         count = sum(image[noun] for image in report.images)
         skipped = f", {len(report.failed)} skipped" if report.failed else ""
+        where = report.result_file or options.output
         print(
             f"{len(report.images)} images, {count} {noun}{skipped}, {report.seconds:.1f} s "
-            f"-> {options.output}"
+            f"-> {where}"
         )
+        if rings := sum(image.get("outer_rings", 0) for image in report.images):
+            print(
+                f"{rings} instances have holes or several parts; {options.format} has their outer "
+                "rings only."
+            )
 
 
 def _count(text: str) -> int:

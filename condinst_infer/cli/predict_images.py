@@ -1,11 +1,12 @@
 """Images of `condinst predict`: read, find, draw, write, and the COCO file at the end."""
 
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -14,7 +15,8 @@ from condinst_infer.cli.sources import ImageFile, VideoSource
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.processing.preprocess import read_image
-from condinst_infer.system.files import atomic_file
+from condinst_infer.results.draw import write_image
+from condinst_infer.system.files import write_json
 from condinst_infer.system.ordered_map import run_over_images
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ class ImageJob(NamedTuple):
     file: ImageFile
     image_id: int
     overlay: Path | None
-    png: Path | None  # of a panoptic segmentation
+    result: Path | None  # the PNG of a panoptic segmentation, a label file of YOLO or LabelMe
 
 
 class ImageOutcome(NamedTuple):
@@ -44,23 +46,33 @@ class ImagePredictor:
     Args:
         pipeline: stays the caller's.
         of_call: keyword arguments of each call of the pipeline.
-        max_pixels: larger images are refused.
+        max_pixels: larger images are rejected.
+        format_: of the results, as `--format` names it.
     """
 
     noun, coco_name = "instances", "detections.json"
 
-    def __init__(self, pipeline: Pipeline, of_call: dict[str, Any], max_pixels: int) -> None:
+    def __init__(
+        self, pipeline: Pipeline, of_call: dict[str, Any], max_pixels: int, format_: str
+    ) -> None:
         self.pipeline, self._of_call, self._max_pixels = pipeline, of_call, max_pixels
+        self._format = format_
 
     def __call__(self, jobs: list[ImageJob]) -> list[ImageOutcome]:
         """Predict and write the results of each job."""
+        start = time.perf_counter()
         results = self.predict_files([job.file.path for job in jobs])
-        return [
+        outcomes = [
             ImageOutcome({"file": str(job.file.path), "error": str(result)}, [])
             if isinstance(result, InputError)
             else self._write(job, result)
             for job, result in zip(jobs, results, strict=True)
         ]
+        seconds = round((time.perf_counter() - start) / len(jobs), 3)
+        for outcome in outcomes:
+            if "error" not in outcome.report:
+                outcome.report["seconds"] = seconds
+        return outcomes
 
     def predict_files(self, paths: Sequence[Path]) -> list[Any | InputError]:
         """The result of each file, or why it can't be read."""
@@ -79,10 +91,34 @@ class ImagePredictor:
         return self.pipeline(images, **self._of_call)
 
     def _write(self, job: ImageJob, result: Any) -> ImageOutcome:
-        """Write the overlay of one image."""
-        rows = [row | {"file_name": job.file.path.name} for row in result.to_coco(job.image_id)]
-        counts = {"instances": len(result)}
+        """Write the overlay and the label file of one image."""
+        rows: list[dict[str, Any]] = []
+        counts: dict[str, Any] = {"instances": len(result)}
+        if self._format == "coco":
+            name = job.file.path.name
+            rows = [row | {"file_name": name} for row in result.to_coco(job.image_id)]
+        elif self._format == "coco-dataset":
+            rows = result.to_coco_annotations(job.image_id)
+        elif job.result is not None:
+            from condinst_infer.cli.predict_labels import write_labels
+
+            counts["labels"] = str(job.result)
+            counts["outer_rings"] = write_labels(job.result, job.file.path, result, self._format)
         return ImageOutcome(_report_on_image(job, result.image_size, counts, result), rows)
+
+    def write_all(
+        self, output: Path, reports: list[dict[str, Any]], rows: list[dict[str, Any]]
+    ) -> Path | None:
+        """Write the file about all images, and return its path; None where there is none."""
+        if self._format == "coco":
+            path = output / self.coco_name
+            write_json(path, self.coco(reports, rows))
+            return path
+        if self._format in ("coco-dataset", "yolo"):
+            from condinst_infer.cli.predict_labels import write_data_set
+
+            return write_data_set(output, self._format, self.pipeline.config, reports, rows)
+        return None
 
     def coco(self, reports: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Any:
         """The content of the COCO file: `rows` of all images."""
@@ -100,14 +136,14 @@ class PanopticPredictor(ImagePredictor):
 
     def _write(self, job: ImageJob, result: Any) -> ImageOutcome:
         """Write the overlay and the PNG of one image."""
-        if job.png is not None:
-            result.write_png(job.png)
+        if job.result is not None:
+            result.write_png(job.result)
         counts = {
             "segments": len(result.segments),
             "things": sum(segment.is_thing for segment in result.segments),
-            "png": None if job.png is None else str(job.png),
+            "png": None if job.result is None else str(job.result),
         }
-        name = "" if job.png is None else job.png.name
+        name = "" if job.result is None else job.result.name
         report = _report_on_image(job, result.id_map.shape, counts, result)
         return ImageOutcome(report, [result.to_coco(job.image_id, name)])
 
@@ -140,7 +176,7 @@ class PanopticPredictor(ImagePredictor):
 def predictor_for(pipeline: Pipeline, options: PredictOptions) -> ImagePredictor:
     """The predictor of instances or, with `--panoptic`, of segments."""
     kind = PanopticPredictor if options.panoptic else ImagePredictor
-    return kind(pipeline, options.of_call(), options.max_pixels)
+    return kind(pipeline, options.of_call(), options.max_pixels, options.result_format)
 
 
 def predict_images(
@@ -150,12 +186,14 @@ def predict_images(
     workers: int,
     batch: int,
     tell_failures: bool,
+    tell_results: bool,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, str]]]:
     """Predict all images: a report on each, all rows of the COCO file, and the failures.
 
     Args:
         predictor: called by `workers` threads, each with `batch` jobs or as the file says.
         tell_failures: print what can't be read as it happens.
+        tell_results: print a line per image.
     """
     reports, rows, failed = [], [], []
     size = max(batch, predictor.pipeline.metadata.batch or 1)
@@ -163,11 +201,23 @@ def predict_images(
         if "error" not in report:
             reports.append(report)
             rows += its_rows
+            if tell_results:
+                tqdm.write(_line(report))
             continue
         failed.append(report)
         if tell_failures:
             tqdm.write(f"condinst: {report['error']}", file=sys.stderr)
     return reports, rows, failed
+
+
+def _line(report: dict[str, Any]) -> str:
+    """A line about one image: its instances, its time, and the files of its results."""
+    noun = "segments" if "segments" in report else "instances"
+    classes = ", ".join(f"{count} {name}" for name, count in report["classes"].items())
+    files = [report[name] for name in ("overlay", "labels", "png") if report.get(name)]
+    where = f" -> {', '.join(files)}" if files else ""
+    found = f"{report[noun]} {noun}{f' ({classes})' if classes else ''}"
+    return f"{report['file']}: {found}, {report['seconds']:.2f} s{where}"
 
 
 def _report_on_image(
@@ -181,9 +231,11 @@ def _report_on_image(
         write_image(job.overlay, result.plot())
     return {
         "file": str(job.file.path),
+        "name": job.file.name.as_posix(),
         "image_id": job.image_id,
         "size": list(size),
         **counts,
+        "classes": dict(Counter(one.name for one in result).most_common()),
         "overlay": None if job.overlay is None else str(job.overlay),
     }
 
@@ -191,19 +243,39 @@ def _report_on_image(
 def jobs_from_files(files: list[ImageFile], options: PredictOptions) -> list[ImageJob]:
     """Every image with its number and the files its results go to."""
     overlays: list[Path | None] = [None] * len(files)
-    pngs = overlays
     if options.overlays:
         overlays = result_paths(files, options.output, "overlay", _overlay_suffix)
-    if options.panoptic and options.coco_json:
+    results: list[Path | None] = [None] * len(files)
+    if options.panoptic and options.result_format == "coco":
         folder = options.output / Path(PanopticPredictor.coco_name).stem
         # COCO's file names have no folder, so neither have these
         flat = [ImageFile(path, Path(name.name)) for path, name in files]
-        pngs = result_paths(flat, folder, "PNG", lambda _: ".png")
+        results = result_paths(flat, folder, "PNG", lambda _: ".png")
+    elif options.result_format in ("yolo", "labelme", "coco-dataset"):
+        results = _label_files(files, options)
     ids = image_ids([file.path for file in files])
     return [
-        ImageJob(file=file, image_id=id_, overlay=overlay, png=png)
-        for file, id_, overlay, png in zip(files, ids, overlays, pngs, strict=True)
+        ImageJob(file=file, image_id=id_, overlay=overlay, result=result)
+        for file, id_, overlay, result in zip(files, ids, overlays, results, strict=True)
     ]
+
+
+def _label_files(files: list[ImageFile], options: PredictOptions) -> list[Path | None]:
+    """The label file of each image; ConfigError if two images would share a file or a name."""
+    from condinst_infer.cli.predict_labels import SUFFIXES, label_file
+
+    format_ = options.result_format
+    owners: dict[Path, Path] = {}
+    labels: list[Path | None] = []
+    for file in files:
+        path = label_file(options.output, file.name, format_) if format_ in SUFFIXES else None
+        place = path or file.name
+        if (other := owners.setdefault(place, file.path)) != file.path:
+            raise ConfigError(
+                f"{other} and {file.path} would share {place}; predict them into two folders."
+            )
+        labels.append(path)
+    return labels
 
 
 def _overlay_suffix(name: Path) -> str:
@@ -244,13 +316,3 @@ def image_ids(paths: Sequence[Path]) -> list[int]:
         if len(set(numbers)) == len(numbers):
             return numbers
     return list(range(1, len(paths) + 1))
-
-
-def write_image(path: Path, image: np.ndarray) -> None:
-    """Write `image`, BGR uint8 [H, W, 3], in the file format of the suffix of `path`."""
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 92] if path.suffix == ".jpg" else []
-    done, data = cv2.imencode(path.suffix, image, quality)
-    if not done:
-        raise InputError(f"{path} can't be written: OpenCV can't encode {path.suffix}.")
-    with atomic_file(path) as part:
-        part.write_bytes(data.tobytes())

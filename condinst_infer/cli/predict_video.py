@@ -47,7 +47,7 @@ def jobs_from_sources(videos: list[VideoSource], options: PredictOptions) -> lis
     lines = overlays
     if options.overlays:
         overlays = result_paths(videos, options.output, "overlay", lambda _: ".mp4")
-    if options.coco_json:
+    if options.result_format == "coco":
         lines = result_paths(videos, options.output, "result", lambda _: ".jsonl")
     parts = zip(videos, overlays, lines, strict=True)
     return [VideoJob(video.source, overlay, line) for video, overlay, line in parts]

@@ -181,7 +181,7 @@ def test_predict_without_files_of_its_own_reports_what_it_found(
 ) -> None:
     out = tmp_path / "out"
     command = ("predict", panoptic_onnx, pictures / "9.png", "-o", out, "--panoptic", "--json")
-    status, text, _ = condinst(*command, "--no-overlays", "--no-coco-json")
+    status, text, _ = condinst(*command, "--no-overlays", "--format", "none")
     report = json.loads(text)["images"][0]
     assert status == 0 and not out.exists()
     assert report["png"] is report["overlay"] is None and report["segments"] >= report["things"]

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from condinst_infer.cli.options import RunOptions
-from condinst_infer.cli.predict_images import write_image
 from condinst_infer.pipeline import Pipeline, load
 from condinst_infer.processing.preprocess import read_image
+from condinst_infer.results.draw import write_image
 from tests.support.bright_model import write_bright_model
 from tests.support.command_line import Run, assert_refused
 
@@ -88,6 +88,7 @@ def test_predict_writes_the_same_with_any_number_of_workers(
         status, text, err = condinst(*command, "--json")
         data = json.loads(text)
         assert status == 1 and data.pop("seconds") > 0
+        assert all(image.pop("seconds") >= 0 for image in data["images"])
         assert [line.count("-bad.png") for line in err.splitlines()] == [1, 1]
         files = {str(p): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
         written.append((data, err, files))
@@ -140,7 +141,10 @@ def test_an_interrupt_leaves_whole_files_only(
     monkeypatch.setattr("condinst_infer.cli.predict_images.write_image", interrupted)
     out = tmp_path / "out"
     command = ("predict", bright_model, many_photos, "-o", out, "--workers", workers)
-    assert condinst(*command) == (130, "", "")
+    status, text, err = condinst(*command)
+    assert (status, err) == (130, "")
+    for number, line in enumerate(text.splitlines()):  # of those that were done
+        assert f"/{number:02}.png: 1 instances (1 person), " in line
     files = [path for path in out.rglob("*") if path.is_file()]
     assert 3 <= len(files) <= 3 + 2 * workers
     for path in files:
@@ -254,7 +258,7 @@ def test_overlays_of_equal_names_get_numbers(
 ) -> None:
     out = tmp_path / "out"
     sources = (photos / "a.png", photos / "b" / "a.png", photos / "a.png")
-    status, text, _ = condinst("predict", bright_model, *sources, "-o", out, "--no-coco-json")
+    status, text, _ = condinst("predict", bright_model, *sources, "-o", out, "--format", "none")
     assert status == 0 and "2 images" in text  # the same file twice is one
     assert sorted(p.name for p in out.iterdir()) == ["a-2.png", "a.png"]
 

@@ -72,8 +72,14 @@ def test_switches_and_every_nth_frame(condinst: Run, bright_model: Path, tmp_pat
     path = write_video(tmp_path / "square.mp4", frames=10)
     for switches, names in (
         (("--no-overlays",), ["square.jsonl"]),
-        (("--no-coco-json",), ["square.mp4"]),
-        (("--no-coco-json", "--no-overlays"), []),
+        (
+            (
+                "--format",
+                "none",
+            ),
+            ["square.mp4"],
+        ),
+        (("--format", "none", "--no-overlays"), []),
     ):
         out = tmp_path / "-".join(switches)
         command = ("predict", bright_model, path, "-o", out, "--every", 4, *switches, "--json")
