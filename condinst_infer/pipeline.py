@@ -14,9 +14,15 @@ from condinst_infer.config.model import (
     CondInstConfig,
     PanopticConfig,
 )
-from condinst_infer.config.validation import check_threads, check_whole, check_workers
+from condinst_infer.config.validation import (
+    DeviceName,
+    check_threads,
+    check_whole,
+    check_workers,
+)
 from condinst_infer.contract.metadata import Metadata
-from condinst_infer.errors import InputError
+from condinst_infer.contract.model_file import model_path
+from condinst_infer.errors import InputError, ModelFileError
 from condinst_infer.processing.batching import by_canvas, is_one, until_failure
 from condinst_infer.processing.geometry import PlacedImage, place_image
 from condinst_infer.processing.options import (
@@ -27,7 +33,11 @@ from condinst_infer.processing.options import (
     panoptic_settings,
 )
 from condinst_infer.processing.postprocess import BatchOutputs, instances_from_outputs
-from condinst_infer.processing.preprocess import ImageSource
+from condinst_infer.processing.preprocess import (
+    ChannelOrder,
+    ImageSource,
+    check_channel_order,
+)
 from condinst_infer.results.instances import Instances
 from condinst_infer.runtimes.runner import CpuRunner, Runner, open_model
 from condinst_infer.system.ordered_map import flat, groups, in_order
@@ -46,7 +56,7 @@ ToResult = Callable[[BatchOutputs, int, PlacedImage], Result]
 def load(
     path: str | os.PathLike[str],
     *,
-    device: str | None = None,
+    device: DeviceName | None = None,
     threads: int | None = None,
     runtime: str | None = None,
     precision: str | None = None,
@@ -57,9 +67,11 @@ def load(
     """Load the pipeline around a model file.
 
     Args:
-        path: .onnx (ONNX Runtime or OpenVINO), .engine (TensorRT) or .safetensors (PyTorch).
-        device: "cpu" or "cuda"; None is the CPU, and the GPU for an .engine. On "cuda" an .onnx
-            file must be a detector graph: our kernels do the rest. A .safetensors runs on "cpu".
+        path: .onnx (ONNX Runtime or OpenVINO), .engine (TensorRT) or .safetensors (PyTorch); or
+            "nuclei", the model that ships, unless a path of that name exists.
+        device: "cpu", "cuda", "cuda:1" for another GPU, or a torch.device of these; None is the
+            CPU, and the GPU for an .engine. On "cuda" an .onnx file must be a detector graph: our
+            kernels do the rest. A .safetensors runs on "cpu".
         threads: CPU threads of one call, at least 1; None shares all cores between `workers`.
         runtime: of an .onnx file on the CPU, "onnxruntime" or "openvino"; None is the first.
         precision: "fp32", "bf16" or "int8", in OpenVINO only; None is the file's own.
@@ -72,16 +84,43 @@ def load(
         ModelFileError, CheckpointError: missing, not ours, or damaged.
         SessionError: this file can't be run here; the text says what can.
     """
+    arguments = {  # with which a copy of the pipeline is loaded
+        "device": None if device is None else str(device),
+        "threads": threads,
+        "runtime": runtime,
+        "precision": precision,
+        "workers": workers,
+        "max_pixels": max_pixels,
+        "max_batch": max_batch,
+    }
     check_threads(threads)
     check_workers(workers)
     if threads is None and workers > 1:
         from condinst_infer.system.hardware import usable_cores
 
         threads = max(1, usable_cores() // workers)
+    path = model_path(path)
     runner = open_model(
-        Path(path), device, threads, runtime=runtime, precision=precision, workers=workers
+        path, device, threads, runtime=runtime, precision=precision, workers=workers
     )
-    return Pipeline(runner, max_pixels=max_pixels, max_batch=max_batch)
+    pipeline = Pipeline(runner, max_pixels=max_pixels, max_batch=max_batch)
+    pipeline._load_arguments = arguments | {"path": path.absolute()}
+    return pipeline
+
+
+def _load_again(arguments: dict[str, Any]) -> "Pipeline":
+    """The pipeline that `load` gave for these arguments, in another process.
+
+    Raises:
+        ModelFileError: the file has gone.
+    """
+    path: Path = arguments["path"]
+    if not path.is_file():
+        raise ModelFileError(
+            f"{path}, the file of a pickled pipeline, does not exist here or is not a file. "
+            "Load it from where it is now: condinst_infer.load(PATH)"
+        )
+    return load(**arguments)
 
 
 class Pipeline:
@@ -89,6 +128,10 @@ class Pipeline:
 
     Calls from several threads are safe where the session's `run` is: ONNX Runtime's is,
     other sessions say so in their docstring. A pipeline itself keeps nothing between calls.
+
+    A pipeline that `load` made can be pickled and copied: the other process, or the copy, opens
+    the file again with the same options. Start processes with spawn or forkserver: the threads of
+    a runtime don't survive a fork.
 
     Args:
         session: a loaded full graph, or a runner around one; the pipeline owns it from now on.
@@ -106,9 +149,18 @@ class Pipeline:
         check_whole(max_pixels=max_pixels, max_batch=max_batch)
         self._runner = session if isinstance(session, Runner) else CpuRunner(session)
         self._max_pixels, self._max_batch = max_pixels, max_batch
+        self._load_arguments: dict[str, Any] | None = None  # of `load`; the path is absolute
 
     def __repr__(self) -> str:
         return f"<Pipeline of {self._runner.session!r}>"
+
+    def __reduce__(self) -> tuple[Callable[..., "Pipeline"], tuple[dict[str, Any]]]:
+        if self._load_arguments is None:
+            raise TypeError(  # as Python does for what can't be pickled
+                "a pipeline around a session made by hand can't be pickled or copied; make it "
+                "with condinst_infer.load(PATH), which a copy can do again."
+            )
+        return _load_again, (self._load_arguments,)
 
     @property
     def metadata(self) -> Metadata:
@@ -125,6 +177,7 @@ class Pipeline:
         self,
         source: ImageSource,
         *,
+        channel_order: ChannelOrder = "bgr",
         score_threshold: float | None = None,
         max_detections: int | None = None,
         classes: Classes | None = None,
@@ -135,6 +188,7 @@ class Pipeline:
         self,
         source: Iterable[ImageSource],
         *,
+        channel_order: ChannelOrder = "bgr",
         score_threshold: float | None = None,
         max_detections: int | None = None,
         classes: Classes | None = None,
@@ -144,6 +198,7 @@ class Pipeline:
         self,
         source: ImageSource | Iterable[ImageSource],
         *,
+        channel_order: ChannelOrder = "bgr",
         score_threshold: float | None = None,
         max_detections: int | None = None,
         classes: Classes | None = None,
@@ -154,8 +209,14 @@ class Pipeline:
         that of a call with this image alone.
 
         Args:
-            source: path, BGR uint8 array [H, W, 3] or PIL image; or an iterable of these. On a GPU
-                also an array in its memory (PyTorch, CuPy, PyCUDA), which is not copied.
+            source: one image, or an iterable of images. An image is a path; the bytes of an image
+                file; an object with `read()`, which is read from where it stands to its end and
+                left open; a PIL image; a uint8 array [H, W, 3], [H, W, 4] with alpha, or grey
+                [H, W] or [H, W, 1]; or a uint8 tensor of PyTorch, these or [3, H, W]. An array
+                [N, H, W, 3] is N images. On a GPU also an array [H, W, 3] in its memory (PyTorch,
+                CuPy, PyCUDA), which is not copied unless it is RGB.
+            channel_order: of arrays and tensors, "bgr" or "rgb"; paths, bytes, file objects and
+                PIL images know theirs. The `image` of a result is BGR.
             score_threshold: lowest reported score, 0 to 1; None keeps all the model reports.
             max_detections: most instances of one image; None keeps all the model reports.
             classes: class names or indices to keep; None keeps all.
@@ -173,22 +234,31 @@ class Pipeline:
             max_detections=max_detections,
             classes=classes,
         )
-        return self._run(source, self._to_instances(filter_))
+        return self._run(source, self._to_instances(filter_), channel_order)
 
     @overload
     def panoptic(
-        self, source: ImageSource, **thresholds: Unpack[Thresholds]
+        self,
+        source: ImageSource,
+        *,
+        channel_order: ChannelOrder = "bgr",
+        **thresholds: Unpack[Thresholds],
     ) -> "PanopticSegmentation": ...
 
     @overload
     def panoptic(
-        self, source: Iterable[ImageSource], **thresholds: Unpack[Thresholds]
+        self,
+        source: Iterable[ImageSource],
+        *,
+        channel_order: ChannelOrder = "bgr",
+        **thresholds: Unpack[Thresholds],
     ) -> "list[PanopticSegmentation]": ...
 
     def panoptic(
         self,
         source: ImageSource | Iterable[ImageSource],
         *,
+        channel_order: ChannelOrder = "bgr",
         instance_threshold: float | None = None,
         overlap_threshold: float | None = None,
         stuff_area_limit: int | None = None,
@@ -198,7 +268,7 @@ class Pipeline:
         None is what the model file says, usually the papers' value.
 
         Args:
-            source: one image or an iterable, as in a call.
+            source, channel_order: one image or an iterable, as in a call.
             instance_threshold: lowest reported score of an instance, 0 to 1.
             overlap_threshold: an instance that loses more of its area to better ones is dropped.
             stuff_area_limit: a kind of stuff on fewer pixels becomes void.
@@ -216,13 +286,14 @@ class Pipeline:
         from condinst_infer.processing.panoptic import panoptic_from_outputs
 
         to_result = partial(panoptic_from_outputs, config=self.config, settings=settings)
-        return self._run(source, to_result, settings)
+        return self._run(source, to_result, channel_order, settings)
 
     def map(
         self,
-        sources: Iterable[ImageSource],
+        sources: Iterable[ImageSource] | os.PathLike[str],
         *,
         workers: int = 1,
+        channel_order: ChannelOrder = "bgr",
         score_threshold: float | None = None,
         max_detections: int | None = None,
         classes: Classes | None = None,
@@ -233,20 +304,27 @@ class Pipeline:
         that follow write there. Load the model with the same number of workers.
 
         Args:
-            sources: images as in a call; taken one by one, as results are asked for.
+            sources: images as in a call; taken one by one, as results are asked for. A folder, or
+                a pattern such as "scans/**/*.png", gives the image files below it, sorted.
             workers: batches worked on at the same time, each by a thread that reads, runs the
                 model and makes masks. At most 2 * `workers` batches are on their way; a batch is
                 one image unless `max_batch` or the file says otherwise. 1 works in the thread
                 that asks, and nothing ahead.
-            score_threshold, max_detections, classes: as in a call.
+            channel_order, score_threshold, max_detections, classes: as in a call.
 
         Raises:
-            InputError: an image that can't be read, in the place of its result; it ends the
-                iterator, and so does an error of `sources`.
+            InputError: a folder or a pattern without images, at once; an image that can't be
+                read, in the place of its result; it ends the iterator, and so does an error of
+                `sources`.
             ConfigError: an option out of range, at once.
         """
         check_workers(workers)
-        if is_one(sources):
+        check_channel_order(channel_order)
+        if isinstance(sources, (str, os.PathLike)):
+            from condinst_infer.processing.image_files import image_paths
+
+            sources = image_paths(sources)
+        elif is_one(sources):
             raise InputError("map takes an iterable of images; call the pipeline with one image.")
         filter_ = filter_for(
             self.config,
@@ -255,7 +333,7 @@ class Pipeline:
             classes=classes,
         )
         batches = groups(sources, self.metadata.batch or self._max_batch)
-        run = partial(self._run_until_failure, filter_=filter_)
+        run = partial(self._run_until_failure, channel_order=channel_order, filter_=filter_)
         return flat(in_order(run, batches, workers=workers))
 
     def stream(
@@ -299,19 +377,26 @@ class Pipeline:
         return partial(instances_from_outputs, config=self.config, filter_=filter_)
 
     def _run_until_failure(
-        self, sources: list[ImageSource], filter_: Filter
+        self, sources: list[ImageSource], channel_order: ChannelOrder, filter_: Filter
     ) -> tuple[list[Instances], InputError | None]:
         """Results up to the first image that can't be read, and why it can't."""
-        images, failure = until_failure(sources, self._place)
+        place = partial(self._place, channel_order=channel_order)
+        images, failure = until_failure(sources, place)
         results = self._run_batches(images, self._to_instances(filter_))
         return [replace(r, on_device=None) if r.on_device else r for r in results], failure
 
     def _run(
-        self, source: Any, to_result: ToResult[Result], panoptic: PanopticConfig | None = None
+        self,
+        source: Any,
+        to_result: ToResult[Result],
+        channel_order: ChannelOrder,
+        panoptic: PanopticConfig | None = None,
     ) -> Any:
         """The result of one image, or a list of the results of many."""
+        check_channel_order(channel_order)
         one = is_one(source)
-        images = map(self._place, [source] if one else source)
+        place = partial(self._place, channel_order=channel_order)
+        images = map(place, [source] if one else source)
         results = self._run_batches(images, to_result, panoptic)
         return results[0] if one else results
 
@@ -329,9 +414,9 @@ class Pipeline:
                 results[position] = to_result(outputs, index, placed)
         return [results[position] for position in sorted(results)]
 
-    def _place(self, source: ImageSource) -> PlacedImage:
+    def _place(self, source: ImageSource, channel_order: ChannelOrder) -> PlacedImage:
         """Read an image, and decide its size and canvas."""
-        image = self._runner.image(source, self._max_pixels)
+        image = self._runner.image(source, self._max_pixels, channel_order)
         return place_image(image, self.config.input, self.metadata.size)
 
     def close(self) -> None:

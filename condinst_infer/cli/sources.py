@@ -1,6 +1,5 @@
 """Sources of `condinst predict`: images, folders, patterns, videos, cameras and URLs."""
 
-import glob
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,9 +76,12 @@ def image_files(
 
 def _expand(source: str, output: Path, suffixes: Sequence[str]) -> list[ImageFile]:
     path = Path(source)
+    if path.suffix.lower() != ".txt" and path.is_file():
+        return [ImageFile(path, Path(path.name))]
+    from condinst_infer.processing.image_files import files_below, files_that_match, is_pattern
+
     if path.is_dir():
-        below = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes)
-        files = [ImageFile(p, p.relative_to(path)) for p in below if p.is_file()]
+        files = [ImageFile(p, p.relative_to(path)) for p in files_below(path, suffixes)]
         if output == path.resolve():
             return files
         what = f"images ({', '.join(suffixes)}) in the folder"
@@ -89,10 +91,8 @@ def _expand(source: str, output: Path, suffixes: Sequence[str]) -> list[ImageFil
         if not named:
             raise InputError(f"there is no path in {source}.")
         return named
-    elif not path.exists() and glob.has_magic(source):
-        # Path.glob takes no absolute pattern
-        matches = sorted(map(Path, glob.glob(source, recursive=True)))  # noqa: PTH207
-        files = [ImageFile(p, Path(p.name)) for p in matches if p.is_file()]
+    elif is_pattern(source):
+        files = [ImageFile(p, Path(p.name)) for p in files_that_match(source)]
         what = "files that match"
     else:
         return [ImageFile(path, Path(path.name))]

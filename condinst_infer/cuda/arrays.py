@@ -61,7 +61,11 @@ def device_array(source: Any, name: str) -> tuple[DeviceArray, int]:
     Raises:
         InputError: another type, shape or layout.
     """
-    said = source.__cuda_array_interface__
+    try:
+        said = source.__cuda_array_interface__
+    except (RuntimeError, AttributeError) as error:  # PyTorch: with a gradient, or sparse
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise InputError(f"{name} can't be used as an array of the GPU: {reason}.") from None
     shape, kind = tuple(said["shape"]), np.dtype(said["typestr"])
     if kind != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
         raise InputError(f"{name} is {kind} {list(shape)}; it must be BGR uint8 [H, W, 3].")

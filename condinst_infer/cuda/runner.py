@@ -5,15 +5,23 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from condinst_infer.config.model import PanopticConfig, Size
-from condinst_infer.cuda.arrays import device_array
+from condinst_infer.cuda.arrays import DeviceArray, device_array
 from condinst_infer.cuda.canvas import Canvas, DeviceSession
 from condinst_infer.cuda.driver import Device, Stream
 from condinst_infer.errors import InputError
+from condinst_infer.processing.arrays import not_uint8
 from condinst_infer.processing.batching import is_device_array
 from condinst_infer.processing.geometry import PlacedImage
 from condinst_infer.processing.postprocess import BatchOutputs
-from condinst_infer.processing.preprocess import read_image
+from condinst_infer.processing.preprocess import (
+    ChannelOrder,
+    check_channel_order,
+    is_tensor,
+    read_image,
+)
 
 _CANVASES = 4  # kept at once on a stream; each holds buffers, and a context with its memory
 
@@ -40,17 +48,36 @@ class CudaRunner:
         self._idle: list[_StreamBuffers] = []
         self._changed = threading.Condition()
 
-    def image(self, source: Any, max_pixels: int) -> Any:
-        """`source` itself if it lies in device memory, else as BGR uint8 [H, W, 3]."""
+    def image(self, source: Any, max_pixels: int, channel_order: ChannelOrder = "bgr") -> Any:
+        """`source` itself if it lies in device memory as BGR, else as BGR uint8 [H, W, 3].
+
+        An RGB image in device memory is copied to the host and turned there: kernels read BGR.
+        """
         if not is_device_array(source):
-            return read_image(source, max_pixels=max_pixels)
+            return read_image(source, max_pixels=max_pixels, channel_order=channel_order)
+        check_channel_order(channel_order)
+        if is_tensor(source) and str(source.dtype) != "torch.uint8":
+            raise not_uint8(source)
         array, _ = device_array(source, "the image")
         height, width, _ = array.shape
         if height * width > max_pixels:
             raise InputError(
                 f"the image has {width} x {height} pixels, more than the limit of {max_pixels}."
             )
-        return source
+        index = getattr(getattr(source, "device", None), "index", None)  # of a tensor of PyTorch
+        if isinstance(index, int) and index != self._device.index:
+            raise InputError(
+                f"the image lies on GPU {index} and the model on GPU {self._device.index}. "
+                f"Copy it: image.to('cuda:{self._device.index}')"
+            )
+        if channel_order == "bgr":
+            return source
+        buffers = self._take()
+        try:
+            rgb = buffers.host_copy(source)
+        finally:
+            self._give_back(buffers)
+        return read_image(rgb, max_pixels=max_pixels, channel_order="rgb")
 
     def run(
         self, batch: Sequence[PlacedImage], panoptic: PanopticConfig | None = None
@@ -120,6 +147,15 @@ class _StreamBuffers:
             self._canvases[key] = Canvas(self._session, self._stream, *key)
         self._canvases.move_to_end(key)
         return self._canvases[key]
+
+    def host_copy(self, source: Any) -> np.ndarray:
+        """uint8 [H, W, 3] in device memory as an array of the host."""
+        array, pitch = device_array(source, "the image")
+        height, width, channels = array.shape
+        used = (height - 1) * pitch + width * channels  # bytes: the last row may end the memory
+        self._stream.wait_for(source)
+        flat = self._stream.numpy(DeviceArray(array.pointer, (used,), array.dtype, source))
+        return np.ndarray(array.shape, np.uint8, flat, 0, (pitch, channels, 1))
 
     def close(self) -> None:
         for canvas in self._canvases.values():

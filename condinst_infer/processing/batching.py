@@ -9,13 +9,19 @@ from PIL import Image
 
 from condinst_infer.errors import InputError
 from condinst_infer.processing.geometry import PlacedImage
-from condinst_infer.processing.preprocess import ImageSource
+from condinst_infer.processing.preprocess import ImageSource, is_file_object, is_tensor
+
+_ONE = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)
 
 
 def is_one(source: Any) -> bool:
-    """True if `source` is one image; what is neither, `read_image` refuses with its reason."""
-    single = (str, bytes, os.PathLike, np.ndarray, Image.Image)
-    return isinstance(source, single) or is_device_array(source) or not isinstance(source, Iterable)
+    """True if `source` is one image; what is neither, `read_image` refuses with its reason.
+
+    An array of four axes is an iterable of images: [N, H, W, 3].
+    """
+    if isinstance(source, np.ndarray) or is_tensor(source) or is_device_array(source):
+        return getattr(source, "ndim", None) != 4
+    return isinstance(source, _ONE) or is_file_object(source) or not isinstance(source, Iterable)
 
 
 def until_failure(
@@ -44,4 +50,6 @@ def by_canvas(items: Iterable[PlacedImage], most: int) -> Iterator[list[tuple[in
 
 def is_device_array(source: object) -> bool:
     """True if `source` lies in device memory as far as it says."""
+    if is_tensor(source):  # the attribute raises RuntimeError where a gradient is wanted
+        return bool(getattr(source, "is_cuda", False))
     return hasattr(source, "__cuda_array_interface__")

@@ -1,16 +1,18 @@
 """From any photograph to network input: reading, sizes, resizing, batching."""
 
+import io
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Literal, Protocol, get_args
 
 import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from condinst_infer.config.model import MAX_PIXELS, InputConfig, Size
-from condinst_infer.errors import InputError
+from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.processing.geometry import placement
 
 
@@ -21,7 +23,16 @@ class DeviceImage(Protocol):
     def __cuda_array_interface__(self) -> Any: ...  # a dict; what torch's is, checkers can't tell
 
 
-ImageSource = str | os.PathLike[str] | np.ndarray | Image.Image | DeviceImage
+class BinaryFile(Protocol):
+    """Anything that an encoded image is read from: an open file, a response, a zip member."""
+
+    def read(self) -> bytes: ...
+
+
+EncodedImage = bytes | bytearray | memoryview | BinaryFile
+# a tensor of PyTorch is a DeviceImage to type checkers, wherever it lies
+ImageSource = str | os.PathLike[str] | EncodedImage | np.ndarray | Image.Image | DeviceImage
+ChannelOrder = Literal["bgr", "rgb"]
 
 # What cameras and data sets write. Pillow reads more, some by running other programs (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000")
@@ -31,31 +42,86 @@ IMAGE_SUFFIXES = (
 )
 
 
-def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_image(
+    source: ImageSource, *, max_pixels: int = MAX_PIXELS, channel_order: ChannelOrder = "bgr"
+) -> np.ndarray:
     """The image as BGR uint8 [H, W, 3], C-contiguous and upright.
 
     Args:
-        source: path of an image file, a Pillow image, or a uint8 array: BGR [H, W, 3],
-            BGRA [H, W, 4] or grey [H, W] or [H, W, 1]. Of several frames, the first. Alpha is
-            dropped, not blended. 16-bit values are scaled to 8 bits. EXIF rotation is applied.
+        source: path of an image file; the bytes of one; an object with `read()`, which is read
+            from where it stands to its end and left open; a Pillow image; or a uint8 array:
+            [H, W, 3], [H, W, 4] with alpha, or grey [H, W] or [H, W, 1]. A tensor of PyTorch in
+            host memory may also be [3, H, W]. Of several frames, the first. Alpha is dropped, not
+            blended. 16-bit values of files are scaled to 8 bits. EXIF rotation is applied.
         max_pixels: larger images are refused, files before they are decoded.
+        channel_order: of an array or a tensor, "bgr" or "rgb"; the other sources know theirs.
 
     Returns:
         A new array, or a view of `source` where that already is one of this form.
 
     Raises:
         InputError: anything else; the message names the file or the argument.
+        ConfigError: another channel order.
     """
+    check_channel_order(channel_order)
     if isinstance(source, np.ndarray):
-        return _bgr_from_array(source, max_pixels)
+        return _bgr_from_array(source, max_pixels, channel_order)
+    if is_tensor(source):
+        from condinst_infer.processing.arrays import array_from_tensor
+
+        return _bgr_from_array(array_from_tensor(source), max_pixels, channel_order)
     if isinstance(source, Image.Image):
         return _bgr_from_pillow(source, "the Pillow image", source.format, max_pixels)
+    if isinstance(source, (bytes, bytearray, memoryview)) or is_file_object(source):
+        content, name = _content_of(source)
+        return image_from_file(io.BytesIO(content), name, max_pixels=max_pixels)
     if not isinstance(source, (str, os.PathLike)):
+        from condinst_infer.processing.arrays import no_image
+
+        raise no_image(source)
+    return _image_from_path(os.fsdecode(source), max_pixels)
+
+
+def check_channel_order(channel_order: str) -> None:
+    """ConfigError if `channel_order` is neither "bgr" nor "rgb"."""
+    if channel_order not in get_args(ChannelOrder):
+        raise ConfigError(f"channel_order is {channel_order!r}; it must be one of bgr, rgb.")
+
+
+def is_tensor(source: object) -> bool:
+    """True if `source` is a tensor of PyTorch, which is not imported to find that out."""
+    return isinstance(source, getattr(sys.modules.get("torch"), "Tensor", ()))
+
+
+def is_file_object(source: object) -> bool:
+    """True if `source` can be read like an open file."""
+    return callable(getattr(source, "read", None)) and not isinstance(source, type)
+
+
+def _content_of(source: Any) -> tuple[bytes, str]:
+    """The bytes of an encoded image in memory or in a file object, and a name for messages."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source), f"the content of the {type(source).__name__}"
+    known = getattr(source, "name", None)
+    name = known if isinstance(known, str) and known else "the content of the file object"
+    try:
+        content = source.read()
+    except (OSError, ValueError, EOFError) as error:  # ValueError: it is closed
+        raise InputError(f"{name} can't be read: {error}.") from None
+    if not isinstance(content, (bytes, bytearray, memoryview)):
         raise InputError(
-            f"the image is a {type(source).__name__}; give a path, a BGR uint8 array "
-            "[H, W, 3] or a Pillow image."
+            f"{name} gives {type(content).__name__} in place of bytes; open it as open(path, 'rb')."
         )
-    name = os.fspath(source)
+    if not content:
+        raise InputError(
+            f"{name} has 0 bytes from where it stands to its end. If it was read before, go back: "
+            "file.seek(0)"
+        )
+    return bytes(content), name
+
+
+def _image_from_path(name: str, max_pixels: int) -> np.ndarray:
+    """`read_image` of the file `name`."""
     if "://" in name:
         raise InputError(f"{name} is a URL; download it and give the file.")
     try:
@@ -64,7 +130,9 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> np.ndarr
     except FileNotFoundError:
         raise InputError(f"{name} does not exist.") from None
     except IsADirectoryError:
-        raise InputError(f"{name} is a folder; give an image file.") from None
+        raise InputError(
+            f"{name} is a folder; give an image file, or the folder to Pipeline.map."
+        ) from None
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{name!r} can't be opened: {reason}.") from None
@@ -129,22 +197,21 @@ def _bgr_from_pillow(
     return cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
 
 
-def _bgr_from_array(image: np.ndarray, max_pixels: int) -> np.ndarray:
-    """BGR uint8 [H, W, 3] from a grey, BGR or BGRA array."""
+def _bgr_from_array(image: np.ndarray, max_pixels: int, channel_order: ChannelOrder) -> np.ndarray:
+    """BGR uint8 [H, W, 3] from an array that is grey or has 3 or 4 channels."""
     if image.dtype != np.uint8:
-        raise InputError(
-            f"the image array is {image.dtype}; it must be uint8 with values 0 to 255. "
-            "Scale it before: (255 * x / x.max()).round().astype(np.uint8)"
-        )
+        from condinst_infer.processing.arrays import not_uint8
+
+        raise not_uint8(image)
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
-        raise InputError(
-            f"the image array has shape {image.shape}; it must be [H, W, 3] (BGR), "
-            "[H, W, 4] (BGRA), [H, W, 1] or [H, W] (grey)."
-        )
+        from condinst_infer.processing.arrays import no_image_shape
+
+        raise no_image_shape(image.shape)
     check_size((image.shape[0], image.shape[1]), "the image array", max_pixels)
     if image.ndim == 2 or image.shape[2] == 1:
         return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_GRAY2BGR)
-    return np.ascontiguousarray(image[:, :, :3])
+    image = np.ascontiguousarray(image[:, :, :3])
+    return image if channel_order == "bgr" else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
 
 
 def check_size(size: Size, name: str, max_pixels: int) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from condinst_infer.config.validation import check_whole
 from condinst_infer.errors import InputError
+from condinst_infer.processing.image_files import files_below
 from condinst_infer.processing.preprocess import IMAGE_SUFFIXES, check_size, read_image
 
 VIDEO_SUFFIXES = (
@@ -62,8 +63,7 @@ class Folder:
 
     def __init__(self, path: Path, max_pixels: int) -> None:
         self.name, self._max_pixels = str(path), max_pixels
-        found = (p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        self._files = sorted(p for p in found if p.is_file())
+        self._files = files_below(path, IMAGE_SUFFIXES)
         if not self._files:
             raise InputError(f"there are no images ({', '.join(IMAGE_SUFFIXES)}) in {path}.")
         self.count = len(self._files)

@@ -5,10 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import condinst_infer as ci
 from condinst_infer.cuda.driver import Device, Stream
-from condinst_infer.errors import InputError
+from condinst_infer.cuda.runner import CudaRunner
+from condinst_infer.errors import ConfigError, InputError
+from condinst_infer.runtimes.ort import OrtSession
 from tests.support.recorded_session import photograph, runner
 
 
@@ -40,6 +43,68 @@ def test_arrays_in_device_memory_are_read_where_they_are(
         result = pipeline(Foreign(stream, image, pad, number))  # type: ignore[call-overload]
         assert np.array_equal(result.masks, expected.masks) and len(result) > 3
         assert result.image is None and result.image_size == (60, 91)
+        stream.close()
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["own streams", "one stream"])
+@pytest.mark.parametrize(("pad", "number"), [(0, None), (13, 1)])
+def test_rgb_in_device_memory_gives_what_bgr_gives(
+    device: Device, detector_onnx: Path, pad: int, number: int | None, alone: bool
+) -> None:
+    image = photograph((60, 91))
+    only = device.stream() if alone else None
+    network = CudaRunner(OrtSession(detector_onnx), device, only)
+    with ci.Pipeline(network) as pipeline:
+        expected = pipeline(image)
+        stream = device.stream()
+        rgb: Any = Foreign(stream, image[..., ::-1], pad, number)
+        result = pipeline(rgb, channel_order="rgb")
+        assert np.array_equal(result.masks, expected.masks) and len(result) > 3
+        assert np.array_equal(result.boxes, expected.boxes)
+        assert result.image is not None and np.array_equal(result.image, image)
+        (mapped,) = pipeline.map([rgb], channel_order="rgb")
+        assert np.array_equal(mapped.masks, expected.masks)
+        with pytest.raises(ConfigError, match="channel_order"):
+            network.image(rgb, 6000, "grb")  # type: ignore[arg-type]
+        stream.close()
+
+
+def test_a_batch_in_device_memory_is_taken_image_by_image(
+    device: Device, detector_onnx: Path
+) -> None:
+    images = [photograph((60, 91), seed) for seed in range(2)]
+    with ci.Pipeline(runner(device, detector_onnx)) as pipeline:
+        stream = device.stream()
+
+        class Batch(list):
+            """Iterates over the first axis, as PyTorch and CuPy do."""
+
+            ndim = 4
+            __cuda_array_interface__: Any = None
+
+        batch = Batch(Foreign(stream, image, 0, None) for image in images)
+        results: Any = pipeline(batch)
+        assert isinstance(results, list) and len(results) == 2
+        for image, result in zip(images, results, strict=True):
+            assert np.array_equal(result.masks, pipeline(image).masks)
+        stream.close()
+
+
+def test_tensors_on_the_gpu_are_refused_as_those_of_the_host(
+    device: Device, detector_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch has no GPU here: a tensor of the host stands for one of the GPU."""
+    monkeypatch.setattr("condinst_infer.cuda.runner.is_device_array", lambda source: True)
+    with ci.Pipeline(runner(device, detector_onnx)) as pipeline:
+        with pytest.raises(InputError, match=r"\(image \* 255\)\.round\(\)\.to\(torch\.uint8\)"):
+            pipeline(torch.zeros(60, 91, 3))
+        with pytest.raises(InputError, match="can't be used as an array of the GPU"):
+            pipeline(torch.zeros(60, 91, 3, dtype=torch.uint8))
+        stream = device.stream()
+        other: Any = Foreign(stream, photograph((60, 91)), 0, None)
+        other.device = torch.device("cuda", 1)
+        with pytest.raises(InputError, match=r"on GPU 1 and the model on GPU 0.*'cuda:0'"):
+            pipeline(other)
         stream.close()
 
 

@@ -180,8 +180,10 @@ def test_load_wants_a_detector_and_puts_it_on_our_stream(
 ) -> None:
     streams = []
 
-    def on_cpu(path: Path, *, device: str, threads: int | None, stream: int) -> OrtSession:
-        assert device == "cuda"
+    def on_cpu(
+        path: Path, *, device: str, device_index: int, threads: int | None, stream: int
+    ) -> OrtSession:
+        assert (device, device_index) == ("cuda", 0)
         streams.append(stream)
         return OrtSession(path, threads=threads)
 

@@ -65,10 +65,6 @@ NOT_RUN = {
 RUN_IF_PRESENT = ("ffmpeg",)  # a page is complete without what they write
 # Without these a page is skipped
 NEEDED = ("bash", "c++", "cc", "cmake", "curl", "g++", "gcc", "make", "pkg-config")
-# Steps that take long: a page that has one is no quick test from there on
-SLOW = re.compile(
-    r"\bcondinst (train|export|bench|capi|compare)\b|--ray\b|\bcmake\b|\b(cc|c\+\+|gcc|g\+\+) "
-)
 
 _BASH = """
 set -eEuo pipefail
@@ -124,17 +120,6 @@ def uses_c_library(page: Page) -> bool:
         block.runs and block.language == "sh" and "condinst capi" in block.code
         for block in page.blocks
     )
-
-
-def is_slow(block: Block) -> bool:
-    """Whether a block takes longer than a quick test may."""
-    return block.runs and block.language == "sh" and bool(SLOW.search(block.code))
-
-
-def quick_part(page: Page) -> list[Block]:
-    """The blocks of a page before the first one that is slow."""
-    end = next((n for n, block in enumerate(page.blocks) if is_slow(block)), None)
-    return page.blocks[:end]
 
 
 def _programs(block: Block) -> list[str]:
