@@ -168,7 +168,7 @@ def _heading(result: Mapping[str, Any]) -> list[str]:
         "sha256": model["sha256"],
         "run by": f"{model['runtime']}, {model['device']}, {threads}",
         "machine": f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}",
-        "gpu": ", ".join(machine["gpus"]) if model["device"] == "cuda" else "",
+        "gpu": ", ".join(machine["gpus"]) if model["device"].startswith("cuda") else "",
         "load": f"{result['load_ms']:.0f} ms with the runtime's import; first call "
         f"{result['first_call_ms']:.0f} ms",
         "memory": f"{memory['peak_mib']:.0f} MiB at most{of_it} ({memory['how']})",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from condinst_infer.cli.options import Verb, add_json
+from condinst_infer.contract.model_file import model_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +21,13 @@ class CompareOptions:
 
 def add_options(parser: ArgumentParser) -> None:
     """Add the fields of `CompareOptions`."""
-    parser.add_argument("a", type=Path, metavar="A", help="an .onnx, .engine or .safetensors file")
-    parser.add_argument("b", type=Path, metavar="B", help="another file of the same model")
+    parser.add_argument(
+        "a",
+        type=model_path,
+        metavar="A",
+        help="an .onnx, .engine or .safetensors file, or nuclei, the model that ships",
+    )
+    parser.add_argument("b", type=model_path, metavar="B", help="another file of the same model")
     parser.add_argument(
         "images",
         nargs="*",

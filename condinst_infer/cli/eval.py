@@ -16,6 +16,7 @@ from condinst_infer.cli.options import (
     table_of_numbers,
 )
 from condinst_infer.config.model import DetectConfig
+from condinst_infer.contract.model_file import model_path
 from condinst_infer.datasets.coco import read_json
 from condinst_infer.datasets.coco_panoptic import read_panoptic
 from condinst_infer.errors import ConfigError, InputError
@@ -62,10 +63,10 @@ def add_options(parser: ArgumentParser) -> None:
     """Add the fields of `EvalOptions`."""
     parser.add_argument(
         "model",
-        type=Path,
+        type=model_path,
         metavar="MODEL",
-        help="an .onnx, .engine or .safetensors file, or a .json file of COCO results; with "
-        "--panoptic also the folder that predict --panoptic wrote",
+        help="an .onnx, .engine or .safetensors file, nuclei, the model that ships, or a .json "
+        "file of COCO results; with --panoptic also the folder that predict --panoptic wrote",
     )
     _add_ground_truth(parser)
     parser.add_argument(

@@ -6,16 +6,17 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from condinst_infer.cli.options import Verb, add_json, add_model, positive, size
+from condinst_infer.cli.options import Verb, add_json, positive, size
 from condinst_infer.cli.sources import image_files
 from condinst_infer.cli.stage_times import stage_times
 from condinst_infer.config.model import CondInstConfig, DetectConfig, override
 from condinst_infer.config.validation import CHOICES
 from condinst_infer.contract.metadata import file_sha256
-from condinst_infer.contract.model_file import ModelFile, check_output, kind_of
+from condinst_infer.contract.model_file import ModelFile, check_output, kind_of, model_path
 from condinst_infer.errors import ConfigError, require
 from condinst_infer.system.files import atomic_file, new_folder
 
@@ -66,8 +67,12 @@ class ExportOptions:
 
 def add_options(parser: ArgumentParser) -> None:
     """Add the fields of `ExportOptions`."""
-    add_model(
-        parser, "a .safetensors checkpoint of ours; with --triton also an .onnx or .engine file"
+    parser.add_argument(
+        "model",
+        type=partial(model_path, kind=ModelFile.CHECKPOINT),
+        metavar="MODEL",
+        help="a .safetensors checkpoint of ours, or nuclei, the model that ships; with --triton "
+        "also an .onnx or .engine file",
     )
     written = parser.add_mutually_exclusive_group(required=True)
     written.add_argument(

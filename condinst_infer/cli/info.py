@@ -11,7 +11,7 @@ from typing import Any
 from condinst_infer.cli.options import Verb, add_json
 from condinst_infer.config.model import CondInstConfig, config_from_dict
 from condinst_infer.contract.metadata import file_sha256
-from condinst_infer.contract.model_file import ModelFile, kind_of
+from condinst_infer.contract.model_file import ModelFile, kind_of, model_path
 from condinst_infer.errors import CheckpointError, require
 
 
@@ -26,7 +26,10 @@ class InfoOptions:
 def add_options(parser: ArgumentParser) -> None:
     """Add the fields of `InfoOptions`."""
     parser.add_argument(
-        "file", type=Path, metavar="FILE", help="an .onnx, .engine or .safetensors file"
+        "file",
+        type=model_path,
+        metavar="FILE",
+        help="an .onnx, .engine or .safetensors file, or nuclei, the model that ships",
     )
     add_json(parser)
 

@@ -66,8 +66,13 @@ VERBS = {  # verb: (module of its options and its function, what it does)
 class _Parser(argparse.ArgumentParser):
     """Reports a wrong command in one line instead of the whole usage."""
 
+    words: Sequence[str] = ()  # of the whole command line
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"condinst: {message}. See: {self.prog} --help\n")
+        from condinst_infer.cli.foreign_options import answer
+
+        sentence = answer(self.words) or f"{message}. See: {self.prog} --help"
+        self.exit(2, f"condinst: {sentence}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,6 +104,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, Any]:
         epilog="Start here: condinst demo",
         allow_abbrev=False,
     )
+    parser.words = argv
     parser.add_argument("--version", action="version", version=f"condinst {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", dest="verb", required=True)
     wanted = next((word for word in argv if not word.startswith("-")), None)
@@ -113,6 +119,7 @@ def parse(argv: Sequence[str]) -> tuple[Any, Any]:
         )
         if name == wanted:
             verb = importlib.import_module(module).VERB
+            child.words = argv
             child.epilog = f"example:\n  {verb.example}"
             verb.add_options(child)
     values = vars(parser.parse_args(argv))

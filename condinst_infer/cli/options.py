@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from condinst_infer.config.model import MAX_BATCH
+from condinst_infer.config.validation import parse_device
+from condinst_infer.contract.model_file import model_path
 from condinst_infer.errors import ConfigError
 
 MAX_WORKERS = 8  # by default: each holds an image and the model's buffers
 _FILTERS = ("score_threshold", "max_detections", "classes")
+_PANOPTIC_FORMATS = ("coco", "none")  # also those of videos
 _THRESHOLDS = ("instance_threshold", "overlap_threshold", "stuff_area_limit")
 
 
@@ -72,7 +75,7 @@ class PredictOptions(RunOptions):
     overlap_threshold: float | None
     stuff_area_limit: int | None
     overlays: bool
-    coco_json: bool
+    format: str | None
     every: int
     reconnect: int
     max_pixels: int
@@ -81,7 +84,16 @@ class PredictOptions(RunOptions):
     shard_size: int
     json: bool
 
+    @property
+    def result_format(self) -> str:
+        """`--format`, or its default."""
+        return self.format or "coco"
+
     def __post_init__(self) -> None:
+        if self.panoptic and self.result_format not in _PANOPTIC_FORMATS:
+            raise ConfigError(f"--panoptic writes --format coco or none, not {self.format}.")
+        if self.ray is not None and self.format is not None:
+            raise ConfigError("--ray writes shards: --format can't be used with it.")
         refused, reason = _THRESHOLDS, "it goes with --panoptic"
         if self.panoptic:
             refused, reason = _FILTERS, "every pixel counts; use --instance-threshold"
@@ -96,9 +108,12 @@ class PredictOptions(RunOptions):
         return {name: getattr(self, name) for name in names}
 
 
-def add_model(parser: ArgumentParser, text: str = "an .onnx, .engine or .safetensors file") -> None:
+def add_model(
+    parser: ArgumentParser,
+    text: str = "an .onnx, .engine or .safetensors file, or nuclei, the model that ships",
+) -> None:
     """Add the positional MODEL."""
-    parser.add_argument("model", type=Path, metavar="MODEL", help=text)
+    parser.add_argument("model", type=model_path, metavar="MODEL", help=text)
 
 
 def add_output(parser: ArgumentParser, metavar: str, text: str, default: str | None = None) -> None:
@@ -118,8 +133,9 @@ def add_device(parser: ArgumentParser) -> None:
     """Add `--device`, `--runtime` and `--precision`."""
     parser.add_argument(
         "--device",
-        choices=("cpu", "cuda"),
-        help="device to run on (default: cpu; cuda for an .engine)",
+        type=_device,
+        metavar="{cpu,cuda,cuda:N}",
+        help="device to run on; cuda:1 is the second GPU (default: cpu; cuda for an .engine)",
     )
     parser.add_argument(
         "--runtime",
@@ -173,6 +189,12 @@ def table_of_numbers(rows: Sequence[Mapping[str, object]]) -> str:
     return tabulate(
         rows, headers="keys", tablefmt="plain", floatfmt=".1f", missingval="-", colalign=align
     )
+
+
+def _device(text: str) -> str:
+    """Parse "cpu", "cuda" or "cuda:N"."""
+    parse_device(text)
+    return text
 
 
 def positive(text: str) -> int:

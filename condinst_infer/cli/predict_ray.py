@@ -149,7 +149,8 @@ def _predict_shards(
     options: PredictOptions, sha256: str, todo: list[Shard], report: dict[str, Any]
 ) -> None:
     """Make the shards `todo` and add what is in them to `report`."""
-    gpu = options.device == "cuda" or (options.device is None and options.model.suffix == ".engine")
+    engine = options.device is None and options.model.suffix == ".engine"
+    gpu = engine or (options.device or "").startswith("cuda")
     rows = [{"shard": json.dumps([str(path), *rest])} for path, *rest in todo]
     total = sum(len(shard.files) for shard in todo)
     with _ray(options.ray or "auto") as ray:

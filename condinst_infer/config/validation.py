@@ -1,9 +1,10 @@
 """Validation of configurations, of training settings and of numbers that callers give."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from condinst_infer.errors import ConfigError, did_you_mean
 
@@ -207,6 +208,32 @@ _MAY_BE_ZERO = {
     "mask_branch_convs",
     "stuff_area_limit",
 }
+
+
+class TorchDevice(Protocol):
+    """A device of PyTorch; its text is "cpu", "cuda" or "cuda:N"."""
+
+    @property
+    def type(self) -> str: ...
+    @property
+    def index(self) -> int | None: ...
+
+
+DeviceName = str | TorchDevice
+
+
+def parse_device(device: DeviceName) -> tuple[str, int]:
+    """Kind of `device`, "cpu" or "cuda", and number of the GPU.
+
+    Raises:
+        ConfigError: another device.
+    """
+    match = re.fullmatch(r"cpu|(cuda)(?::([0-9]{1,3}))?", str(device))
+    if match is None:
+        raise ConfigError(
+            f"device is {str(device)!r}; it must be one of cpu, cuda, or cuda:N for GPU N."
+        )
+    return match[1] or "cpu", int(match[2] or 0)
 
 
 def check_workers(workers: int) -> None:

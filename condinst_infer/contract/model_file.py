@@ -1,5 +1,6 @@
-"""Kinds of model files, told by their suffix."""
+"""Kinds of model files, told by their suffix, and the model that ships with the package."""
 
+import os
 from enum import Enum
 from pathlib import Path
 
@@ -18,12 +19,38 @@ class ModelFile(Enum):
         return Path(path).suffix.lower() == self.value
 
 
+SHIPPED = "nuclei"  # the name of the model in condinst_infer/data
+_DATA = Path(__file__).parent.parent / "data"
+
+
+def model_path(name: str | os.PathLike[str], kind: ModelFile = ModelFile.ONNX) -> Path:
+    """The file that a user's MODEL names: a path, or the name of the model that ships.
+
+    A path that exists comes first.
+
+    Args:
+        kind: of the shipped file, .onnx or .safetensors.
+    """
+    path = Path(name)
+    if str(path) == SHIPPED and not path.exists():
+        return _DATA / f"{SHIPPED}{kind.value}"
+    return path
+
+
 def kind_of(path: str | Path) -> ModelFile:
     """The kind of the model file `path`; ModelFileError if the name is that of none."""
     for kind in ModelFile:
         if kind.matches(path):
             return kind
-    raise ModelFileError(f"{path} is no model file; it must end in .onnx, .engine or .safetensors.")
+    if str(path) == SHIPPED:
+        raise ModelFileError(
+            f"{path} exists here and is no model file; the model that ships with the same name is "
+            f"{_DATA / path}{ModelFile.ONNX.value}."
+        )
+    raise ModelFileError(
+        f"{path} is no model file; it must end in .onnx, .engine or .safetensors, or be {SHIPPED}, "
+        "the model that ships."
+    )
 
 
 def check_output(path: Path, kind: ModelFile) -> None:

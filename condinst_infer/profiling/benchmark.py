@@ -12,7 +12,7 @@ import numpy as np
 
 from condinst_infer.config.model import DetectConfig, Size
 from condinst_infer.contract.metadata import Metadata, file_sha256
-from condinst_infer.contract.model_file import ModelFile, kind_of
+from condinst_infer.contract.model_file import ModelFile, kind_of, model_path
 from condinst_infer.datasets.coco import coco_library
 from condinst_infer.errors import ConfigError
 from condinst_infer.evaluation.average_precision import (
@@ -64,7 +64,7 @@ def benchmark(
     Raises:
         CondInstError: a file, an image or an option does not fit; the text says which.
     """
-    path = Path(path)
+    path = model_path(path)
     truth = None if labelled is None else _truth(labelled)  # before minutes of work
     frames = _frames(images)
     memory, start = PeakMemory(), time.perf_counter()

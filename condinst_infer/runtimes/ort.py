@@ -37,6 +37,7 @@ class OrtSession:
     Args:
         path: a file written by `condinst export`.
         device: "cpu" or "cuda".
+        device_index: the GPU.
         threads: CPU threads of one `run`, at least 1; None lets ONNX Runtime take all cores.
         stream: number of the CUDA stream that all work goes on; None lets ONNX Runtime make one.
         graph: the serialized graph of the file with `extra` inputs and outputs, which is run in
@@ -55,6 +56,7 @@ class OrtSession:
         path: str | os.PathLike[str],
         *,
         device: str = "cpu",
+        device_index: int = 0,
         threads: int | None = None,
         stream: int | None = None,
         graph: bytes | None = None,
@@ -67,6 +69,8 @@ class OrtSession:
         ort = require("onnxruntime", "cpu")
         providers = _providers(ort, device)
         settings = [{} for _ in providers]
+        if device == "cuda":
+            settings[0]["device_id"] = str(device_index)
         if stream is not None:
             settings[0]["user_compute_stream"] = str(stream)
         self._threads, self._graph = threads, graph

@@ -7,12 +7,19 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from condinst_infer.config.model import PanopticConfig
+from condinst_infer.config.validation import DeviceName, parse_device
 from condinst_infer.contract.metadata import Metadata, file_sha256
 from condinst_infer.contract.model_file import ModelFile, kind_of
 from condinst_infer.errors import ConfigError, SessionError, require
 from condinst_infer.processing.geometry import PlacedImage
 from condinst_infer.processing.postprocess import BatchOutputs
-from condinst_infer.processing.preprocess import ImageSource, read_image, resize, stack_images
+from condinst_infer.processing.preprocess import (
+    ChannelOrder,
+    ImageSource,
+    read_image,
+    resize,
+    stack_images,
+)
 
 if TYPE_CHECKING:
     from condinst_infer.contract.session import Session
@@ -29,7 +36,9 @@ class Runner(Protocol):
     def metadata(self) -> Metadata: ...
     @property
     def session(self) -> Any: ...
-    def image(self, source: ImageSource, max_pixels: int) -> Any: ...
+    def image(
+        self, source: ImageSource, max_pixels: int, channel_order: ChannelOrder = "bgr"
+    ) -> Any: ...
     def run(
         self, batch: Sequence[PlacedImage], panoptic: PanopticConfig | None = None
     ) -> BatchOutputs: ...
@@ -53,9 +62,11 @@ class CpuRunner:
         self.metadata = session.metadata
         self.session = session
 
-    def image(self, source: ImageSource, max_pixels: int) -> np.ndarray:
-        """`source` as BGR uint8 [H, W, 3]."""
-        return read_image(source, max_pixels=max_pixels)
+    def image(
+        self, source: ImageSource, max_pixels: int, channel_order: ChannelOrder = "bgr"
+    ) -> np.ndarray:
+        """`source` as BGR uint8 [H, W, 3]; `channel_order` is that of an array or a tensor."""
+        return read_image(source, max_pixels=max_pixels, channel_order=channel_order)
 
     def run(
         self, batch: Sequence[PlacedImage], panoptic: PanopticConfig | None = None
@@ -80,7 +91,7 @@ class CpuRunner:
 
 def open_model(
     path: Path,
-    device: str | None,
+    device: DeviceName | None,
     threads: int | None,
     *,
     runtime: str | None = None,
@@ -89,6 +100,7 @@ def open_model(
 ) -> "CpuRunner | CudaRunner":
     """Open a model file in the runtime that its suffix and the options say; see `load`."""
     kind = kind_of(path)
+    device, index = (None, 0) if device is None else parse_device(device)
     _check_runtime(path, device, runtime, precision)
     if kind is ModelFile.CHECKPOINT:
         return CpuRunner(_torch_session(path, device, threads))
@@ -98,14 +110,14 @@ def open_model(
         from condinst_infer.cuda.runner import CudaRunner
         from condinst_infer.runtimes.tensorrt import TrtSession
 
-        session = TrtSession(path)
+        session = TrtSession(path, device_index=index)
         return CudaRunner(session, session.device)
     if runtime == "openvino":
         from condinst_infer.runtimes.openvino import OvSession
 
         return CpuRunner(OvSession(path, precision=precision, threads=threads, workers=workers))
     if device == "cuda":
-        return _onnx_on_gpu(path, threads)
+        return _onnx_on_gpu(path, threads, index)
     from condinst_infer.runtimes.ort import OrtSession
 
     # calls share what their session adds to the threads they come from
@@ -129,16 +141,17 @@ def _check_runtime(
         )
 
 
-def _onnx_on_gpu(path: Path, threads: int | None) -> "CudaRunner":
+def _onnx_on_gpu(path: Path, threads: int | None, index: int) -> "CudaRunner":
     """ONNX Runtime up to NMS, our kernels after it, all on one stream."""
     from condinst_infer.cuda.driver import Device
     from condinst_infer.cuda.runner import CudaRunner
     from condinst_infer.runtimes.ort import OrtSession
 
-    device = Device()
+    device = Device(index)
     stream = device.stream()
+    on_gpu: dict[str, Any] = {"device": "cuda", "device_index": index, "stream": stream.handle}
     try:
-        session = OrtSession(path, device="cuda", threads=threads, stream=stream.handle)
+        session = OrtSession(path, threads=threads, **on_gpu)
         if session.metadata.graph != "detector":
             raise SessionError(
                 f"{path} holds the whole model; on a GPU our kernels do what follows the detector. "

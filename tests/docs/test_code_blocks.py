@@ -14,7 +14,6 @@ from tests.support.page_runs import (
     BlockFailure,
     PageRun,
     missing_programs,
-    quick_part,
     run_page,
     uses_c_library,
 )
@@ -25,8 +24,6 @@ PAGES = tuple(
     path.relative_to(ROOT).as_posix()
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 )
-# Pages whose first blocks, up to the first slow one, run in quick tests too
-QUICK = ("README.md",)
 
 
 def read_page(name: str) -> Page:
@@ -87,14 +84,6 @@ def test_blocks_have_the_right_form_and_name_what_exists(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in PAGES if with_programs(name)])
 def test_a_page_runs(name: str, folder: Path, scratch: Path) -> None:
     page = read_page(name)
-    skip_without_programs(page)
-    run_page(page, folder, scratch)
-
-
-@pytest.mark.parametrize("name", [name for name in QUICK if name in PAGES])
-def test_the_quick_part_of_a_page_runs(name: str, folder: Path, scratch: Path) -> None:
-    page = read_page(name)
-    page.blocks = quick_part(page)
     skip_without_programs(page)
     run_page(page, folder, scratch)
 
@@ -172,7 +161,7 @@ def test_a_right_form_has_no_problem() -> None:
     ("code", "problem"),
     [
         ("condinst predict m.onnx a.jpg -o out --turbo", "p.md:4: condinst predict"),
-        ("condinst predict m.onnx a.jpg -o out --device tpu", "invalid choice: 'tpu'"),
+        ("condinst predict m.onnx a.jpg -o out --runtime tpu", "invalid choice: 'tpu'"),
         ("condinst predict m.onnx \\\n  a.jpg", "the following arguments are required: -o"),
         ("ls | (X=1 condinst foresee m.onnx)", "invalid choice: 'foresee'"),
         (".venv/bin/condinst info", "arguments are required: FILE"),
@@ -388,15 +377,3 @@ def test_long_steps_are_short(folder: Path, scratch: Path) -> None:
     run_page(page, folder, scratch)
     output = (scratch / "output.txt").read_text()
     assert "'iterations': 2" in output and "'short_sides': [96]" in output
-
-
-def test_the_quick_part_of_a_page_ends_before_the_first_slow_block() -> None:
-    page = page_of(
-        fenced("sh", "condinst demo"),
-        NOT_RUN,
-        fenced("sh", "condinst train condinst_r50 --train a --images b -o c"),
-        fenced("python", "x = 1"),
-        fenced("sh", "condinst demo", "condinst export a.safetensors -o b.onnx"),
-        fenced("python", "x = 2"),
-    )
-    assert quick_part(page) == page.blocks[:3]
