@@ -5,7 +5,7 @@ CondInstError
   ConfigError       a configuration that makes no model, or an option out of range
   CheckpointError   a weight file that does not fit
   ModelFileError    an .onnx or .engine that is not ours, damaged or of another contract
-  SessionError      a runtime that is missing or refused the file or the feeds
+  SessionError      a runtime that is missing or rejected the file or the feeds
   TrainingError     a training that can't go on
   ParityError       two artefacts that should agree and don't
   MissingExtraError a package that an extra would have installed
@@ -38,7 +38,7 @@ class ModelFileError(CondInstError):
 
 
 class SessionError(CondInstError):
-    """A runtime that is missing, or that refused the file or the feeds."""
+    """A runtime that is missing, or that rejected the file or the feeds."""
 
 
 class TrainingError(CondInstError):

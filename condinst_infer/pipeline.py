@@ -76,7 +76,7 @@ def load(
         runtime: of an .onnx file on the CPU, "onnxruntime" or "openvino"; None is the first.
         precision: "fp32", "bf16" or "int8", in OpenVINO only; None is the file's own.
         workers: calls that will run at the same time, as in `map`; more than these are safe.
-        max_pixels: larger images are refused before they are decoded.
+        max_pixels: larger images are rejected before they are decoded.
         max_batch: images a file of dynamic batch is given at once; more cost memory.
 
     Raises:
@@ -135,7 +135,7 @@ class Pipeline:
 
     Args:
         session: a loaded full graph, or a runner around one; the pipeline owns it from now on.
-        max_pixels: larger images are refused before they are decoded.
+        max_pixels: larger images are rejected before they are decoded.
         max_batch: images a file of dynamic batch is given at once.
     """
 

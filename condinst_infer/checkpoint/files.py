@@ -87,7 +87,7 @@ def import_weights(path: str | Path, config: str | Path | PublishedModel | None 
 
     Args:
         path: a .pth file or .safetensors with their tensor names. A .pth is read as plain tensors
-            only; a pickle that wants to run code is refused.
+            only; a pickle that wants to run code is rejected.
         config: its configuration as YAML or JSON, or a published one. Without it the weights'
             shapes decide, and everything they don't tell has the family's defaults.
 
@@ -134,9 +134,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
                 data = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(
-            f"{path} is not a file of plain tensors: reading it could run code, so it was refused. "
-            "Where you trust it, save its tensors alone: torch.save(checkpoint['model'], PATH), "
-            "or checkpoint['state_dict'] if it is mmdetection's."
+            f"{path} is not a file of plain tensors: reading it could run code, so it was "
+            "rejected. Where you trust it, save its tensors alone: "
+            "torch.save(checkpoint['model'], PATH), or checkpoint['state_dict'] if it is "
+            "mmdetection's."
         ) from None
     except Exception as error:  # whatever torch's unpickler stumbles over in damaged bytes
         reason = str(error).split("\n")[0].rstrip(".") or type(error).__name__

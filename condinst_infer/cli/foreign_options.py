@@ -68,7 +68,7 @@ FOREIGN: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def answer(words: Sequence[str]) -> str | None:
+def advice(words: Sequence[str]) -> str | None:
     """The sentence about the first foreign option of a command line; None if there is none.
 
     Args:

@@ -69,9 +69,9 @@ class _Parser(argparse.ArgumentParser):
     words: Sequence[str] = ()  # of the whole command line
 
     def error(self, message: str) -> NoReturn:
-        from condinst_infer.cli.foreign_options import answer
+        from condinst_infer.cli.foreign_options import advice
 
-        sentence = answer(self.words) or f"{message}. See: {self.prog} --help"
+        sentence = advice(self.words) or f"{message}. See: {self.prog} --help"
         self.exit(2, f"condinst: {sentence}\n")
 
 

@@ -94,10 +94,10 @@ class PredictOptions(RunOptions):
             raise ConfigError(f"--panoptic writes --format coco or none, not {self.format}.")
         if self.ray is not None and self.format is not None:
             raise ConfigError("--ray writes shards: --format can't be used with it.")
-        refused, reason = _THRESHOLDS, "it goes with --panoptic"
+        excluded, reason = _THRESHOLDS, "it goes with --panoptic"
         if self.panoptic:
-            refused, reason = _FILTERS, "every pixel counts; use --instance-threshold"
-        for name in refused:
+            excluded, reason = _FILTERS, "every pixel counts; use --instance-threshold"
+        for name in excluded:
             if getattr(self, name) is not None:
                 option = f"--{name.replace('_', '-')}"
                 raise ConfigError(f"{option} can't be used here: {reason}.")

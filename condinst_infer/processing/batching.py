@@ -15,7 +15,7 @@ _ONE = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)
 
 
 def is_one(source: Any) -> bool:
-    """True if `source` is one image; what is neither, `read_image` refuses with its reason.
+    """True if `source` is one image; what is neither, `read_image` rejects with its reason.
 
     An array of four axes is an iterable of images: [N, H, W, 3].
     """

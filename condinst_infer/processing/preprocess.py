@@ -53,7 +53,7 @@ def read_image(
             [H, W, 3], [H, W, 4] with alpha, or grey [H, W] or [H, W, 1]. A tensor of PyTorch in
             host memory may also be [3, H, W]. Of several frames, the first. Alpha is dropped, not
             blended. 16-bit values of files are scaled to 8 bits. EXIF rotation is applied.
-        max_pixels: larger images are refused, files before they are decoded.
+        max_pixels: larger images are rejected, files before they are decoded.
         channel_order: of an array or a tensor, "bgr" or "rgb"; the other sources know theirs.
 
     Returns:

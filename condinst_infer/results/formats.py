@@ -102,6 +102,7 @@ def coco_annotation(
     category_id: int,
     area: int,
     box_xywh: Sequence[float],
+    score: float,
 ) -> dict[str, Any]:
     """An annotation of a COCO data set, without its id.
 
@@ -117,6 +118,7 @@ def coco_annotation(
         "area": area,
         "bbox": list(box_xywh),
         "iscrowd": 0,
+        "score": score,
     }
 
 
@@ -128,6 +130,8 @@ def coco_dataset(
 ) -> dict[str, Any]:
     """The content of a COCO instances file; annotations are numbered from 1."""
     return {
+        "info": {"description": "predictions of condinst-infer"},
+        "licenses": [],
         "images": list(images),
         "annotations": [{"id": k, **row} for k, row in enumerate(annotations, 1)],
         "categories": [

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -229,9 +230,10 @@ class Instances(Sequence[Instance]):
                 category_id=self.category_ids[label],
                 area=crop.area,
                 box_xywh=[float(v) for v in (x1, y1, x2 - x1, y2 - y1)],
+                score=float(score),
             )
-            for crop, label, (x1, y1, x2, y2) in zip(
-                self.crops, self.labels, self.boxes, strict=True
+            for crop, label, (x1, y1, x2, y2), score in zip(
+                self.crops, self.labels, self.boxes, self.scores, strict=True
             )
         ]
 
@@ -253,15 +255,15 @@ class Instances(Sequence[Instance]):
         return json.dumps(self.to_dict())
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> "Instances":
-        """The instances in a text of `to_json`, without the image.
+    def from_json(cls, source: str | bytes | PathLike[str]) -> "Instances":
+        """The instances in a text of `to_json`, or in the file of a Path, without the image.
 
         Raises:
             InputError: it is anything else; the message names the field.
         """
         from condinst_infer.results.json_format import INSTANCES, parse
 
-        data = parse(text, INSTANCES, "instances")
+        data = parse(source, INSTANCES, "instances")
         count, classes = len(data["boxes"]), len(data["class_names"])
         for name in ("scores", "labels", "names", "masks"):
             if len(data[name]) != count:

@@ -6,6 +6,8 @@ python -m condinst_infer.results.json_format > export/schema/results.json
 import json
 import sys
 from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from condinst_infer.errors import InputError
@@ -94,10 +96,17 @@ _TYPES = {
 }
 
 
-def parse(text: str | bytes, schema: Schema, what: str) -> dict[str, Any]:
-    """The object in a JSON text; InputError that names the field if it does not follow `schema`."""
+def parse(source: str | bytes | PathLike[str], schema: Schema, what: str) -> dict[str, Any]:
+    """The object in a JSON text, or in the file of a path.
+
+    Raises:
+        InputError: the file can't be read, or the text does not follow `schema`; the message names
+            the field.
+    """
     try:
-        data = json.loads(text)
+        data = json.loads(Path(source).read_bytes() if isinstance(source, PathLike) else source)
+    except OSError as error:
+        raise InputError(f"{source} can't be read: {error.strerror or error}.") from None
     except ValueError as error:  # JSONDecodeError, and bytes that are no text
         raise InputError(f"this is no JSON of {what}: {error}.") from None
     _check(data, schema, what)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -153,8 +154,8 @@ class PanopticSegmentation(Sequence[PanopticSegment]):
         return json.dumps(self.to_dict())
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> "PanopticSegmentation":
-        """The segmentation in a text of `to_json`, without the image.
+    def from_json(cls, source: str | bytes | PathLike[str]) -> "PanopticSegmentation":
+        """The segmentation in a text of `to_json`, or in the file of a Path, without the image.
 
         Its `instances` are the things, with the pixels that are theirs in `id_map`.
 
@@ -163,7 +164,7 @@ class PanopticSegmentation(Sequence[PanopticSegment]):
         """
         from condinst_infer.results.json_format import PANOPTIC, parse
 
-        data = parse(text, PANOPTIC, "panoptic")
+        data = parse(source, PANOPTIC, "panoptic")
         height, width = data["image_size"]
         rows: list[dict[str, Any]] = data["segments"]
         rles = [row["mask"] for row in rows]

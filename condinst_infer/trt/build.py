@@ -150,7 +150,7 @@ class _EngineBuilder:
             shapes.set_shape("image_sizes", *((shape[0], 2) for shape in sides))
             if config.add_optimization_profile(shapes) < 0:
                 reason = self._said.pop_first(default="it gives no reason")
-                raise ConfigError(f"{trt.__name__} refuses the shapes {profile}: {reason}.")
+                raise ConfigError(f"{trt.__name__} rejects the shapes {profile}: {reason}.")
         if workspace_mib is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
         if timing_cache is None:

@@ -223,7 +223,7 @@ def open_source(source: Any, *, reconnect: int, max_pixels: int) -> Source:
         source: path of a video or of a folder of images, the number of a camera (0, "0" or
             "camera:0") or a URL (rtsp://, http://, ...).
         reconnect: attempts to open a live source again, from 0.
-        max_pixels: larger frames are refused.
+        max_pixels: larger frames are rejected.
 
     Raises:
         InputError: the source can't be opened.

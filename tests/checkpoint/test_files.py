@@ -240,10 +240,10 @@ def test_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
     assert target.exists()  # it is live
     target.unlink()
     torch.save({"model": {"weight": torch.zeros(1)}, "note": Bomb(target)}, path)
-    with pytest.raises(CheckpointError, match="could run code, so it was refused") as error:
+    with pytest.raises(CheckpointError, match="could run code, so it was rejected") as error:
         checkpoint.import_weights(path)
     path.write_bytes(pickle.dumps(Bomb(target)))
-    with pytest.raises(CheckpointError, match="could run code, so it was refused"):
+    with pytest.raises(CheckpointError, match="could run code, so it was rejected"):
         checkpoint.import_weights(path)
     assert not target.exists()
     assert "\n" not in str(error.value)

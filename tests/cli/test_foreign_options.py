@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from condinst_infer.cli.foreign_options import FOREIGN, answer
+from condinst_infer.cli.foreign_options import FOREIGN, advice
 from condinst_infer.cli.main import VERBS
 from condinst_infer.config.model import override
 from condinst_infer.config.presets import preset
@@ -45,7 +45,7 @@ def test_no_verb_has_the_option_and_every_verb_has_ours(
     has = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text))
     assert option not in has
     assert_refused(condinst(verb, option, "7"), f"{verb} has no {option}; ")
-    reply = answer([verb, f"{option}=7"]) or ""
+    reply = advice([verb, f"{option}=7"]) or ""
     ours, _, elsewhere = reply.partition("; ")[2].partition("condinst ")
     if not elsewhere.startswith(verb):
         _, text, _ = condinst(elsewhere.split()[0], "--help") if elsewhere else (0, "", "")
@@ -65,6 +65,6 @@ def test_other_mistakes_are_told_as_ever(condinst: Run) -> None:
     assert_refused(condinst("info", "m.onnx", "--bogus"), "unrecognized arguments: --bogus")
     assert_refused(condinst("info", "m.onnx", "--conf", "1"), "unrecognized arguments: --conf")
     assert_refused(condinst("--conf", "1"), "invalid choice")
-    assert answer(["predict", "m.onnx", "--", "--conf"]) is None
-    assert answer(["predict", "m.onnx", "a.jpg", "-o", "out"]) is None
-    assert answer([]) is None
+    assert advice(["predict", "m.onnx", "--", "--conf"]) is None
+    assert advice(["predict", "m.onnx", "a.jpg", "-o", "out"]) is None
+    assert advice([]) is None

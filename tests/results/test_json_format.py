@@ -46,8 +46,17 @@ def test_instances_come_back_equal() -> None:
         assert back.to_coco(1) == there.to_coco(1) and back.image is None
 
 
-def test_panoptic_segmentations_come_back_equal() -> None:
+def test_a_path_is_read(tmp_path: Path) -> None:
+    result().save(tmp_path / "a.json")
+    assert ci.Instances.from_json(tmp_path / "a.json").to_dict() == result().to_dict()
+    with pytest.raises(ci.InputError, match="b.json can't be read: No such file"):
+        ci.Instances.from_json(tmp_path / "b.json")
+
+
+def test_panoptic_segmentations_come_back_equal(tmp_path: Path) -> None:
     there = segmented()
+    there.save(tmp_path / "a.json")
+    assert ci.PanopticSegmentation.from_json(tmp_path / "a.json").to_dict() == there.to_dict()
     back = ci.PanopticSegmentation.from_json(there.to_json().encode())
     assert back.to_dict() == there.to_dict()
     assert back.id_map.dtype == np.int32 and (back.id_map == there.id_map).all()
