@@ -14,7 +14,8 @@ import pytest
 
 from condinst_infer.cli.main import main
 from condinst_infer.contract.metadata import file_sha256
-from condinst_infer.cuda.driver import Device, Stream
+from condinst_infer.cuda.driver import Device
+from condinst_infer.cuda.stream import Stream
 from condinst_infer.errors import SessionError
 from engines import emulator
 from engines.emulator import Emulator
@@ -238,9 +239,16 @@ def cuda_emulator() -> Emulator:
 def device(cuda_emulator: Emulator) -> Iterator[Device]:
     """The emulator's; fails if anything is left in its memory or went wrong."""
     cuda_emulator.schedule("descending")
-    before = cuda_emulator.allocations()
+    before = _kept(cuda_emulator)
     yield Device()
-    assert cuda_emulator.failure() == "" and cuda_emulator.allocations() == before
+    cuda_emulator.fault("")
+    assert cuda_emulator.failure() == "" and _kept(cuda_emulator) == before
+
+
+def _kept(emulator: Emulator) -> dict[str, int]:
+    """What has to be given back; modules stay as long as their device."""
+    live = {kind: number for kind, number in emulator.live().items() if kind != "module"}
+    return live | {"memory": emulator.allocations()}
 
 
 @pytest.fixture(
@@ -252,6 +260,6 @@ def device(cuda_emulator: Emulator) -> Iterator[Device]:
 def stream(cuda_emulator: Emulator, request: pytest.FixtureRequest) -> Iterator[Stream]:
     """A stream of the emulator, threads in each schedule; fails on what the kernels do wrong."""
     cuda_emulator.schedule(request.param)
-    with closing(Device().stream()) as stream:
+    with closing(Stream(Device())) as stream:
         yield stream
         assert cuda_emulator.failure() == ""

@@ -73,7 +73,8 @@ class Emulator:
 
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
-        self._library.emulator_failure.restype = ctypes.c_char_p
+        for function in (self._library.emulator_failure, self._library.emulator_live):
+            function.restype = ctypes.c_char_p
 
     def schedule(self, name: str) -> None:
         """Run the threads of every later block in the order `name`, one of SCHEDULES."""
@@ -82,6 +83,23 @@ class Emulator:
     def failure(self) -> str:
         """What went wrong since the last call; empty if nothing did."""
         return self._library.emulator_failure().decode()
+
+    def fault(self, rules: str = "") -> None:
+        """Let calls of the driver fail, as engines/emulator/faults.h describes; "" lets none."""
+        self._library.emulator_fault(rules.encode())
+
+    def fired(self) -> int:
+        """How many calls the rules of the last `fault` made fail."""
+        return self._library.emulator_fired()
+
+    def devices(self, number: int) -> None:
+        """Have so many GPUs from now on, 1 to 4."""
+        self._library.emulator_devices(number)
+
+    def live(self) -> dict[str, int]:
+        """Objects of the driver that were made and not freed, by kind."""
+        pairs = (word.rpartition("=") for word in self._library.emulator_live().decode().split(";"))
+        return {kind: int(number) for kind, _, number in pairs if kind}
 
     def allocations(self) -> int:
         """How many pieces of device memory are allocated now."""

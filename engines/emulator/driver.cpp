@@ -1,9 +1,11 @@
 // driver.cpp - a CUDA driver for machines without a GPU: device memory is host memory, kernels are
 // the sources of engines/kernels compiled by g++ beside this file. It answers what
 // condinst_infer.cuda.driver asks, and tests see what a real driver hides: writes outside an
-// allocation, barriers that not all threads reach, reads of memory nobody wrote (poison).
+// allocation, barriers that not all threads reach, reads of memory nobody wrote (poison), objects
+// that are never freed, calls without a current context. It fails where tests want (faults.h).
 
 #include <link.h>
+#include <pthread.h>
 #include <ucontext.h>
 
 #include <chrono>
@@ -15,9 +17,11 @@
 #include <mutex>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cuda_on_cpu.h"
+#include "faults.h"
 
 Index3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -32,9 +36,26 @@ enum Status {
   kSuccess = 0,
   kInvalidValue = 1,
   kOutOfMemory = 2,
+  kInvalidDevice = 101,
+  kInvalidContext = 201,
+  kInvalidPtx = 218,
   kNotFound = 500,
-  kLaunchFailed = 719
+  kLaunchFailed = 719,
+  kCaptureUnsupported = 900,
+  kCaptureInvalidated = 901
 };
+const std::map<int, const char*> kNames = {{0, "CUDA_SUCCESS"},
+                                           {1, "CUDA_ERROR_INVALID_VALUE"},
+                                           {2, "CUDA_ERROR_OUT_OF_MEMORY"},
+                                           {100, "CUDA_ERROR_NO_DEVICE"},
+                                           {101, "CUDA_ERROR_INVALID_DEVICE"},
+                                           {201, "CUDA_ERROR_INVALID_CONTEXT"},
+                                           {218, "CUDA_ERROR_INVALID_PTX"},
+                                           {500, "CUDA_ERROR_NOT_FOUND"},
+                                           {700, "CUDA_ERROR_ILLEGAL_ADDRESS"},
+                                           {719, "CUDA_ERROR_LAUNCH_FAILED"},
+                                           {900, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"},
+                                           {901, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"}};
 
 enum State { kReady, kAtBlockBarrier, kAtWarp, kDone };
 struct Fibre {
@@ -166,7 +187,30 @@ Status launch(const std::string& name, const Work& bound, Index3 grid, int threa
   return kSuccess;
 }
 
-std::map<uintptr_t, size_t> allocations;
+constexpr int kMostDevices = 4;
+int devices = 1;
+int primary_contexts[kMostDevices];           // their addresses are the contexts
+std::map<pthread_t, void*> current_contexts;  // of each thread
+std::map<std::string, int> live;              // objects that were made and not freed, by kind
+
+int device_of(void* context) {
+  return static_cast<int>(static_cast<int*>(context) - primary_contexts);
+}
+
+struct Memory {
+  size_t size;
+  int device;
+};
+std::map<uintptr_t, Memory> allocations;
+std::map<uintptr_t, Memory> pinned;  // memory of the host
+
+// The piece of `from` that holds `address`; null if there is none.
+const Memory* piece_at(const std::map<uintptr_t, Memory>& from, uintptr_t address) {
+  auto after = from.upper_bound(address);
+  if (after == from.begin()) return nullptr;
+  auto [start, memory] = *std::prev(after);
+  return address < start + memory.size ? &std::prev(after)->second : nullptr;
+}
 
 bool intact(uintptr_t address, size_t size) {
   const unsigned char* data = reinterpret_cast<unsigned char*>(address);
@@ -176,7 +220,8 @@ bool intact(uintptr_t address, size_t size) {
 }
 
 struct Stream {
-  bool capturing = false;
+  bool capturing = false, invalidated = false;
+  pthread_t by = 0;  // the thread that captures
   std::vector<std::function<Status()>> captured;
 };
 using Graph = std::vector<std::function<Status()>>;
@@ -186,6 +231,31 @@ struct Event {
 struct Module {
   std::string ptx;
 };
+
+std::vector<Stream*> captures;  // going on
+
+template <class T, class... A>
+T* create(const char* kind, A&&... values) {
+  std::lock_guard guard(driver_lock);
+  live[kind]++;
+  return new T{std::forward<A>(values)...};
+}
+
+template <class T>
+Status destroy(const char* kind, void* object) {
+  std::lock_guard guard(driver_lock);
+  live[kind]--;
+  return delete static_cast<T*>(object), kSuccess;
+}
+
+// What a thread may not do while it captures; the capture is lost then.
+Status refuse_in_capture() {
+  Status status = kSuccess;
+  for (Stream* stream : captures)
+    if (pthread_equal(stream->by, pthread_self()))
+      stream->invalidated = true, status = kCaptureUnsupported;
+  return status;
+}
 
 Status enqueue(void* handle, std::function<Status()> operation) {
   auto* stream = static_cast<Stream*>(handle);
@@ -222,20 +292,32 @@ API emulator_schedule(int order) { return schedule = order; }
 extern "C" const char* emulator_failure() {
   static std::string text;
   std::lock_guard guard(driver_lock);
-  for (auto [address, size] : allocations)
-    if (!intact(address, size) && failure.empty()) failure = "a write outside an allocation";
+  for (auto& [address, memory] : allocations)
+    if (!intact(address, memory.size) && failure.empty()) failure = "a write outside an allocation";
   text = failure;
   failure.clear();
   return text.c_str();
 }
 API emulator_allocations() { return static_cast<int>(allocations.size()); }
+API emulator_devices(int number) { return devices = std::min(number, kMostDevices); }
+static Faults faults(getenv("EMULATED_CUDA_FAULT"));
+API emulator_fault(const char* rules) { return faults.set(rules), kSuccess; }
+API emulator_fired() { return faults.fired; }
+extern "C" const char* emulator_live() {
+  static std::string text;
+  std::lock_guard guard(driver_lock);
+  text.clear();
+  for (auto& [kind, number] : live)
+    if (number) text += kind + "=" + std::to_string(number) + ";";
+  return text.c_str();
+}
 
 API cuInit(unsigned) { return kSuccess; }
 API cuDriverGetVersion(int* version) { return *version = 12020, kSuccess; }
 API cuDeviceGet(int* device, int index) {
-  return *device = index, index ? kInvalidValue : kSuccess;
+  return *device = index, index < devices ? kSuccess : kInvalidDevice;
 }
-API cuDeviceGetCount(int* count) { return *count = 1, kSuccess; }
+API cuDeviceGetCount(int* count) { return *count = devices, kSuccess; }
 API cuDeviceGetName(char* name, int length, int) {
   snprintf(name, length, "no GPU: kernels run on the CPU");
   return kSuccess;
@@ -244,22 +326,48 @@ API cuDeviceGetAttribute(int* value, int attribute, int) {
   *value = attribute == 75 ? 7 : attribute == 76 ? 5 : 0;  // compute capability, major and minor
   return kSuccess;
 }
-API cuDevicePrimaryCtxRetain(void** context, int) { return *context = &schedule, kSuccess; }
+API cuDevicePrimaryCtxRetain(void** context, int device) {
+  return *context = &primary_contexts[device], kSuccess;
+}
 API cuDevicePrimaryCtxRelease(int) { return kSuccess; }
-API cuCtxSetCurrent(void*) { return kSuccess; }
+API cuCtxSetCurrent(void* context) {
+  std::lock_guard guard(driver_lock);
+  return current_contexts[pthread_self()] = context, kSuccess;
+}
+API cuCtxGetCurrent(void** context) {
+  std::lock_guard guard(driver_lock);
+  return *context = current_contexts[pthread_self()], kSuccess;
+}
+API cuPointerGetAttribute(void* value, int attribute, uintptr_t address) {
+  std::lock_guard guard(driver_lock);
+  const Memory* on_device = piece_at(allocations, address);
+  const Memory* memory = on_device ? on_device : piece_at(pinned, address);
+  if (!memory) return kInvalidValue;
+  constexpr int kMemoryType = 2, kHost = 1, kDevice = 2, kDeviceOrdinal = 9;
+  if (attribute == kMemoryType)
+    return *static_cast<unsigned*>(value) = on_device ? kDevice : kHost, kSuccess;
+  if (attribute == kDeviceOrdinal) return *static_cast<int*>(value) = memory->device, kSuccess;
+  return kInvalidValue;
+}
 API cuGetErrorName(int status, const char** name) {
-  *name = status == kSuccess    ? "CUDA_SUCCESS"
-          : status == kNotFound ? "CUDA_ERROR_NOT_FOUND"
-                                : "CUDA_ERROR";
+  auto known = kNames.find(status);
+  *name = known == kNames.end() ? "CUDA_ERROR_UNKNOWN" : known->second;
   return kSuccess;
 }
 API cuGetErrorString(int, const char** text) { return *text = "of the CPU emulator", kSuccess; }
 
-API cuModuleLoadData(void** module, const void* image) {
-  *module = new Module{static_cast<const char*>(image)};
-  return kSuccess;
+API cuModuleLoadDataEx(void** module, const void* image, unsigned number, int* options,
+                       void** values) {
+  auto* text = static_cast<const char*>(image);
+  if (strstr(text, ".version")) return *module = create<Module>("module", text), kSuccess;
+  constexpr int kErrorLog = 5;  // its size is the option after it
+  for (unsigned i = 0; i + 1 < number; i++)
+    if (options[i] == kErrorLog)
+      snprintf(static_cast<char*>(values[i]), reinterpret_cast<uintptr_t>(values[i + 1]),
+               "ptxas fatal : Missing .version directive\nat the start of the file");
+  return kInvalidPtx;
 }
-API cuModuleUnload(void* module) { return delete static_cast<Module*>(module), kSuccess; }
+API cuModuleUnload(void* module) { return destroy<Module>("module", module); }
 API cuModuleGetFunction(void** function, void* module, const char* name) {
   if (static_cast<Module*>(module)->ptx.find(std::string(".entry ") + name + "(") ==
       std::string::npos)
@@ -282,29 +390,44 @@ API cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsign
 
 API cuMemAlloc(uintptr_t* address, size_t size) {
   std::lock_guard guard(driver_lock);
+  if (Status status = refuse_in_capture()) return status;
   if (!size) return kInvalidValue;
   auto* data = static_cast<char*>(aligned_alloc(256, (size + 2 * kGuard + 255) / 256 * 256));
   if (!data) return kOutOfMemory;
   memset(data, kPoison, size + 2 * kGuard);
   *address = reinterpret_cast<uintptr_t>(data + kGuard);
-  allocations[*address] = size;
+  allocations[*address] = {size, device_of(current_contexts[pthread_self()])};
   return kSuccess;
 }
 API cuMemFree(uintptr_t address) {
   std::lock_guard guard(driver_lock);
+  if (Status status = refuse_in_capture()) return status;
   auto found = allocations.find(address);
   if (found == allocations.end()) return kInvalidValue;
-  if (!intact(address, found->second) && failure.empty()) failure = "a write outside an allocation";
-  memset(reinterpret_cast<char*>(address), kPoison, found->second);  // later reads show
+  if (!intact(address, found->second.size) && failure.empty())
+    failure = "a write outside an allocation";
+  memset(reinterpret_cast<char*>(address), kPoison, found->second.size);  // later reads show
   allocations.erase(found);
   free(reinterpret_cast<char*>(address) - kGuard);
   return kSuccess;
 }
 API cuMemAllocHost(void** address, size_t size) {
-  return *address = aligned_alloc(256, (size + 255) / 256 * 256),
-         *address ? kSuccess : kOutOfMemory;
+  std::lock_guard guard(driver_lock);
+  if (Status status = refuse_in_capture()) return status;
+  *address = aligned_alloc(256, (size + 255) / 256 * 256);
+  if (!*address) return kOutOfMemory;
+  pinned[reinterpret_cast<uintptr_t>(*address)] = {size,
+                                                   device_of(current_contexts[pthread_self()])};
+  live["pinned memory"]++;
+  return kSuccess;
 }
-API cuMemFreeHost(void* address) { return free(address), kSuccess; }
+API cuMemFreeHost(void* address) {
+  std::lock_guard guard(driver_lock);
+  if (Status status = refuse_in_capture()) return status;
+  if (!pinned.erase(reinterpret_cast<uintptr_t>(address))) return kInvalidValue;
+  live["pinned memory"]--;
+  return free(address), kSuccess;
+}
 static int copied(void* target, const void* source, size_t size, void* stream) {
   return enqueue(stream, [=] { return memcpy(target, source, size), kSuccess; });
 }
@@ -322,38 +445,50 @@ API cuMemsetD8Async(uintptr_t target, unsigned char value, size_t size, void* st
                  [=] { return memset(reinterpret_cast<void*>(target), value, size), kSuccess; });
 }
 
-API cuStreamCreate(void** stream, unsigned) { return *stream = new Stream, kSuccess; }
-API cuStreamDestroy(void* stream) { return delete static_cast<Stream*>(stream), kSuccess; }
+API cuStreamCreate(void** stream, unsigned) { return *stream = create<Stream>("stream"), kSuccess; }
+API cuStreamDestroy(void* stream) {
+  std::erase(captures, static_cast<Stream*>(stream));
+  return destroy<Stream>("stream", stream);
+}
 API cuStreamSynchronize(void* stream) {
-  return static_cast<Stream*>(stream)->capturing ? kInvalidValue : kSuccess;
+  if (!static_cast<Stream*>(stream)->capturing) return kSuccess;
+  return static_cast<Stream*>(stream)->invalidated = true, kCaptureUnsupported;
 }
 API cuStreamBeginCapture(void* handle, int) {
+  std::lock_guard guard(driver_lock);
   auto* stream = static_cast<Stream*>(handle);
+  if (stream->capturing) return kInvalidValue;
   stream->capturing = true;
+  stream->invalidated = false;
+  stream->by = pthread_self();
   stream->captured.clear();
+  captures.push_back(stream);
   return kSuccess;
 }
 API cuStreamEndCapture(void* handle, void** graph) {
+  std::lock_guard guard(driver_lock);
   auto* stream = static_cast<Stream*>(handle);
+  *graph = nullptr;
+  if (!stream->capturing) return kInvalidValue;
   stream->capturing = false;
-  *graph = new Graph(std::move(stream->captured));
+  std::erase(captures, stream);
+  if (stream->invalidated) return kCaptureInvalidated;
+  *graph = create<Graph>("graph", std::move(stream->captured));
   return kSuccess;
 }
 API cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long) {
-  return *executable = new Graph(*static_cast<Graph*>(graph)), kSuccess;
+  return *executable = create<Graph>("executable graph", *static_cast<Graph*>(graph)), kSuccess;
 }
 API cuGraphLaunch(void* executable, void*) {
   for (auto& operation : *static_cast<Graph*>(executable))
     if (Status status = operation()) return status;
   return kSuccess;
 }
-API cuGraphExecDestroy(void* executable) {
-  return delete static_cast<Graph*>(executable), kSuccess;
-}
-API cuGraphDestroy(void* graph) { return delete static_cast<Graph*>(graph), kSuccess; }
+API cuGraphExecDestroy(void* executable) { return destroy<Graph>("executable graph", executable); }
+API cuGraphDestroy(void* graph) { return destroy<Graph>("graph", graph); }
 
-API cuEventCreate(void** event, unsigned) { return *event = new Event, kSuccess; }
-API cuEventDestroy(void* event) { return delete static_cast<Event*>(event), kSuccess; }
+API cuEventCreate(void** event, unsigned) { return *event = create<Event>("event"), kSuccess; }
+API cuEventDestroy(void* event) { return destroy<Event>("event", event); }
 API cuEventRecord(void* event, void* stream) {
   return enqueue(stream, [=] {
     return static_cast<Event*>(event)->at = std::chrono::steady_clock::now(), kSuccess;
@@ -367,15 +502,58 @@ API cuEventElapsedTime(float* ms, void* start, void* end) {
   return kSuccess;
 }
 
+// Every function as the bindings get it: it may fail on demand, and those that need a GPU want a
+// current context.
+static const char* const kWithoutContext[] = {
+    "cuInit",          "cuDriverGetVersion",        "cuDeviceGet",
+    "cuDeviceGetName", "cuDeviceGetCount",          "cuDeviceGetAttribute",
+    "cuCtxSetCurrent", "cuDevicePrimaryCtxRetain",  "cuCtxGetCurrent",
+    "cuGetErrorName",  "cuDevicePrimaryCtxRelease", "cuGetErrorString"};
+
+static bool gives_back(const std::string& call) {
+  for (const char* word : {"Free", "Destroy", "Unload", "EndCapture"})
+    if (call.find(word) != std::string::npos) return true;
+  return false;
+}
+
+template <Text name, auto function>
+struct Entry;
+template <Text name, class... Args, int (*function)(Args...)>
+struct Entry<name, function> {
+  static int call(Args... args) {
+    const std::string called = name.text;
+    bool anywhere = std::find(std::begin(kWithoutContext), std::end(kWithoutContext), called) !=
+                    std::end(kWithoutContext);
+    if (!anywhere) {
+      std::lock_guard guard(driver_lock);
+      if (int status = faults.status_of(called, detail(args...))) {
+        for (Stream* stream : captures)
+          if (pthread_equal(stream->by, pthread_self())) stream->invalidated = true;
+        // what gives something back has done so, whatever went wrong before
+        if (gives_back(called)) function(args...);
+        return status;
+      }
+      if (!current_contexts[pthread_self()]) return kInvalidContext;
+    }
+    return function(args...);
+  }
+  static std::string detail(auto first, auto...) {
+    if constexpr (std::string_view(name.text) == "cuLaunchKernel")
+      return static_cast<Kernel*>(first)->name;
+    return "";
+  }
+};
+
 // how the bindings look functions up
 API cuGetProcAddress_v2(const char* name, void** address, int, uint64_t, int* found) {
   // clang-format off
-#define ENTRY(f) {#f, reinterpret_cast<void*>(&f)}
+#define ENTRY(f) {#f, reinterpret_cast<void*>(&Entry<#f, &f>::call)}
   static const std::map<std::string, void*> functions = {
       ENTRY(cuInit), ENTRY(cuDriverGetVersion), ENTRY(cuDeviceGet), ENTRY(cuDeviceGetCount),
       ENTRY(cuDeviceGetName), ENTRY(cuDeviceGetAttribute), ENTRY(cuDevicePrimaryCtxRetain),
-      ENTRY(cuDevicePrimaryCtxRelease), ENTRY(cuCtxSetCurrent), ENTRY(cuGetErrorName),
-      ENTRY(cuGetErrorString), ENTRY(cuModuleLoadData), ENTRY(cuModuleUnload),
+      ENTRY(cuDevicePrimaryCtxRelease), ENTRY(cuCtxSetCurrent), ENTRY(cuCtxGetCurrent),
+      ENTRY(cuPointerGetAttribute), ENTRY(cuGetErrorName),
+      ENTRY(cuGetErrorString), ENTRY(cuModuleLoadDataEx), ENTRY(cuModuleUnload),
       ENTRY(cuModuleGetFunction), ENTRY(cuLaunchKernel), ENTRY(cuMemAlloc), ENTRY(cuMemFree),
       ENTRY(cuMemAllocHost), ENTRY(cuMemFreeHost), ENTRY(cuMemcpyHtoDAsync),
       ENTRY(cuMemcpyDtoHAsync), ENTRY(cuMemcpyDtoDAsync), ENTRY(cuMemsetD8Async),

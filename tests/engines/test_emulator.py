@@ -51,6 +51,7 @@ from pathlib import Path
 import numpy as np
 from condinst_infer.cuda import driver as cuda
 from condinst_infer.cuda.kernels import Launch
+from condinst_infer.cuda.stream import Stream
 from condinst_infer.errors import SessionError
 from engines import emulator
 
@@ -61,7 +62,7 @@ told = {}
 for name in names:
     for schedule in emulator.SCHEDULES:
         driver.schedule(schedule)
-        stream = cuda.Device().stream()
+        stream = Stream(cuda.Device())
         source, target = stream.array(np.arange(96, dtype=np.int32)), stream.empty((96,), np.int32)
         try:
             stream.launch(Launch("wrong", name, (2, 1, 1), 96, ()), [source], [target])
@@ -109,7 +110,7 @@ def test_a_write_outside_is_found(told: Told) -> None:
 def test_threads_that_wait_for_others_for_ever_are_found(told: Told, name: str) -> None:
     for schedule in SCHEDULES:
         _, error, failure = told[f"{name} {schedule}"]
-        assert "cuLaunchKernel failed" in error and "never come" in failure
+        assert "(cuLaunchKernel: CUDA_ERROR_LAUNCH_FAILED)" in error and "never come" in failure
 
 
 def test_shared_memory_that_nobody_wrote_differs_between_schedules(told: Told) -> None:
