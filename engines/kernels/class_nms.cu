@@ -61,6 +61,12 @@ __device__ void merge_runs(const float* scores, int m, int runs, unsigned short*
   }
 }
 
+// Four loads: inside an engine `boxes` may begin at any multiple of 4 bytes, one of 16 needs 16.
+__device__ float4 box_at(const float* boxes, size_t slot) {
+  const float* box = boxes + 4 * slot;
+  return make_float4(box[0], box[1], box[2], box[3]);
+}
+
 __device__ float area(float4 box) {
   return __fmul_rn(__fsub_rn(box.z, box.x), __fsub_rn(box.w, box.y));
 }
@@ -102,8 +108,8 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     // All have passed the barrier after the last use of the chunk before.
     const int slot = start + thread < m ? order[start + thread] : kNobody;
     bool alive = slot != kNobody;
-    const float4 box = alive ? reinterpret_cast<const float4*>(boxes)[first_slot + slot]
-                             : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    const float4 box =
+        alive ? box_at(boxes, first_slot + slot) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     const int label = alive ? labels[first_slot + slot] : -1;
     scratch.chunk.corners[thread] = box;
     scratch.chunk.labels[thread] = label;

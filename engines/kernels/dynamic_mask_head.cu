@@ -42,7 +42,7 @@ struct Head {
 };
 
 template <int kFactor, typename T>
-struct alignas(kFactor * sizeof(T)) Outputs {  // side by side, written at once
+struct alignas(kFactor * sizeof(T)) Outputs {  // side by side, written at once where aligned
   T values[kFactor];
 };
 
@@ -156,11 +156,17 @@ __device__ void write_cell(bool used, const float* logits, int columns, T* at, s
       }
     }
   }
+  // Nothing promises where TensorRT puts an output. The answer is the same for a whole launch.
+  const bool aligned = reinterpret_cast<size_t>(at) % sizeof(Outputs<kFactor, T>) == 0;
 #pragma unroll
   for (int i = 0; i < kFactor; ++i) {
     Outputs<kFactor, T> row;
     for (int j = 0; j < kFactor; ++j) store(&row.values[j], probabilities[i][j]);
-    *reinterpret_cast<Outputs<kFactor, T>*>(at + i * pitch) = row;
+    if (aligned) {
+      *reinterpret_cast<Outputs<kFactor, T>*>(at + i * pitch) = row;
+    } else {
+      for (int j = 0; j < kFactor; ++j) at[i * pitch + j] = row.values[j];
+    }
   }
 }
 
