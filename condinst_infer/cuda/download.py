@@ -6,7 +6,7 @@ import numpy as np
 
 from condinst_infer.cuda import kernels
 from condinst_infer.cuda.arrays import DeviceArray
-from condinst_infer.cuda.driver import Stream
+from condinst_infer.cuda.stream import Stream
 from condinst_infer.errors import SessionError
 from condinst_infer.results.crop import CroppedMask
 
@@ -63,9 +63,10 @@ class HostCopy:
 
     def contents(self, used: int, n: int) -> tuple[dict[str, np.ndarray], list[list[CroppedMask]]]:
         """Copies of the first `n` images' outputs, and their masks of `used` words."""
-        bits = self._copied["bits"][:used]
         if used > self._first:
             bits = self._stream.numpy(self["bits"].view((used,)))
+        else:
+            bits = self._copied["bits"][:used].copy()  # the next batch overwrites the host memory
         outputs = {name: self._copied[name][:n].copy() for name in REPORTED}
         slots = self._copied["crops"][:n]
         crops = crops_from_bits(slots.reshape(-1, kernels.CROP_FIELDS), bits)
@@ -88,26 +89,26 @@ def expected_words(k: int, image_size: tuple[int, int]) -> int:
 
 
 def crops_from_bits(crops: np.ndarray, bits: np.ndarray) -> list[CroppedMask]:
-    """K masks, views of one array; they may have background around their foreground.
+    """K masks, packed as `bits` are and views of them; background may surround the foreground.
 
     Args:
         crops: int32 [K, 5] as `mask_boxes` writes them: x, y, width, height, first word.
         bits: uint32 [words] as `paste` writes them, on a little-endian machine as all that CUDA
-            runs on are.
+            runs on are; the masks keep them. Beyond the width of a row they are 0.
 
     Raises:
         SessionError: a crop has no place in `bits`.
     """
-    flat = np.unpackbits(bits.view(np.uint8), bitorder="little").view(bool)
+    flat = bits.view(np.uint8)
     found = []
     for x, y, width, height, offset in crops.tolist():
-        row = -(-width // _WORD) * _WORD
-        start = offset * _WORD
-        if offset < 0 or start + height * row > len(flat):
+        row = -(-width // _WORD) * 4  # bytes
+        start = offset * 4
+        if min(width, height, offset) < 0 or start + height * row > len(flat):
             raise SessionError(
                 f"a mask of {width} x {height} pixels has no place in {len(bits)} words: the image "
                 "is too large to paste on a GPU. Run it on the CPU: device='cpu'"
             )
-        mask = flat[start : start + height * row].reshape(height, row)[:, :width]
-        found.append(CroppedMask(x, y, mask))
+        rows = flat[start : start + height * row].reshape(height, row)
+        found.append(CroppedMask.from_bits(x, y, rows, width))
     return found

@@ -208,8 +208,8 @@ def _info(segment: CityscapesSegment) -> dict[str, Any]:
     crop = segment.crop
     return {
         "category_id": segment.label,
-        "area": int(np.count_nonzero(crop.mask)),
-        "bbox": [crop.x, crop.y, crop.mask.shape[1], crop.mask.shape[0]],
+        "area": crop.area,
+        "bbox": [crop.x, crop.y, crop.shape[1], crop.shape[0]],
         "iscrowd": int(segment.crowd),
     }
 

@@ -79,7 +79,7 @@ def _segmentation(
         if owner <= k:
             place = places[owner]
             crop = instances.crops[place]
-            corner, size = (crop.x, crop.y), crop.mask.shape
+            corner, size = (crop.x, crop.y), crop.shape
             label = int(instances.labels[place])
             what = instances.category_ids[label], instances.names[place], True
             score = float(instances.scores[place])

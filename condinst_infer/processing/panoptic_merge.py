@@ -51,10 +51,10 @@ def owners_of_things(
     owners = np.zeros(image_size, np.uint16)
     limit = round(overlap_threshold * MILLION)
     for number, crop in enumerate(crops, 1):
-        height, width = crop.mask.shape
+        height, width = crop.shape
         region = owners[crop.y : crop.y + height, crop.x : crop.x + width]
         free = crop.mask & (region == 0)
-        area, left = np.count_nonzero(crop.mask), np.count_nonzero(free)
+        area, left = crop.area, np.count_nonzero(free)
         if (area - left) * MILLION <= limit * area:
             region[free] = number
     return owners

@@ -125,7 +125,7 @@ def text_colour(background: Colour) -> Colour:
 
 def _fill(canvas: np.ndarray, crop: CroppedMask, colour: Colour, opacity: float) -> None:
     """Tint the pixels of one mask in `canvas`."""
-    height, width = crop.mask.shape
+    height, width = crop.shape
     region = canvas[crop.y : crop.y + height, crop.x : crop.x + width]
     # ten times faster than NumPy's own filling and copying of three interleaved channels
     solid = cv2.merge([np.full((height, width), value, np.uint8) for value in colour])
@@ -139,7 +139,7 @@ def _outline(
     """Draw the contours of one mask, holes included; thinner on objects of a few pixels."""
     mask = np.ascontiguousarray(crop.mask).view(np.uint8)
     contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    width = thickness or max(1, round(min(unit, min(crop.mask.shape) / 12)))
+    width = thickness or max(1, round(min(unit, min(crop.shape) / 12)))
     cv2.drawContours(
         canvas, contours, -1, colour, width, lineType=cv2.LINE_AA, offset=(crop.x, crop.y)
     )
@@ -150,7 +150,7 @@ def _extent(crop: CroppedMask, box: np.ndarray | None) -> Rectangle | None:
     if box is not None:
         x1, y1, x2, y2 = (round(v) for v in box.tolist())
         return x1, y1, x2, y2
-    height, width = crop.mask.shape
+    height, width = crop.shape
     return (crop.x, crop.y, crop.x + width, crop.y + height) if height else None
 
 

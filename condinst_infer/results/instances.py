@@ -360,7 +360,7 @@ class Instances(Sequence[Instance]):
     def _compact_masks(self, kind: Any) -> Any:
         """supervision's CompactMask; its boxes include their last pixel."""
         corners = [
-            (c.x, c.y, c.x + max(c.mask.shape[1], 1) - 1, c.y + max(c.mask.shape[0], 1) - 1)
+            (c.x, c.y, c.x + max(c.shape[1], 1) - 1, c.y + max(c.shape[0], 1) - 1)
             for c in self.crops
         ]
         boxes = np.array(corners, dtype=np.float32).reshape(-1, 4)

@@ -172,7 +172,7 @@ class PanopticSegmentation(Sequence[PanopticSegment]):
         id_map = np.zeros((height, width), dtype=np.int32)
         segments, things = [], []
         for k, (row, crop) in enumerate(zip(rows, crops, strict=True)):
-            h, w = crop.mask.shape
+            h, w = crop.shape
             place = id_map[crop.y : crop.y + h, crop.x : crop.x + w]
             if place[crop.mask].any():
                 raise InputError(f"panoptic.segments[{k}].mask overlaps another segment.")

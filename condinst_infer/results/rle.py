@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 
 from condinst_infer.config.model import Size
@@ -13,36 +12,45 @@ from condinst_infer.results.crop import CroppedMask, tight_box
 def rle_from_crop(crop: CroppedMask, image_size: Size) -> dict[str, Any]:
     """The compressed COCO RLE of a mask, equal to `pycocotools.mask.encode` of the dense one."""
     height, width = image_size
-    starts, stops = _join_touching_runs(*_column_major_runs(crop, height))
-    counts = _run_lengths(starts, stops, height * width)
+    counts = _run_lengths(_column_major_changes(crop, height), height * width)
     return {"size": [height, width], "counts": compress_counts(counts)}
 
 
-def _column_major_runs(crop: CroppedMask, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """Starts and stops of the foreground runs that go down the columns of the whole image."""
-    rows, columns = crop.mask.shape
-    padded = np.zeros((columns, rows + 1), np.uint8)  # a zero below closes the runs of a column
-    if crop.mask.size:
-        padded[:, :rows] = cv2.transpose(crop.mask.view(np.uint8))
-    flat = np.concatenate([[np.uint8(0)], padded.ravel()])
-    column, row = np.divmod(np.flatnonzero(flat[1:] != flat[:-1]), rows + 1)
-    changes = (crop.x + column) * height + crop.y + row  # positions in the image, column by column
-    return changes[::2], changes[1::2]
+def _column_major_changes(crop: CroppedMask, height: int) -> np.ndarray:
+    """Where runs start and stop, down the columns of the whole image, in order: int64 [2 n].
+
+    A column of full height stops where the next column starts: such a position is there twice.
+    """
+    bits = crop.bits  # uint8 [h, n], eight columns in a byte
+    rows, row_bytes = bits.shape
+    # the bits that differ from those above; below the last row all is background
+    changed = np.zeros((rows + 1, row_bytes), np.uint8)
+    changed[:rows] = bits
+    changed[1:] ^= bits
+    # row and column of each change
+    changed = changed.ravel()
+    places = np.flatnonzero(changed != 0)  # few: what follows is about the border alone
+    set_bits = np.flatnonzero(np.unpackbits(changed[places], bitorder="little").view(bool))
+    places = places[set_bits >> 3]
+    row = places // row_bytes
+    column = 8 * (places - row * row_bytes) + (set_bits & 7)
+    # positions in the image
+    changes = (crop.x + column) * height + crop.y + row
+    changes.sort()
+    return changes
 
 
-def _join_touching_runs(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One run in place of two where a column of full height touches the next one."""
-    apart = starts[1:] != stops[:-1]
-    is_start = np.concatenate([[True], apart])[: len(starts)]
-    is_stop = np.concatenate([apart, [True]])[: len(stops)]
-    return starts[is_start], stops[is_stop]
-
-
-def _run_lengths(starts: np.ndarray, stops: np.ndarray, pixels: int) -> np.ndarray:
-    """Lengths of alternating background and foreground runs, as COCO counts them."""
-    edges = np.empty(2 * len(starts) + 2, dtype=np.int64)
-    edges[0], edges[1:-1:2], edges[2:-1:2], edges[-1] = 0, starts, stops, pixels
-    counts = np.diff(edges)
+def _run_lengths(changes: np.ndarray, pixels: int) -> np.ndarray:
+    """Lengths of alternating background and foreground runs, as COCO counts them: int64 [runs]."""
+    twice = changes[1:] == changes[:-1]
+    if twice.any():  # the run goes on
+        once = np.ones(len(changes), bool)
+        once[1:] ^= twice
+        once[:-1] ^= twice
+        changes = changes[once]
+    edges = np.empty(len(changes) + 2, dtype=np.int64)
+    edges[0], edges[1:-1], edges[-1] = 0, changes, pixels
+    counts = edges[1:] - edges[:-1]
     if len(counts) > 1 and counts[-1] == 0:  # COCO writes no empty run at the end
         return counts[:-1]
     return counts

@@ -176,7 +176,7 @@ def _parts(
         masks = _texts(rle["counts"] for rle in instances.rle())
     else:
         for row, crop in zip(crops, instances.crops, strict=True):
-            row[:] = crop.x, crop.y, crop.mask.shape[1], crop.mask.shape[0]
+            row[:] = crop.x, crop.y, crop.shape[1], crop.shape[0]
         masks = b"".join(map(_bits if mask_format == _BITS else _bytes, instances.crops))
     parts = ResultParts(
         height,
@@ -193,7 +193,7 @@ def _parts(
 
 
 def _bits(crop: CroppedMask) -> bytes:
-    return np.packbits(crop.mask, axis=1, bitorder="little").tobytes()
+    return crop.bits.tobytes()
 
 
 def _bytes(crop: CroppedMask) -> bytes:

@@ -103,7 +103,7 @@ def _corner(size: tuple[int, int], side: int, rng: np.random.Generator) -> tuple
 
 def _paint(mask: np.ndarray, crop: CroppedMask, place: np.ndarray) -> None:
     """Sets in `mask`, bool [h, w], the pixels where `crop`, moved by `place`, is above a half."""
-    height, width = crop.mask.shape
+    height, width = crop.shape
     offset = np.array([[1, 0, crop.x], [0, 1, crop.y], [0, 0, 1]])
     corners = place @ offset @ np.array([[-1, width], [-1, height], [1, 1]])  # with a margin
     low = np.maximum(np.floor(corners[:2].min(1)), 0).astype(int)

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from condinst_infer.cuda import kernels
+from condinst_infer.cuda.arrays import DeviceArray
 from condinst_infer.cuda.download import crops_from_bits, expected_words
-from condinst_infer.cuda.driver import DeviceArray, Stream
+from condinst_infer.cuda.stream import Stream
 from condinst_infer.errors import SessionError
 from condinst_infer.processing.paste import _axis
 from condinst_infer.processing.paste import paste as paste_of_the_cpu
 from condinst_infer.results.crop import CroppedMask
+from condinst_infer.results.rle import rle_from_crop
 
 Size = tuple[int, int]  # (height, width)
 DTYPES = [np.float32, np.float16]
@@ -121,7 +123,13 @@ def test_paste_equals_that_of_the_cpu(stream: Stream, case: Case, dtype):
     masks = masks_of(case.shape, dtype)
     count = stream.array(np.full(1, len(masks), np.int32))
     crops, bits = pasted(stream, stream.array(masks), count, case)
-    assert_equal_to_the_cpu(masks, crops_from_bits(crops, bits), case)
+    found = crops_from_bits(crops, bits)
+    areas, rles = [crop.area for crop in found], [rle_from_crop(c, case.image_size) for c in found]
+    assert_equal_to_the_cpu(masks, found, case)
+    # packed masks rely on bits of 0 beyond the width
+    unpacked = [CroppedMask(crop.x, crop.y, crop.mask) for crop in found]
+    assert areas == [crop.area for crop in unpacked]
+    assert rles == [rle_from_crop(crop, case.image_size) for crop in unpacked]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -288,9 +296,11 @@ def test_crops_may_lie_in_any_order():
     assert found[4].mask.shape == found[5].mask.shape == (0, 0)
 
 
-def test_crop_past_the_end_of_the_words_is_refused():
-    crops = np.array([[0, 0, 33, 2, 1]], dtype=np.int32)
-    with pytest.raises(SessionError, match="mask of 33 x 2 pixels has no place in 4 words"):
+@pytest.mark.parametrize("crop", [(33, 2, 1), (33, 2, -1), (33, 3, 0), (-33, 2, 0), (33, -2, 4)])
+def test_crop_beyond_the_words_is_refused_before_it_is_read(crop: tuple[int, int, int]):
+    width, height, offset = crop
+    crops = np.array([[0, 0, 33, 2, 0], [0, 0, width, height, offset]], dtype=np.int32)
+    with pytest.raises(SessionError, match=f"mask of {width} x {height} pixels has no place in 4"):
         crops_from_bits(crops, np.zeros(4, np.uint32))
 
 
