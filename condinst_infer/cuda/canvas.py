@@ -12,9 +12,11 @@ from condinst_infer.contract.tensors import contract_outputs, output_shapes
 from condinst_infer.cuda import kernels
 from condinst_infer.cuda.arrays import DeviceArray, device_array
 from condinst_infer.cuda.download import REPORTED, HostCopy, expected_words
-from condinst_infer.cuda.driver import Graph, Stream
 from condinst_infer.cuda.mask_heads import DetectorTail
 from condinst_infer.cuda.panoptic_merge import PanopticMerge
+from condinst_infer.cuda.replay import Replay
+from condinst_infer.cuda.stream import Stream
+from condinst_infer.cuda.upload import FrameUpload
 from condinst_infer.processing.batching import is_device_array
 from condinst_infer.processing.geometry import PlacedImage
 from condinst_infer.processing.postprocess import BatchOutputs
@@ -40,11 +42,17 @@ class DeviceSession(Protocol):
 class _Plan:
     """The sizes within one batch: with the canvas they decide everything but the pixels."""
 
-    def __init__(self, image_sizes: DeviceArray) -> None:
+    def __init__(self, image_sizes: DeviceArray, stream: Stream, session: "DeviceSession") -> None:
         self.image_sizes = image_sizes  # int32 [N, 2], the network's input
         self.uses = 0
-        self.graph: Graph | None = None
-        self.network: Graph | None = None  # alone
+        self.whole = Replay(stream, session)  # everything after the resizing
+        self.network = Replay(stream, session)  # alone
+
+    def close(self, stream: Stream) -> None:
+        """Free it, once the stream has done all that was put on it."""
+        for replay in (self.whole, self.network):
+            replay.close()
+        stream.free(self.image_sizes)
 
 
 class Canvas:
@@ -58,8 +66,8 @@ class Canvas:
     def __init__(self, session: DeviceSession, stream: Stream, slots: int, size: Size) -> None:
         self._session, self._stream = session, stream
         self._config, self._slots, self._size = session.metadata.config, slots, size
-        self._context = session.context()
         self._plans: OrderedDict[tuple[Any, ...], _Plan] = OrderedDict()
+        self._generation = stream.workspace.generation  # that the plans know
         self._images = stream.empty((slots, *size, 3), np.uint8)
         stream.fill(self._images, 0)
         self._outputs: dict[str, DeviceArray] = {}
@@ -73,11 +81,12 @@ class Canvas:
         if session.metadata.graph == "detector":
             self._detector_tail = DetectorTail(session.metadata, stream, slots, size, self._outputs)
             self._outputs["masks"] = self._detector_tail.masks
-        self._frame = stream.empty((1,), np.uint8)
+        self._upload = FrameUpload(stream)
         self._host_copy = HostCopy(stream, slots, self._config.detect.max_detections, 0)
         self._panoptic_merge = PanopticMerge(
             stream, slots, check_boxes=self._config.detect.nms == "box"
         )
+        self._context = session.context()
 
     def run(
         self, batch: Sequence[PlacedImage], panoptic: PanopticConfig | None = None
@@ -104,26 +113,29 @@ class Canvas:
     ) -> int:
         """Do everything after the resizing; how many words the masks need."""
         plan = self._plan(batch, panoptic)
-        if plan.graph is not None:
-            plan.graph.launch()
-        else:
+
+        def work() -> None:
             self._work(plan, batch, panoptic)
+
+        plan.whole.enqueue(work)
         used = self._host_copy.wait()
+        self._generation = self._stream.workspace.generation
         plan.uses += 1
-        if plan.uses == 2 and self._session.capturable:
-            plan.graph = self._stream.graph(lambda: self._work(plan, batch, panoptic))
+        if plan.uses == 2:
+            plan.whole.record(work)
         return used
 
     def network(self, batch: Sequence[PlacedImage]) -> None:
         """See `CudaRunner.network`."""
         plan = self._plan(batch)
-        if plan.network is not None:
-            plan.network.launch()
-        else:
+
+        def work() -> None:
             self._run_network(plan)
+
+        plan.network.enqueue(work)
         self._stream.synchronize()
-        if plan.network is None and self._session.capturable:
-            plan.network = self._stream.graph(lambda: self._run_network(plan))
+        self._generation = self._stream.workspace.generation
+        plan.network.record(work)
 
     def close(self) -> None:
         """Free everything but the stream."""
@@ -132,29 +144,35 @@ class Canvas:
         self._panoptic_merge.close()
         if self._detector_tail is not None:
             self._detector_tail.close()
-        self._stream.free(self._images, self._frame, *self._outputs.values())
+        self._upload.close()
+        self._stream.free(self._images, *self._outputs.values())
+        self._session.release(self._context)
+
+    def abandon(self) -> None:
+        """Free what is not in the stream's memory, which is to be given back as a whole."""
+        for plan in self._plans.values():
+            plan.whole.close()
+            plan.network.close()
+        self._plans.clear()
         self._session.release(self._context)
 
     def _plan(self, batch: Sequence[PlacedImage], panoptic: PanopticConfig | None = None) -> _Plan:
+        if self._generation != self._stream.workspace.generation:
+            self._forget_plans()  # their graphs hold an address that is no more
         key = (*((placed.net_size, placed.image.shape[:2]) for placed in batch), panoptic)
         if key not in self._plans:
             if len(self._plans) == _PLANS:
-                self._forget(self._plans.popitem(last=False)[1])
+                self._plans.popitem(last=False)[1].close(self._stream)
             sizes = [placed.net_size for placed in batch]
             sizes += [self._size] * (self._slots - len(batch))
-            self._plans[key] = _Plan(self._stream.array(np.array(sizes, np.int32)))
+            array = self._stream.array(np.array(sizes, np.int32))
+            self._plans[key] = _Plan(array, self._stream, self._session)
         self._plans.move_to_end(key)
         return self._plans[key]
 
-    def _forget(self, plan: _Plan) -> None:
-        for graph in (plan.graph, plan.network):
-            if graph is not None:
-                graph.close()
-        self._stream.free(plan.image_sizes)
-
     def _forget_plans(self) -> None:
         while self._plans:
-            self._forget(self._plans.popitem()[1])
+            self._plans.popitem()[1].close(self._stream)
 
     def _make_room(self, words: int) -> None:
         """At least so many words for masks; what graphs know of the old place is forgotten."""
@@ -172,11 +190,7 @@ class Canvas:
                 frame, pitch = device_array(placed.image, "the image")
                 self._stream.wait_for(placed.image)
             else:
-                if self._frame.nbytes < placed.image.nbytes:
-                    self._stream.free(self._frame)
-                    self._frame = self._stream.empty((placed.image.nbytes,), np.uint8)
-                frame, pitch = self._frame.view(placed.image.shape), 3 * width
-                self._stream.upload(frame, np.ascontiguousarray(placed.image))
+                frame, pitch = self._upload.run(placed.image), 3 * width
             launch = kernels.preprocess(
                 pitch=pitch, size=(height, width), net_size=placed.net_size, canvas=self._size
             )

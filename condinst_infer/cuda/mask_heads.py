@@ -8,7 +8,7 @@ from condinst_infer.contract.metadata import Metadata
 from condinst_infer.cuda import kernels
 from condinst_infer.cuda.arrays import DeviceArray
 from condinst_infer.cuda.download import HostCopy
-from condinst_infer.cuda.driver import Stream
+from condinst_infer.cuda.stream import Stream
 
 _WORD = 32  # cells
 

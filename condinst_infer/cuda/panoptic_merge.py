@@ -10,7 +10,7 @@ from condinst_infer.config.model import PanopticConfig
 from condinst_infer.cuda import kernels
 from condinst_infer.cuda.arrays import DeviceArray
 from condinst_infer.cuda.download import HostCopy
-from condinst_infer.cuda.driver import Stream
+from condinst_infer.cuda.stream import Stream
 from condinst_infer.processing.geometry import PlacedImage
 
 _CLASSES = 256

@@ -2,15 +2,16 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from condinst_infer.config.model import PanopticConfig, Size
 from condinst_infer.cuda.arrays import DeviceArray, device_array
 from condinst_infer.cuda.canvas import Canvas, DeviceSession
-from condinst_infer.cuda.driver import Device, Stream
+from condinst_infer.cuda.driver import Device, DriverError
+from condinst_infer.cuda.stream import Stream
 from condinst_infer.errors import InputError
 from condinst_infer.processing.arrays import not_uint8
 from condinst_infer.processing.batching import is_device_array
@@ -23,6 +24,7 @@ from condinst_infer.processing.preprocess import (
     read_image,
 )
 
+_T = TypeVar("_T")
 _CANVASES = 4  # kept at once on a stream; each holds buffers, and a context with its memory
 
 
@@ -47,6 +49,7 @@ class CudaRunner:
         self._all: list[_StreamBuffers] = []
         self._idle: list[_StreamBuffers] = []
         self._changed = threading.Condition()
+        self._closed = False
 
     def image(self, source: Any, max_pixels: int, channel_order: ChannelOrder = "bgr") -> Any:
         """`source` itself if it lies in device memory as BGR, else as BGR uint8 [H, W, 3].
@@ -64,20 +67,37 @@ class CudaRunner:
             raise InputError(
                 f"the image has {width} x {height} pixels, more than the limit of {max_pixels}."
             )
-        index = getattr(getattr(source, "device", None), "index", None)  # of a tensor of PyTorch
-        if isinstance(index, int) and index != self._device.index:
-            raise InputError(
-                f"the image lies on GPU {index} and the model on GPU {self._device.index}. "
-                f"Copy it: image.to('cuda:{self._device.index}')"
-            )
-        if channel_order == "bgr":
-            return source
-        buffers = self._take()
-        try:
-            rgb = buffers.host_copy(source)
-        finally:
-            self._give_back(buffers)
+        with self._device.current():
+            self._check_gpu(array.pointer)
+            if channel_order == "bgr":
+                return source
+            buffers = self._take()
+            try:
+                rgb = buffers.host_copy(source)
+            except BaseException:
+                buffers.clear()
+                raise
+            finally:
+                self._give_back(buffers)
         return read_image(rgb, max_pixels=max_pixels, channel_order="rgb")
+
+    def _check_gpu(self, pointer: int) -> None:
+        """InputError if an image at `pointer` is not on this runner's GPU."""
+        ours, found = self._device.index, self._device.gpu_of(pointer)
+        if found is None:
+            raise InputError(
+                "the image is not where it says: the driver knows no memory at its address. "
+                "Has it been freed?"
+            )
+        if found != ours:
+            raise InputError(
+                f"the image lies on GPU {found} and the model on GPU {ours}. Copy it there, with "
+                f"PyTorch: image.to('cuda:{ours}')"
+            )
+
+    def frame_buffer(self, shape: tuple[int, int, int]) -> np.ndarray:
+        """Page-locked memory for a frame, uint8 [H, W, 3], which the GPU reads without help."""
+        return self._device.pinned(shape, np.uint8)
 
     def run(
         self, batch: Sequence[PlacedImage], panoptic: PanopticConfig | None = None
@@ -86,20 +106,31 @@ class CudaRunner:
 
         With thresholds to merge by, and a panoptic model, also the owners of their pixels.
         """
-        buffers = self._take()
-        try:
-            return buffers.canvas(batch).run(batch, panoptic)
-        finally:
-            self._give_back(buffers)
+        with self._device.current():
+            try:
+                return self._on_stream(lambda canvas: canvas.run(batch, panoptic), batch)
+            except DriverError as error:
+                if not error.out_of_memory:
+                    raise
+            self._free_idle()  # for other images; they are made again
+            return self._on_stream(lambda canvas: canvas.run(batch, panoptic), batch)
 
     def network(self, batch: Sequence[PlacedImage]) -> None:
         """Wait for the network alone, on what the last `run` of this batch left on the device.
 
         It tells how much of a run the network is; two calls must not overlap.
         """
+        with self._device.current():
+            self._on_stream(lambda canvas: canvas.network(batch), batch)
+
+    def _on_stream(self, work: Callable[[Canvas], _T], batch: Sequence[PlacedImage]) -> _T:
+        """The result of `work` on a canvas of `batch`; a canvas that fails is not kept."""
         buffers = self._take()
         try:
-            buffers.canvas(batch).network(batch)
+            return work(buffers.canvas(batch))
+        except BaseException:
+            buffers.clear()
+            raise
         finally:
             self._give_back(buffers)
 
@@ -107,12 +138,14 @@ class CudaRunner:
         """Free memory, engine and kernels; a second call does nothing."""
         with self._changed:
             everything, self._all, self._idle = self._all, [], []
-        for buffers in everything:
-            buffers.close()
-        if self._stream is not None:
-            self._stream.close()
-        self.session.close()
-        self._device.close()
+            self._closed = True
+        with self._device.current():
+            for buffers in everything:
+                buffers.close()
+            if self._stream is not None:
+                self._stream.close()
+            self.session.close()
+            self._device.close()
 
     def _take(self) -> "_StreamBuffers":
         with self._changed:
@@ -120,11 +153,19 @@ class CudaRunner:
                 self._changed.wait()
             if self._idle:
                 return self._idle.pop()
-            buffers = _StreamBuffers(self.session, self._stream or self._device.stream())
+            buffers = _StreamBuffers(self.session, self._stream or Stream(self._device))
             self._all.append(buffers)
             return buffers
 
+    def _free_idle(self) -> None:
+        """Free the buffers that no call uses."""
+        with self._changed:
+            for buffers in self._idle:
+                buffers.clear()
+
     def _give_back(self, buffers: "_StreamBuffers") -> None:
+        if self._closed:  # a call after `close`, which the session refuses
+            return buffers.close()
         with self._changed:
             self._idle.append(buffers)
             self._changed.notify()
@@ -157,7 +198,12 @@ class _StreamBuffers:
         flat = self._stream.numpy(DeviceArray(array.pointer, (used,), array.dtype, source))
         return np.ndarray(array.shape, np.uint8, flat, 0, (pitch, channels, 1))
 
+    def clear(self) -> None:
+        """Free all but the stream, whatever state it is in."""
+        while self._canvases:
+            self._canvases.popitem()[1].abandon()
+        self._stream.free_all()
+
     def close(self) -> None:
-        for canvas in self._canvases.values():
-            canvas.close()
+        self.clear()
         self._stream.close()

@@ -17,7 +17,7 @@ from condinst_infer.errors import ConfigError, ModelFileError, SessionError, req
 if TYPE_CHECKING:
     from condinst_infer.contract.session import NodeTime
     from condinst_infer.cuda.arrays import DeviceArray
-    from condinst_infer.cuda.driver import Stream
+    from condinst_infer.cuda.stream import Stream
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES = {

@@ -42,6 +42,7 @@ class Runner(Protocol):
     def run(
         self, batch: Sequence[PlacedImage], panoptic: PanopticConfig | None = None
     ) -> BatchOutputs: ...
+    def frame_buffer(self, shape: tuple[int, int, int]) -> np.ndarray: ...
     def close(self) -> None: ...
 
 
@@ -83,6 +84,10 @@ class CpuRunner:
             pixels + [np.zeros((*canvas, 3), np.uint8)] * missing, canvas
         )
         return {"images": images, "image_sizes": image_sizes}
+
+    def frame_buffer(self, shape: tuple[int, int, int]) -> np.ndarray:
+        """Memory for a frame, uint8 [H, W, 3]; on a CPU any will do."""
+        return np.zeros(shape, np.uint8)
 
     def close(self) -> None:
         """Free the model."""
@@ -145,10 +150,11 @@ def _onnx_on_gpu(path: Path, threads: int | None, index: int) -> "CudaRunner":
     """ONNX Runtime up to NMS, our kernels after it, all on one stream."""
     from condinst_infer.cuda.driver import Device
     from condinst_infer.cuda.runner import CudaRunner
+    from condinst_infer.cuda.stream import Stream
     from condinst_infer.runtimes.ort import OrtSession
 
     device = Device(index)
-    stream = device.stream()
+    stream = Stream(device)
     on_gpu: dict[str, Any] = {"device": "cuda", "device_index": index, "stream": stream.handle}
     try:
         session = OrtSession(path, threads=threads, **on_gpu)

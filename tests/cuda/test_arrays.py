@@ -8,10 +8,12 @@ import pytest
 import torch
 
 import condinst_infer as ci
-from condinst_infer.cuda.driver import Device, Stream
+from condinst_infer.cuda.driver import Device
 from condinst_infer.cuda.runner import CudaRunner
+from condinst_infer.cuda.stream import Stream
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.runtimes.ort import OrtSession
+from engines.emulator import Emulator
 from tests.support.recorded_session import photograph, runner
 
 
@@ -39,7 +41,7 @@ def test_arrays_in_device_memory_are_read_where_they_are(
     image = photograph((60, 91))
     with ci.Pipeline(runner(device, detector_onnx)) as pipeline:
         expected = pipeline(image)
-        stream = device.stream()
+        stream = Stream(device)
         result = pipeline(Foreign(stream, image, pad, number))  # type: ignore[call-overload]
         assert np.array_equal(result.masks, expected.masks) and len(result) > 3
         assert result.image is None and result.image_size == (60, 91)
@@ -52,11 +54,11 @@ def test_rgb_in_device_memory_gives_what_bgr_gives(
     device: Device, detector_onnx: Path, pad: int, number: int | None, alone: bool
 ) -> None:
     image = photograph((60, 91))
-    only = device.stream() if alone else None
+    only = Stream(device) if alone else None
     network = CudaRunner(OrtSession(detector_onnx), device, only)
     with ci.Pipeline(network) as pipeline:
         expected = pipeline(image)
-        stream = device.stream()
+        stream = Stream(device)
         rgb: Any = Foreign(stream, image[..., ::-1], pad, number)
         result = pipeline(rgb, channel_order="rgb")
         assert np.array_equal(result.masks, expected.masks) and len(result) > 3
@@ -74,7 +76,7 @@ def test_a_batch_in_device_memory_is_taken_image_by_image(
 ) -> None:
     images = [photograph((60, 91), seed) for seed in range(2)]
     with ci.Pipeline(runner(device, detector_onnx)) as pipeline:
-        stream = device.stream()
+        stream = Stream(device)
 
         class Batch(list):
             """Iterates over the first axis, as PyTorch and CuPy do."""
@@ -100,12 +102,23 @@ def test_tensors_on_the_gpu_are_refused_as_those_of_the_host(
             pipeline(torch.zeros(60, 91, 3))
         with pytest.raises(InputError, match="can't be used as an array of the GPU"):
             pipeline(torch.zeros(60, 91, 3, dtype=torch.uint8))
-        stream = device.stream()
-        other: Any = Foreign(stream, photograph((60, 91)), 0, None)
-        other.device = torch.device("cuda", 1)
-        with pytest.raises(InputError, match=r"on GPU 1 and the model on GPU 0.*'cuda:0'"):
-            pipeline(other)
-        stream.close()
+
+
+def test_an_image_on_another_gpu_or_nowhere_is_refused(
+    device: Device, cuda_emulator: Emulator, detector_onnx: Path
+) -> None:
+    """The kernels would read memory that is not theirs, which no process survives."""
+    cuda_emulator.devices(2)
+    elsewhere = Stream(Device(1))
+    image: Any = Foreign(elsewhere, photograph((60, 91)), 0, None)
+    with ci.Pipeline(runner(device, detector_onnx)) as pipeline:
+        for order in ("bgr", "rgb"):
+            with pytest.raises(InputError, match=r"on GPU 1 and the model on GPU 0.*'cuda:0'"):
+                pipeline(image, channel_order=order)
+        elsewhere.close()
+        with pytest.raises(InputError, match="the driver knows no memory at its address"):
+            pipeline(image)
+    cuda_emulator.devices(1)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +134,7 @@ def test_other_arrays_in_device_memory_are_refused(
     device: Device, detector_onnx: Path, changes: dict[str, Any], words: str
 ) -> None:
     with ci.Pipeline(runner(device, detector_onnx), max_pixels=6000) as pipeline:
-        stream = device.stream()
+        stream = Stream(device)
         array = Foreign(stream, photograph((60, 91)), 0, None)
         array.__cuda_array_interface__ |= changes
         with pytest.raises(InputError, match=words):

@@ -10,6 +10,7 @@ from condinst_infer import checkpoint
 from condinst_infer.config.model import override
 from condinst_infer.cuda.driver import Device
 from condinst_infer.cuda.runner import CudaRunner
+from condinst_infer.cuda.stream import Stream
 from condinst_infer.export.onnx_export import export_onnx
 from condinst_infer.results.panoptic import PanopticSegment, PanopticSegmentation
 from engines.emulator import Emulator
@@ -34,7 +35,7 @@ def test_owners_come_from_the_device(
     device: Device, panoptic_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = [photograph(size, i) for i, size in enumerate(SIZES)]
-    stream = device.stream()
+    stream = Stream(device)
     monkeypatch.setattr("condinst_infer.runtimes.runner.resize", resized_on(stream))
     with ci.load(panoptic_onnx) as whole:
         expected = whole.panoptic(images, **RULES)

@@ -6,7 +6,7 @@ import torch
 
 from condinst_infer import ops
 from condinst_infer.cuda import kernels
-from condinst_infer.cuda.driver import Stream
+from condinst_infer.cuda.stream import Stream
 from condinst_infer.errors import ConfigError
 from tests.support.nms_reference import Scene, random_scene
 

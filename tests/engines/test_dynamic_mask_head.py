@@ -11,7 +11,7 @@ from torch import Tensor
 from condinst_infer import ops
 from condinst_infer.config.model import mask_layers
 from condinst_infer.cuda import kernels
-from condinst_infer.cuda.driver import Stream
+from condinst_infer.cuda.stream import Stream
 
 PAPERS = {
     "depth": 3,

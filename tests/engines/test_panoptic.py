@@ -7,7 +7,8 @@ import pytest
 
 from condinst_infer.config.presets import preset
 from condinst_infer.cuda import kernels
-from condinst_infer.cuda.driver import DeviceArray, Stream
+from condinst_infer.cuda.arrays import DeviceArray
+from condinst_infer.cuda.stream import Stream
 from condinst_infer.processing.geometry import PlacedImage
 from condinst_infer.processing.panoptic_merge import add_stuff, owners_of_things, semantic_labels
 from condinst_infer.processing.paste import paste

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from condinst_infer.cuda import kernels
-from condinst_infer.cuda.driver import Stream
+from condinst_infer.cuda.stream import Stream
 from condinst_infer.processing.preprocess import resize
 
 Size = tuple[int, int]  # (height, width)

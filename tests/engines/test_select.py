@@ -9,7 +9,7 @@ import torch
 
 from condinst_infer import checkpoint, ops
 from condinst_infer.cuda import kernels
-from condinst_infer.cuda.driver import Stream
+from condinst_infer.cuda.stream import Stream
 
 Arrays = dict[str, np.ndarray]
 Shape = tuple[int, int]

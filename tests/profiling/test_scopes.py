@@ -11,8 +11,9 @@ import pytest
 
 from condinst_infer.contract.session import NodeTime
 from condinst_infer.cuda import kernels
-from condinst_infer.cuda.driver import Device, Graph
+from condinst_infer.cuda.driver import Device
 from condinst_infer.cuda.runner import CudaRunner
+from condinst_infer.cuda.stream import Graph
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.processing import postprocess, preprocess
 from condinst_infer.processing.geometry import PlacedImage

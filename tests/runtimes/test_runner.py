@@ -53,14 +53,21 @@ def test_the_number_reaches_the_session(name: str, monkeypatch: pytest.MonkeyPat
         def __init__(self, index: int) -> None:
             seen["gpu"] = index
 
-        def stream(self) -> Any:
-            return type("Stream", (), {"handle": 7, "close": lambda self: None})()
+    class Stream:
+        handle = 7
+
+        def __init__(self, device: Device) -> None:
+            pass
+
+        def close(self) -> None:
+            pass
 
     def session(path: Path, **options: Any) -> None:
         seen.update(options)
         raise Seen
 
     monkeypatch.setattr("condinst_infer.cuda.driver.Device", Device)
+    monkeypatch.setattr("condinst_infer.cuda.stream.Stream", Stream)
     monkeypatch.setattr("condinst_infer.runtimes.ort.OrtSession", session)
     monkeypatch.setattr("condinst_infer.runtimes.tensorrt.TrtSession", session)
     with pytest.raises(Seen):
