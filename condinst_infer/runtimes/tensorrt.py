@@ -19,7 +19,9 @@ from condinst_infer.contract.tensors import (
     output_shapes,
 )
 from condinst_infer.cuda.arrays import DeviceArray
-from condinst_infer.cuda.driver import Device, Graph, Stream
+from condinst_infer.cuda.driver import Device
+from condinst_infer.cuda.replay import Replay
+from condinst_infer.cuda.stream import Stream, Workspace
 from condinst_infer.errors import SessionError
 from condinst_infer.trt import sidecar
 from condinst_infer.trt.libraries import ErrorLog, create, error_log, load_library, specs
@@ -52,9 +54,9 @@ class TrtSession:
         self.device = Device(device_index)
         self.sidecar.check_gpu(self.path, self.device.compute_capability)
         self.metadata = self.sidecar.metadata(self.path)
-        self.device.activate()
-        self._runtime: Any = create(trt, "Runtime")  # has to outlive the engine
-        self._engine: Any = self._runtime.deserialize_cuda_engine(data)
+        with self.device.current():
+            self._runtime: Any = create(trt, "Runtime")  # has to outlive the engine
+            self._engine: Any = self._runtime.deserialize_cuda_engine(data)
         if self._engine is None:
             reason = error_log(trt).pop_first(default="it gives no reason")
             raise SessionError(f"{trt.__name__} can't load {self.path}: {reason}.")
@@ -79,13 +81,14 @@ class TrtSession:
         """All outputs by name, as new arrays; `feeds` by name, as `inputs` describes them."""
         check_feeds(self.inputs, feeds)
         n, height, width, _ = feeds["images"].shape
-        bound = self._take((n, height, width))
-        try:
-            outputs = bound.run(feeds)
-        except BaseException:
-            bound.close()
-            raise
-        self._keep(bound)
+        with self.device.current():
+            bound = self._take((n, height, width))
+            try:
+                outputs = bound.run(feeds)
+            except BaseException:
+                bound.close()
+                raise
+            self._keep(bound)
         return outputs
 
     def context(self) -> "TrtContext":
@@ -95,16 +98,17 @@ class TrtSession:
                 raise SessionError(f"the session of {self.path} is closed.")
             if self._contexts:
                 return self._contexts.pop()
-            self.device.activate()
             said = error_log(self._trt)
             said.clear()
-            context = _new_context(self._trt, self._engine)
+            with self.device.current():
+                context = _new_context(self._trt, self._engine)
             if context is None:
                 reason = said.pop_first(default="it gives no reason")
                 raise SessionError(
                     f"{self.path} has no room to run on {self.device.name}: {reason}."
                 )
-            return TrtContext(context, self.metadata, self.sidecar.profile, said)
+            most = int(self._engine.device_memory_size_v2)
+            return TrtContext(context, self.metadata, self.sidecar.profile, said, most)
 
     def release(self, context: "TrtContext") -> None:
         """Take back a context; graphs that were captured from it must not be launched again."""
@@ -116,12 +120,14 @@ class TrtSession:
         """Free the engine and what no call holds; a second call does nothing."""
         with self._lock:
             bound, self._bound = self._bound, []
-            self._contexts = []
+            contexts, self._contexts = self._contexts, []
             engine, self._engine = self._engine, None
-        for one in bound:
-            one.close()
-        del engine
-        self._runtime = None
+        with self.device.current():  # where TensorRT frees what lies on the GPU
+            while bound:
+                bound.pop().close()
+            contexts.clear()
+            del engine
+            self._runtime = None
 
     def _take(self, shape: Shape) -> "_Bound":
         with self._lock:
@@ -141,22 +147,31 @@ class TrtSession:
 
 
 class TrtContext:
-    """An engine's state for one run at a time."""
+    """An engine's state for one run at a time.
+
+    Its scratch memory is the workspace of the stream it is put on, as large as the shapes in use
+    need it; by itself TensorRT reserves what the largest shapes would, for every context.
+    """
 
     def __init__(
-        self, context: Any, metadata: Metadata, profile: ShapeProfile, said: ErrorLog
+        self, context: Any, metadata: Metadata, profile: ShapeProfile, said: ErrorLog, most: int
     ) -> None:
+        """`most`: bytes of scratch memory that the largest shapes need."""
         self._context, self._metadata, self._profile, self._said = context, metadata, profile, said
+        self._most = most
         self._shape: Shape | None = None
         self._needed: dict[str, tuple[int, ...]] = {}
+        self._scratch = 0  # bytes that the shapes need
+        self._placed: tuple[Workspace, int] | None = None  # whose memory it has, and since when
 
     def enqueue(
         self, feeds: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], stream: Stream
     ) -> None:
-        """Put a run on `stream`, from `feeds` to `outputs`, all by name; nothing is allocated.
+        """Put a run on `stream`, from `feeds` to `outputs`, all by name.
 
         May be captured into a graph after one run of the same shape, if the session is
-        `capturable`; such a graph is good until the shape changes.
+        `capturable`; nothing is allocated then. Such a graph is good until the shape or the
+        stream's workspace changes.
 
         Raises:
             SessionError: a shape the engine was not built for.
@@ -167,14 +182,29 @@ class TrtContext:
             self._needed = output_shapes(self._metadata, n, (height, width))
             for name, array in feeds.items():
                 self._ask("set_input_shape", name, array.shape)
+            self._scratch = int(self._context.update_device_memory_size_for_shapes()) or self._most
+            self._placed = None
             self._shape = (n, height, width)
         found = {name: array.shape for name, array in outputs.items()}
         if found != self._needed:  # a write outside of them would go unnoticed
             raise SessionError(f"the outputs have shapes {found}, needed are {self._needed}.")
+        self._place(stream.workspace)
         for name, array in (*feeds.items(), *outputs.items()):
             self._ask("set_tensor_address", name, array.pointer)
-        stream.device.activate()
         self._ask("execute_async_v3", stream.handle)
+
+    def _place(self, workspace: Workspace) -> None:
+        """Give TensorRT its scratch memory, if it has other memory or none."""
+        memory = workspace.reserve(self._scratch)
+        if self._placed == (workspace, workspace.generation):
+            return
+        self._said.clear()
+        self._context.set_device_memory(memory.pointer, memory.nbytes)
+        if self._said and memory.nbytes < self._most:  # this version wants what the largest need
+            self._scratch = self._most
+            memory = workspace.reserve(self._scratch)
+            self._context.set_device_memory(memory.pointer, memory.nbytes)
+        self._placed = (workspace, workspace.generation)
 
     def _ask(self, name: str, *args: Any) -> None:
         """Call a function of the context that gives False when it fails."""
@@ -193,15 +223,15 @@ class _Bound:
         n, height, width = shape
         needed = output_shapes(session.metadata, n, (height, width))
         shapes = {"images": (n, height, width, 3), "image_sizes": (n, 2), **needed}
-        self._graph: Graph | None = None
         self._host: dict[str, np.ndarray] = {}
         self._arrays: dict[str, DeviceArray] = {}
-        self._stream = session.device.stream()
+        self._stream = Stream(session.device)
+        self._replay = Replay(self._stream, session)
         try:
-            self._context = session.context()
             for name, spec in (session.inputs | session.outputs).items():
                 self._host[name] = self._stream.allocate_pinned(shapes[name], spec.dtype)
                 self._arrays[name] = self._stream.empty(shapes[name], spec.dtype)
+            self._context = session.context()
         except BaseException:
             self._stream.close()
             raise
@@ -209,14 +239,10 @@ class _Bound:
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         for name, array in feeds.items():
             self._host[name][...] = array
-        if self._graph is not None:
-            self._graph.launch()
-        else:
-            self._work()
+        self._replay.enqueue(self._work)
         self._stream.synchronize()
         outputs = {name: self._host[name].copy() for name in self._session.outputs}
-        if self._graph is None and self._session.capturable:
-            self._graph = self._stream.graph(self._work)  # TensorRT wants a plain run before
+        self._replay.record(self._work)  # TensorRT wants a plain run before
         return outputs
 
     def _work(self) -> None:
@@ -231,8 +257,7 @@ class _Bound:
             self._stream.download(self._host[name], array)
 
     def close(self) -> None:
-        if self._graph is not None:
-            self._graph.close()
+        self._replay.close()
         self._stream.close()
         self._session.release(self._context)
 
@@ -255,9 +280,11 @@ def _tensors(trt: ModuleType, engine: Any) -> tuple[dict[str, TensorSpec], dict[
 
 
 def _new_context(trt: ModuleType, engine: Any) -> Any:
-    """A context of `engine`; TensorRT-RTX is asked to make CUDA graphs of what it can."""
+    """A context of `engine` without scratch memory; TensorRT-RTX makes CUDA graphs itself."""
+    strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
     if trt.__name__ != "tensorrt_rtx":
-        return engine.create_execution_context()
+        return engine.create_execution_context(strategy)
     settings = engine.create_runtime_config()
     settings.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    settings.set_execution_context_allocation_strategy(strategy)
     return engine.create_execution_context(settings)

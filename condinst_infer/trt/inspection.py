@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -21,6 +21,7 @@ class BuiltGraph:
     precision: str
     plugin: tuple[str, ...]  # nodes that are our kernels
     source: str  # "engine", or "network": as it was parsed, before the builder had it
+    scratch_bytes: int | None = None  # of device memory, for the largest shapes; None: not known
 
 
 def read_network(trt: ModuleType, network: Any, nodes: Sequence[str]) -> BuiltGraph:
@@ -50,6 +51,7 @@ def read_engine(trt: ModuleType, engine: bytes, parsed: BuiltGraph) -> tuple[Bui
     loaded = runtime.deserialize_cuda_engine(engine)
     if loaded is None:
         return parsed, error_log(trt).pop_first(default=f"{trt.__name__} can't load it on this GPU")
+    parsed = replace(parsed, scratch_bytes=int(loaded.device_memory_size_v2))
     inspector = loaded.create_engine_inspector()
     try:
         said = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
@@ -64,7 +66,8 @@ def read_engine(trt: ModuleType, engine: bytes, parsed: BuiltGraph) -> tuple[Bui
     precision = next((name for name, said in small if any(map(said.search, types))), "fp32")
     plugin = tuple(node for node in parsed.plugin if f"{node}/" not in text)
     silent = precision == parsed.precision and not all(node in text for node in plugin)
-    return BuiltGraph(precision, plugin, "network" if silent else "engine"), ""
+    source = "network" if silent else "engine"
+    return replace(parsed, precision=precision, plugin=plugin, source=source), ""
 
 
 def _plugins(names: Iterable[str], nodes: Sequence[str]) -> tuple[str, ...]:

@@ -74,6 +74,9 @@ class ErrorLog:
     def __init__(self, logger: Any, messages: "deque[str]") -> None:
         self.logger, self._messages = logger, messages
 
+    def __bool__(self) -> bool:
+        return bool(self._messages)
+
     def clear(self) -> None:
         """Forget the errors so far."""
         self._messages.clear()

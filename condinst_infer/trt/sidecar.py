@@ -18,7 +18,7 @@ from condinst_infer.errors import InputError, ModelFileError
 from condinst_infer.system.files import atomic_file
 from condinst_infer.trt.shape_profile import ShapeProfile
 
-FORMAT = 2  # of this file
+FORMAT = 3  # of this file
 _DIGEST = "sidecar_sha256"
 
 
@@ -48,6 +48,7 @@ class Sidecar:
     plugin: tuple[str, ...]  # nodes that are our kernels; the others are standard operations
     inspected: str  # where the last two were read: "engine", or "network" as it was parsed
     smoke_run: str  # "passed", or why it was not made
+    scratch_bytes: int | None  # of device memory, for the largest shapes; None: not known
     format: int = FORMAT
 
     def metadata(self, path: Path) -> Metadata:
@@ -68,8 +69,17 @@ class Sidecar:
             "takes": str(self.profile),
             "precision": f"{self.precision_built} (read from {read})",
             "our kernels": f"{', '.join(self.plugin) or 'none'} (read from {read})",
+            "memory": self._memory(),
             "smoke run": self.smoke_run,
         }
+
+    def _memory(self) -> str:
+        """The GPU memory of a loaded engine, as a sentence."""
+        weights = f"{self.engine_bytes / 1e6:.1f} MB, its weights"
+        if self.scratch_bytes is None:
+            return f"{weights}; and scratch memory, not known before it is loaded on a GPU"
+        scratch = f"{self.scratch_bytes / 1e6:.1f} MB"
+        return f"{weights}; up to {scratch} of scratch memory for each call at a time"
 
     def rebuild(self, path: Path) -> str:
         """The command that makes the engine `path` again."""

@@ -10,13 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
 import condinst_infer as ci
 from condinst_infer.contract.tensors import output_shapes
-from condinst_infer.cuda.driver import Device, Stream
+from condinst_infer.cuda.arrays import DeviceArray
+from condinst_infer.cuda.driver import Device
+from condinst_infer.cuda.stream import Stream
 from condinst_infer.errors import CondInstError, MissingExtraError, ModelFileError, SessionError
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.runtimes.tensorrt import TrtSession
@@ -57,6 +60,12 @@ def feeds(n: int = 1, h: int = 64, w: int = 96, seed: int = 0) -> Feeds:
     coarse = rng.integers(0, 256, (n, h // 16, w // 16, 3), np.uint8)
     sizes = np.array([[h - i, w - 2 * i] for i in range(n)], np.int32)
     return {"images": coarse.repeat(16, 1).repeat(16, 2), "image_sizes": sizes}
+
+
+def unresized(h: int, w: int) -> np.ndarray:
+    """A picture of a size that the nano network takes: resizing differs by a grey level."""
+    coarse = np.random.default_rng(0).integers(0, 256, (h // 16, w // 16, 3), np.uint8)
+    return coarse.repeat(16, 0).repeat(16, 1)
 
 
 def assert_same(found: Feeds, expected: Feeds) -> None:
@@ -170,7 +179,7 @@ def test_a_context_runs_from_device_memory_to_device_memory(
     session: TrtSession, nano_onnx: Path
 ) -> None:
     assert session.capturable
-    stream = session.device.stream()
+    stream = Stream(session.device)
     context = session.context()
     assert session.context() is not context
     expected = OrtSession(nano_onnx, threads=1)
@@ -288,6 +297,112 @@ def test_tensorrt_rtx_makes_its_graphs_itself(
     settings = state.contexts[-1]._settings
     assert settings.cuda_graph_strategy.name == "WHOLE_GRAPH_CAPTURE"
     session.close()
+
+
+def test_a_run_that_cannot_be_captured_keeps_its_result(
+    trt: ModuleType, session: TrtSession, nano_onnx: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For every shape and every call; it is said once."""
+    state.uncapturable = "a layer synchronises"
+    expected = OrtSession(nano_onnx, threads=1)
+    with caplog.at_level("WARNING"):
+        for turn in range(3):
+            for shape in ((1, 64, 96), (2, 64, 96)):
+                given = feeds(*shape, seed=turn)
+                assert_same(session.run(given), expected.run(given))
+    assert Replayed.launches == 0 and len(state.contexts) == 2
+    told = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 1 and "without CUDA graphs" in told[0].getMessage()
+    assert "a layer synchronises" in told[0].getMessage()
+
+
+def test_a_pipeline_keeps_its_result_when_capture_is_refused(
+    trt: ModuleType, nano_onnx: Path, tmp_path: Path
+) -> None:
+    state.uncapturable = "a layer synchronises"
+    image = unresized(128, 128)
+    with ci.load(built(nano_onnx, tmp_path)) as ours, ci.load(nano_onnx) as theirs:
+        expected = theirs(image)
+        for _ in range(4):
+            assert np.array_equal(ours(image).labels, expected.labels)
+    assert Replayed.launches == 0
+
+
+def test_scratch_memory_is_as_large_as_the_shapes_in_use_need(
+    session: TrtSession, nano_onnx: Path
+) -> None:
+    """One piece for all that runs on a stream; by itself TensorRT takes the largest for each."""
+    stream = Stream(session.device)
+    expected = OrtSession(nano_onnx, threads=1)
+    arrays: list[tuple[Feeds, dict[str, DeviceArray], dict[str, DeviceArray], Any]] = []
+    sizes = []
+    for shape in ((1, 64, 64), (1, 64, 96), (3, 192, 192), (1, 64, 64)):
+        given = feeds(*shape)
+        ins = {name: stream.array(value) for name, value in given.items()}
+        needed = output_shapes(session.metadata, shape[0], shape[1:])
+        outs = {
+            name: stream.empty(needed[name], spec.dtype) for name, spec in session.outputs.items()
+        }
+        arrays.append((given, ins, outs, session.context()))
+        arrays[-1][-1].enqueue(ins, outs, stream)
+        sizes.append(stream.workspace.reserve(0).nbytes)
+    assert sizes == [2 * 64 * 64 * 3, 2 * 64 * 96 * 3, 2 * 3 * 192 * 192 * 3] + sizes[2:3]
+    for given, ins, outs, context in arrays:  # the memory of the first is no more
+        context.enqueue(ins, outs, stream)
+        for name, value in expected.run(given).items():
+            assert np.array_equal(stream.numpy(outs[name]), value)
+        session.release(context)
+    stream.close()
+
+
+def test_a_version_that_wants_memory_for_the_largest_shapes_gets_it(
+    session: TrtSession, nano_onnx: Path
+) -> None:
+    state.largest_scratch = True
+    given = feeds()
+    for _ in range(2):
+        assert_same(session.run(given), OrtSession(nano_onnx, threads=1).run(given))
+    assert state.contexts[-1]._memory[1] == 2 * 3 * 192 * 192 * 3
+
+
+def test_a_larger_canvas_makes_graphs_of_the_smaller_ones_anew(
+    trt: ModuleType, nano_onnx: Path, tmp_path: Path
+) -> None:
+    """Their graphs hold the address of scratch memory that has moved."""
+    small, large = unresized(128, 128), unresized(128, 192)
+    with ci.load(built(nano_onnx, tmp_path)) as ours, ci.load(nano_onnx) as theirs:
+        expected = {id(image): theirs(image) for image in (small, large)}
+        for image in (small, small, small, large, small, small, large, small, small):
+            assert np.array_equal(ours(image).labels, expected[id(image)].labels)
+    assert Replayed.launches == 3  # the third small one, then both again after two plain runs
+
+
+def test_no_memory_for_a_context_or_a_run_leaves_nothing(
+    session: TrtSession, nano_onnx: Path, cuda_emulator: Emulator
+) -> None:
+    """Every allocation of the first run in turn."""
+    expected = OrtSession(nano_onnx, threads=1).run(feeds())
+    before, number = cuda_emulator.live() | {"memory": cuda_emulator.allocations()}, 0
+    while True:
+        number += 1
+        cuda_emulator.fault(f"cuMemAlloc:{number}:2")
+        try:
+            assert_same(session.run(feeds()), expected)
+        except SessionError as error:
+            assert "no memory left" in str(error)
+            assert cuda_emulator.live() | {"memory": cuda_emulator.allocations()} == before
+        if not cuda_emulator.fired():
+            break
+    assert number > 8
+    cuda_emulator.fault("")
+
+
+def test_a_session_is_closed_on_any_thread(engine: Path) -> None:
+    session = TrtSession(engine)
+    session.run(feeds())
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(session.close).result()
+    assert "closed" in repr(session)
 
 
 def test_the_stand_in_has_the_names_of_the_installed_library() -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from condinst_infer.contract.metadata import metadata_from_props
 from condinst_infer.cuda import kernels
-from condinst_infer.cuda.driver import ptx
+from condinst_infer.cuda.kernels import ptx
 from condinst_infer.errors import MissingExtraError, SessionError
 from condinst_infer.trt import plugin
 from tests.support import tensorrt_stubs

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from condinst_infer.cuda.driver import Stream
+from condinst_infer.cuda.stream import Stream
 from condinst_infer.trt.build import engine_from_onnx
 from condinst_infer.trt.sidecar import sidecar_path
 from tests.support.fake_tensorrt import fake_tensorrt

@@ -12,6 +12,9 @@ TensorIOMode = enum.Enum("TensorIOMode", ["INPUT", "OUTPUT"])
 LayerInformationFormat = enum.Enum("LayerInformationFormat", ["JSON"])
 ProfilingVerbosity = enum.Enum("ProfilingVerbosity", ["DETAILED"])
 MemoryPoolType = enum.Enum("MemoryPoolType", ["WORKSPACE"])
+ExecutionContextAllocationStrategy = enum.Enum(
+    "ExecutionContextAllocationStrategy", ["STATIC", "USER_MANAGED"]
+)
 CudaGraphStrategy = enum.Enum("CudaGraphStrategy", ["WHOLE_GRAPH_CAPTURE"])  # of TensorRT-RTX
 BuilderFlag = enum.Enum("BuilderFlag", ["TF32"])
 NetworkDefinitionCreationFlag = enum.IntEnum(
@@ -27,6 +30,8 @@ class State:
         self.plugins: set[str] = set()  # node types that are registered
         self.half = False  # whether it turns every network into half precision
         self.complaint = ""  # why it can't build
+        self.uncapturable = ""  # why a run can't be captured
+        self.largest_scratch = False  # whether it refuses less than the largest shapes need
         self.networks: list[Any] = []
         self.configs: list[Any] = []
         self.seen: list[bytes] = []  # engines it was given
