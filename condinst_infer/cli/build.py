@@ -3,17 +3,26 @@
 import argparse
 import json
 import re
+import sys
+import threading
 from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
+
+from tqdm import tqdm
 
 from condinst_infer.cli.options import Verb, add_json, add_model, add_output, positive
 from condinst_infer.contract.model_file import ModelFile, check_output
-from condinst_infer.system.progress import progress_bar
 from condinst_infer.trt.build import BuiltEngine, engine_from_onnx
 from condinst_infer.trt.shape_profile import Shape
 from condinst_infer.trt.sidecar import atomic_engine, sidecar_path
 from condinst_infer.verification.self_test import check, self_test_from_props
+
+BAR_S = 2.0  # until a bar is shown on a terminal
+LINE_S = 30.0  # between lines where there is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +94,7 @@ def run(options: BuildOptions) -> int:
     check_output(options.output, ModelFile.ENGINE)
     with atomic_engine(options.output) as part:
         part.touch()  # an output that can't be written is better known before minutes of building
-        with progress_bar(100, "%", description="building") as bar:
+        with _shown_progress() as progress:
             built = engine_from_onnx(
                 options.model,
                 runtime=options.runtime,
@@ -95,7 +104,7 @@ def run(options: BuildOptions) -> int:
                 workspace_mib=options.workspace,
                 timing_cache=options.timing_cache,
                 plugin=not options.no_plugin,
-                progress=lambda share: bar.update(int(100 * share) - bar.n),
+                progress=progress,
             )
         sidecar = built.sidecar
         part.write_bytes(built.engine)
@@ -111,6 +120,37 @@ def run(options: BuildOptions) -> int:
         print(f"{name + ':':16}{value}")
     print(f"-> {options.output}")
     return 0
+
+
+@contextmanager
+def _shown_progress() -> Iterator[Callable[[float], None]]:
+    """Show the share that the yielded function was last called with: a bar, or lines on stderr.
+
+    TensorRT may measure one layer for minutes, so the time goes on without a call.
+    """
+    shares, done, start = [0.0], threading.Event(), monotonic()
+    bar_format = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}"  # no estimate: steps differ too much
+    bar = tqdm(
+        total=100, desc="building", disable=None, delay=BAR_S, miniters=0, bar_format=bar_format
+    )
+
+    def show() -> None:
+        while not done.wait(LINE_S if bar.disable else 0.5):
+            percent = int(100 * shares[-1])
+            if bar.disable:
+                seconds = f"{monotonic() - start:.0f} s"
+                print(f"building: {percent} %, {seconds}", file=sys.stderr, flush=True)
+            else:
+                bar.update(percent - bar.n)
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield shares.append
+    finally:
+        done.set()
+        thread.join()
+        bar.close()
 
 
 def _smoke_run(built: BuiltEngine, part: Path) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ from typing import Any
 from condinst_infer.contract.metadata import Metadata, metadata_from_props, props_from_onnx
 from condinst_infer.contract.tensors import check_contract
 from condinst_infer.cuda.driver import Device
+from condinst_infer.cuda.kernels import MAX_CANDIDATES
 from condinst_infer.errors import (
     CondInstError,
     ConfigError,
@@ -63,7 +65,7 @@ def engine_from_onnx(
 
     Raises:
         ModelFileError: not ours, or not what this runtime can build; its words with node names.
-        ConfigError: shapes that are not for this file.
+        ConfigError: shapes that are not for this file, or more candidates than our NMS takes.
         SessionError: runtime or GPU is missing, or did not do what the file says.
     """
     data = _content(path)
@@ -79,6 +81,8 @@ def engine_from_onnx(
         )
     nodes = plugins.NODES[metadata.config.detect.nms]
     wanted = nodes if plugin and trt.__name__ == "tensorrt" and metadata.graph == "full" else ()
+    if "ClassNMS" in wanted or metadata.graph == "detector":
+        _check_candidates(metadata, path)
     if wanted:
         plugins.register()
     builder = _EngineBuilder(trt, data, path, metadata)
@@ -106,6 +110,7 @@ def engine_from_onnx(
         plugin=found.plugin,
         inspected=found.source,
         smoke_run=f"not made: {why_not}" if why_not else "not made yet",
+        scratch_bytes=found.scratch_bytes,
     )
     return BuiltEngine(engine, sidecar, not why_not, tuple(notes))
 
@@ -180,9 +185,8 @@ class _EngineBuilder:
         self._config.progress_monitor = self._monitor
 
         def work() -> Any:
-            if gpu is not None:
-                gpu.activate()
-            return self._builder.build_serialized_network(self.network, self._config)
+            with nullcontext() if gpu is None else gpu.current():
+                return self._builder.build_serialized_network(self.network, self._config)
 
         with ThreadPoolExecutor(1) as pool:
             try:
@@ -207,6 +211,18 @@ def _error_text(error: Any) -> str:
     """One error of the parser, with the node it is about."""
     inside = "".join(f" in {name}" for name in reversed(error.local_function_stack()))
     return f"node {error.node_name()} ({error.node_operator()}){inside}: {error.desc()}"
+
+
+def _check_candidates(metadata: Metadata, path: Path) -> None:
+    """ConfigError for too many candidates; TensorRT would only say that it can't build."""
+    levels, topk = len(metadata.config.strides), metadata.config.detect.pre_nms_topk
+    if levels * topk > MAX_CANDIDATES:
+        instead = ", or build it so: --no-plugin" if metadata.graph == "full" else ""
+        raise ConfigError(
+            f"{path} has {levels * topk} candidates per image, pre_nms_topk {topk} on each of "
+            f"{levels} levels; our NMS kernel takes {MAX_CANDIDATES}. Export it with a lower "
+            f"pre_nms_topk{instead}."
+        )
 
 
 def _check(found: BuiltGraph, metadata: Metadata, plugins: Sequence[str], path: Path) -> None:
