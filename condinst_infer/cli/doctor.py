@@ -1,5 +1,7 @@
 """`condinst doctor`: what works on this machine, and the command that installs the rest.
 
+With --gpu-check it runs the kernels instead: condinst_infer.profiling.gpu.run.
+
 Versions come from the installed packages' records; only ONNX Runtime and OpenVINO are imported,
 since no record lists what they offer on this machine.
 """
@@ -7,11 +9,14 @@ since no record lists what they offer on this machine.
 import importlib
 import json
 import platform
+from argparse import ArgumentParser
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from condinst_infer.cli.options import Verb, add_json
+from condinst_infer.errors import ConfigError
 from condinst_infer.profiling.environment import package_versions
 from condinst_infer.system.hardware import gpus
 
@@ -35,13 +40,35 @@ def report() -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
-    """Options of `condinst doctor`."""
+    """Options of `condinst doctor`; ConfigError if one lacks --gpu-check."""
 
     json: bool
+    gpu_check: bool
+    small: bool
+    only: str | None
+    output: Path | None
+
+    def __post_init__(self) -> None:
+        for option, value in (
+            ("--small", self.small),
+            ("--only", self.only),
+            ("-o", self.output),
+        ):
+            if value and not self.gpu_check:
+                raise ConfigError(f"{option} goes with --gpu-check.")
 
 
 def run(options: DoctorOptions) -> int:
-    """Print versions, GPUs and capabilities."""
+    """Print versions, GPUs and capabilities, or check and time the kernels on the GPU."""
+    if options.gpu_check:
+        from condinst_infer.profiling.gpu.run import gpu_check
+
+        return gpu_check(
+            only=options.only,
+            output=options.output,
+            small=options.small,
+            print_json=options.json,
+        )
     data = report()
     print(json.dumps(data) if options.json else text(data))
     return 0
@@ -160,4 +187,32 @@ def _openvino_precisions() -> list[str]:
         return []
 
 
-VERB = Verb("condinst doctor", add_json, DoctorOptions, run)
+def _add_options(parser: ArgumentParser) -> None:
+    add_json(parser)
+    parser.add_argument(
+        "--gpu-check",
+        action="store_true",
+        help="check every CUDA kernel on this GPU against stored results, and against PyTorch "
+        "where it is installed, then time them; exit status 1 if one is wrong",
+    )
+    parser.add_argument(
+        "--small",
+        action="store_true",
+        help="small sizes only, for compute-sanitizer; times mean nothing then",
+    )
+    parser.add_argument("--only", metavar="KERNEL", help="check and time one kernel")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="JSON file for the results, written after each one (default: they are only printed)",
+    )
+
+
+VERB = Verb(
+    "condinst doctor\n  condinst doctor --gpu-check -o gpu-check.json",
+    _add_options,
+    DoctorOptions,
+    run,
+)

@@ -186,7 +186,7 @@ def test_names_in_the_recipes_are_in_the_code() -> None:
     )
     recipes = CONTRIBUTING.partition("## Add a kernel")[2].partition("## Release")[0]
     names = set(re.findall(r"`([A-Za-z_]\w*)`", recipes)) - {"VERB", "add"}
-    assert {"open_model", "VERBS", "_PRESETS", "settings_for", "instance_checks"} <= names
+    assert {"open_model", "VERBS", "_PRESETS", "settings_for", "CHECKS"} <= names
     for name in names:
         assert re.search(rf"\b{name}\b", code), name
 

@@ -1,42 +1,67 @@
-"""Checks of the panoptic merge's kernels against torch."""
+"""Cases of the panoptic merge as it is run: masks pasted, merged and copied to the host."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 
 from condinst_infer.config.model import PanopticConfig
 from condinst_infer.cuda import kernels
 from condinst_infer.cuda.download import HostCopy
-from condinst_infer.cuda.driver import Stream
 from condinst_infer.cuda.panoptic_merge import PanopticMerge
-from condinst_infer.ops.panoptic import panoptic_merge
+from condinst_infer.cuda.stream import Stream
 from condinst_infer.processing.geometry import PlacedImage
-from condinst_infer.profiling.gpu.checks import Check
-from condinst_infer.profiling.gpu.scenes import mask_scene, stuff_scene
+from condinst_infer.profiling.gpu.cases import FLOATS, Arrays, KernelCase
+from condinst_infer.profiling.gpu.seeded import blobs, regions
+
+Size = tuple[int, int]  # (height, width)
 
 RULES: dict[str, Any] = {"overlap_threshold": 0.4, "stuff_area_limit": 500}
+_WRONG = 5e-5  # share of the pixels, on the edge of a mask or between two classes
 
 
-def panoptic_checks(stream: Stream, small: bool) -> Iterator[Check]:
-    cases = [(4, 7, (16, 24), (57, 91), (75, 121))]
-    if not small:
-        cases.append((100, 54, (200, 272), (800, 1067), (480, 640)))
-        cases.append((30, 12, (128, 184), (512, 731), (1080, 1542)))
-    for k, classes, shape, net_size, image_size in cases:
-        for dtype in (np.float32, np.float16):
-            masks = mask_scene(k, shape, image_size).astype(dtype)
-            semantic = stuff_scene(cells=shape, classes=classes).astype(dtype)
-            sizes = {"net_size": net_size, "image_size": image_size}
-            made = MergeScene(stream, masks, semantic, **sizes)
-            made.merge()
-            found = made.owners()
-            tensors = torch.from_numpy(masks), torch.from_numpy(semantic)
-            expected = panoptic_merge(*tensors, stride=4, **sizes, **RULES).numpy()
-            case = f"{k} masks and {classes} classes {shape} to {image_size}, {np.dtype(dtype)}"
-            # pixels on the edge of a mask or between two classes may go either way
-            yield Check("panoptic", case, int((found != expected).sum()), 3)
+def panoptic_merge_cases() -> list[KernelCase]:
+    sizes = [
+        (4, 7, (16, 24), (57, 91), (75, 121), True),
+        (30, 12, (128, 184), (512, 731), (480, 640), False),
+        (100, 54, (104, 184), (414, 736), (1080, 1920), False),
+    ]
+    return [_merge_case(*size, dtype) for size in sizes for dtype in FLOATS]
+
+
+def _merge_case(
+    k: int, classes: int, shape: Size, net_size: Size, image_size: Size, small: bool, dtype: Any
+) -> KernelCase:
+    sizes: dict[str, Any] = {"net_size": net_size, "image_size": image_size}
+
+    def inputs() -> Arrays:
+        return {"masks": blobs(k, k, shape), "semantic": regions(k, classes, shape)}
+
+    def run(stream: Stream, inputs: Arrays) -> Arrays:
+        scene = MergeScene(stream, *(array.astype(dtype) for array in inputs.values()), **sizes)
+        scene.merge()
+        return {"owners": scene.owners()}
+
+    def expected(inputs: Arrays) -> Arrays:
+        import torch
+
+        from condinst_infer.ops.panoptic import panoptic_merge
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        tensors = [torch.from_numpy(array).to(device) for array in inputs.values()]
+        owners = panoptic_merge(*tensors, stride=4, **sizes, **RULES)
+        return {"owners": owners.cpu().numpy().astype(np.uint16)}
+
+    return KernelCase(
+        name=f"{k} masks and {classes} classes {shape} to {image_size}",
+        inputs=inputs,
+        run=run,
+        expected=expected,
+        limit=max(3, round(_WRONG * image_size[0] * image_size[1])),
+        dtype=dtype,
+        small=small,
+        stored=image_size != (1080, 1920),
+        gpu_twin=not small,
+    )
 
 
 class MergeScene:

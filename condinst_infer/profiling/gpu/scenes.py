@@ -1,13 +1,17 @@
-"""Masks, logits and tensors that kernels are checked and timed on."""
+"""Masks, logits and tensors that kernels are timed on; only what makes tensors imports torch."""
+
+import ctypes
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import interpolate, pad
 
 from condinst_infer.cuda.arrays import DeviceArray
+from condinst_infer.errors import SessionError
 from condinst_infer.results.crop import CroppedMask
+
+if TYPE_CHECKING:
+    import torch
 
 NET_SIZE, IMAGE_SIZE, STRIDE, CELLS = (800, 1088), (480, 640), 4, (200, 272)
 
@@ -42,12 +46,14 @@ def mask_scene(
 
 
 def torch_probabilities(
-    masks: torch.Tensor,
+    masks: "torch.Tensor",
     stride: int = STRIDE,
     net_size: tuple[int, int] = NET_SIZE,
     image_size: tuple[int, int] = IMAGE_SIZE,
-) -> torch.Tensor:
+) -> "torch.Tensor":
     """Native-size probabilities [K, H, W] by pad, interpolate, crop and interpolate."""
+    from torch.nn.functional import interpolate, pad
+
     height, width = masks.shape[1:]
     x = pad(masks[:, None], (0, 1, 0, 1), mode="replicate")
     size = (height * stride + 1, width * stride + 1)
@@ -92,10 +98,17 @@ def stuff_scene(
     )
 
 
-def tensor_from(array: DeviceArray) -> Tensor:
-    """`array` as a tensor on its device, not a copy; on the emulator's, that is the CPU."""
+def tensor_from(array: DeviceArray) -> "torch.Tensor":
+    """`array` as a tensor on its device, not a copy; on the emulator's, that is the CPU.
+
+    Raises:
+        SessionError: PyTorch sees no GPU, and the array is on one.
+    """
+    import torch
+
     if torch.cuda.is_available():
         return torch.as_tensor(array, device="cuda")
-    from engines.emulator import host  # only a clone of the repository has it
-
-    return torch.from_numpy(host(array))
+    if not array.owner.device.name.startswith("no GPU"):  # engines.emulator
+        raise SessionError("PyTorch sees no GPU here: it was installed without CUDA.")
+    raw = (ctypes.c_uint8 * array.nbytes).from_address(array.pointer)
+    return torch.from_numpy(np.ndarray(array.shape, array.dtype, memoryview(raw)))
