@@ -1,13 +1,14 @@
 """A network in PyTorch as the engine of the device pipeline: for GPUs without TensorRT."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from condinst_infer.contract.metadata import Metadata
 from condinst_infer.cuda.arrays import DeviceArray
-from condinst_infer.cuda.driver import Stream
+from condinst_infer.cuda.stream import Stream
 from condinst_infer.model.condinst import CondInst
 from condinst_infer.model.deploy import in_precision
 from condinst_infer.profiling.gpu.scenes import tensor_from
@@ -30,6 +31,7 @@ class TorchDetector:
         return TorchContext(self.model)
 
     def release(self, context: "TorchContext") -> None:
+        """Free the graph; a later run records another one."""
         context.graph = None
 
     def close(self) -> None:
@@ -40,13 +42,42 @@ class TorchContext:
     """The detector for one shape, from and to always the same arrays."""
 
     def __init__(self, model: CondInst) -> None:
-        self.model, self.graph, self.places = model, None, None
-        self.graph: Any
-        self.places: tuple[int, ...] | None
+        self.model = model
+        self.graph: Any = None
+        self._places: tuple[int, ...] | None = None  # of what `_work` reads and writes
+        self._work: Callable[[], None] = lambda: None
 
     def enqueue(
         self, feeds: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], stream: Stream
     ) -> None:
+        with self.on(feeds, outputs, stream) as launch:
+            launch()
+
+    @contextmanager
+    def on(
+        self, feeds: Mapping[str, DeviceArray], outputs: Mapping[str, DeviceArray], stream: Stream
+    ) -> Iterator[Callable[[], None]]:
+        """A call that puts the detector on `stream` and does nothing else on the host."""
+        places = tuple(array.pointer for array in (*feeds.values(), *outputs.values()))
+        with torch.inference_mode():
+            if not torch.cuda.is_available():
+                self._prepare(places, feeds, outputs)
+                yield self._work
+                return
+            with torch.cuda.stream(torch.cuda.ExternalStream(stream.handle)):
+                if self._prepare(places, feeds, outputs) or self.graph is None:
+                    self.graph = _recorded(self._work)
+                yield self.graph.replay
+
+    def _prepare(
+        self,
+        places: tuple[int, ...],
+        feeds: Mapping[str, DeviceArray],
+        outputs: Mapping[str, DeviceArray],
+    ) -> bool:
+        """Make tensors of arrays that are not those of the last call; whether they are not."""
+        if places == self._places:
+            return False
         inputs = [tensor_from(feeds[name]) for name in ("images", "image_sizes")]
         targets = {name: tensor_from(array) for name, array in outputs.items()}
 
@@ -54,17 +85,11 @@ class TorchContext:
             for name, value in self.model.detector(*inputs).items():
                 targets[name].copy_(value)
 
-        with torch.inference_mode():
-            if not torch.cuda.is_available():
-                return work()
-            places = tuple(array.pointer for array in (*feeds.values(), *outputs.values()))
-            with torch.cuda.stream(torch.cuda.ExternalStream(stream.handle)):
-                if places != self.places:
-                    self.places, self.graph = places, _recorded(work)
-                self.graph.replay()
+        self._places, self._work = places, work
+        return True
 
 
-def _recorded(work: Any) -> Any:
+def _recorded(work: Callable[[], None]) -> Any:
     """`work` as a CUDA graph."""
     for _ in range(WARM_UP):
         work()

@@ -1,102 +1,76 @@
 """Checks and times of everything on a GPU that needs no TensorRT.
 
-    python -m benchmarks.gpu.pipelines
+    python -m benchmarks.gpu.pipelines PART [--small] --output FILE
+    python -m benchmarks.gpu.pipelines --merge FILE... --output FOLDER
 
-The kernels' checks and times (condinst_infer.profiling.gpu.run), then the whole pipeline with a
-PyTorch detector. Needs PyTorch with CUDA, numpy, OpenCV, Pillow and cuda-bindings; some minutes.
-Writes benchmarks/results/gpu/CARD.json. Without a GPU the same code runs on the CPU at tiny sizes,
-and writes nothing unless --output is given: its times mean nothing. Exit status 1 if a check fails.
+PART is "checks" or "times" of the kernels, as in `condinst doctor --gpu-check`, or "pipelines":
+whole pipelines with a PyTorch detector, which needs PyTorch with CUDA, their results compared, then
+their times. Each group runs in a process of its own. quarter_hour.sh runs the three and merges
+their files into CARD.json, which belongs in benchmarks/results/gpu. Exit status 1 if one fails.
 """
 
+import argparse
+import json
+import re
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
+from condinst_infer.errors import CondInstError
+from condinst_infer.profiling.environment import write_result
+from condinst_infer.profiling.gpu.groups import CHECKS, TIMES
+from condinst_infer.profiling.gpu.run import run_groups
 
-from benchmarks.torch_baseline import TorchDetector
-from benchmarks.trained_statistics import with_trained_statistics
-from condinst_infer.config.presets import preset
-from condinst_infer.contract.tensors import contract_outputs, output_shapes
-from condinst_infer.cuda.driver import Device
-from condinst_infer.cuda.runner import CudaRunner
-from condinst_infer.model.condinst import build_condinst
-from condinst_infer.pipeline import Pipeline
-from condinst_infer.processing.geometry import placement
-from condinst_infer.profiling.gpu import run
-from condinst_infer.system.timing import summary
-
-RESULTS = Path(__file__).parents[1] / "results" / "gpu"
-
-
-def pipeline_times(device: Device, *, small: bool) -> list[dict[str, Any]]:
-    """Time whole pipelines; `small` sizes for the CPU."""
-    if small:
-        tiny = {"short_side": 64, "long_side": 96, "max_detections": 5}
-        return [time_pipeline(device, "condinst_nano", (48, 64), 1, **tiny)]
-    return [
-        time_pipeline(device, "condinst_rt_r50_shtw", (480, 640), 100),
-        time_pipeline(device, "condinst_rt_r50_shtw", (1080, 1920), 100),
-        time_pipeline(device, "condinst_r50", (480, 640), 50),
-    ]
-
-
-def time_pipeline(
-    device: Device, name: str, image_size: tuple[int, int], repeats: int, **changes: Any
-) -> dict[str, Any]:
-    """A host frame in, native masks in host memory out; the detector alone beside it."""
-    torch.manual_seed(0)
-    session = TorchDetector(
-        with_trained_statistics(build_condinst(preset(name, **changes))), "fp16"
-    )
-    rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 256, (image_size[0] // 8, image_size[1] // 8, 3), np.uint8)
-    frame = np.kron(coarse, np.ones((8, 8, 1), np.uint8))
-    found, times = 0, []
-    alone = time_detector(device, session, image_size, repeats)
-    with Pipeline(CudaRunner(session, device)) as pipeline:
-        for turn in range(repeats + 4):
-            start = time.perf_counter()
-            found = len(pipeline(frame))
-            elapsed = (time.perf_counter() - start) * 1000
-            if turn > 3:
-                times.append(elapsed)
-    return {
-        "what": f"{name}, {image_size[0]}x{image_size[1]} host frame to native masks in host "
-        f"memory, PyTorch detector in float16, {found} instances",
-        "times_ms": {"ours": summary(times), "the detector alone": alone},
-    }
-
-
-def time_detector(
-    device: Device, session: TorchDetector, image_size: tuple[int, int], repeats: int
-) -> dict[str, float]:
-    """Milliseconds of the network alone on the device."""
-    metadata, stream = session.metadata, device.stream()
-    net_size, canvas = placement(image_size, metadata.config.input, None)
-    shapes = output_shapes(metadata, 1, canvas)
-    outputs = {
-        name: stream.empty(shapes[name], spec.dtype)
-        for name, spec in contract_outputs(metadata).items()
-    }
-    feeds = {
-        "images": stream.array(np.full((1, *canvas, 3), 99, np.uint8)),
-        "image_sizes": stream.array(np.array([net_size], np.int32)),
-    }
-    context = session.context()
-    times = [
-        stream.milliseconds(lambda: context.enqueue(feeds, outputs, stream))
-        for _ in range(repeats + 2)
-    ]
-    stream.close()
-    return summary(times[2:])
+PARTS = {  # groups, and the seconds that each may take
+    "checks": (CHECKS, 25.0),
+    "times": (TIMES, 30.0),
+    "pipelines": ({"pipelines": "benchmarks.gpu.pipeline_times:pipeline_times"}, 85.0),
+}
 
 
 def main() -> int:
-    """Check and measure; 1 if a check failed."""
-    return run.main((run.kernel_times, pipeline_times), RESULTS)
+    """Check or measure, or merge what was found; 1 if anything failed."""
+    parser = argparse.ArgumentParser(description="check and time everything that needs no TensorRT")
+    parser.add_argument("part", nargs="?", choices=PARTS)
+    parser.add_argument("--small", action="store_true", help="tiny sizes: times mean nothing")
+    parser.add_argument("--merge", type=Path, nargs="+", help="files to write as one, CARD.json")
+    parser.add_argument("--limit-scale", type=float, default=1, help="factor of the time limits")
+    parser.add_argument("--output", type=Path, required=True, help="file; folder with --merge")
+    options = parser.parse_args()
+    if (options.part is None) == (options.merge is None):
+        parser.error("name a part, or files to merge")
+    if options.merge:
+        return merge(options.merge, options.output)
+    groups, limit_s = PARTS[options.part]
+    limit_s *= options.limit_scale
+    try:
+        report = run_groups(groups, options.output, small=options.small, limit_s=limit_s)
+    except CondInstError as error:  # no GPU
+        print(error, file=sys.stderr)
+        return 1
+    failed = len(report.failures())
+    print(f"{failed} failed" if failed else "all right")
+    return report.status
+
+
+def merge(paths: Sequence[Path], folder: Path) -> int:
+    """Write the results of several runs on one card as `folder`/CARD.json; 1 if one is missing."""
+    found = [json.loads(path.read_text()) for path in paths if path.is_file()]
+    found = [data for data in found if data["device"]]
+    if not found:
+        print("no run has reached a GPU", file=sys.stderr)
+        return 1
+    whole = dict(found[0])
+    for data in found[1:]:
+        for name in ("checks", "results", "errors"):
+            whole[name] = whole[name] + data[name]
+        whole["groups"] = whole["groups"] | data["groups"]
+        whole["complete"] = whole["complete"] and data["complete"]
+    whole["complete"] = whole["complete"] and len(found) == len(paths)
+    card = re.sub(r"\W+", "-", whole["device"]["name"].lower()).strip("-")
+    write_result(folder / f"{card}.json", whole)
+    print(f"-> {card}.json")
+    return int(not whole["complete"])
 
 
 if __name__ == "__main__":

@@ -25,26 +25,42 @@ def operation_table(results: Path = RESULTS) -> str:
 
 
 def gpu_tables(results: Path = RESULTS) -> str:
-    """Results of `python -m benchmarks.gpu.pipelines` on each card."""
+    """Results of `benchmarks/gpu/quarter_hour.sh` on each card."""
     parts = []
     for path in sorted((results / "gpu").glob("*.json")):
         data = json.loads(path.read_text())
-        environment = data["environment"]
+        device, packages = data["device"], data["environment"]["packages"]
         failed = sum(not check["ok"] for check in data["checks"])
+        torch = f", torch {packages['torch']}" if "torch" in packages else ""
         parts.append(
-            f"{data['device']}, driver for CUDA {data['driver_cuda']}, torch "
-            f"{environment['packages']['torch']}: {len(data['checks'])} checks, {failed} failed.\n"
+            f"{device['name']}, driver for CUDA {device['driver_cuda']}{torch}: "
+            f"{len(data['checks'])} checks, {failed} failed.\n"
         )
-        rows = []
-        for case in data["results"]:
-            (_, ours), *others = case["times_ms"].items()
-            beside, its = ("", "")
-            if others:
-                beside, its = others[0][0], f"{others[0][1]['p50'] * 1000:.0f}"
-            rate = f"{case['gb_per_s']:.0f}" if "gb_per_s" in case else ""
-            rows.append([case["what"], f"{ours['p50'] * 1000:.0f}", beside, its, rate])
-        parts.append(markdown(["what", "ours, us", "beside", "its us", "GB/s"], rows))
-    return "\n".join(parts) or "Times on a GPU: none yet."
+        heads = ["what", "ours, us", "p99, us", "beside, us", "GB/s", "of the roofline"]
+        parts.append(markdown(heads, [_gpu_row(row) for row in data["results"]]) + "\n")
+    return "\n".join(parts).rstrip() or "Times on a GPU: none yet."
+
+
+def _gpu_row(row: dict[str, Any]) -> list[str]:
+    """The cells of one time; of one that failed, the error."""
+    if "error" in row:
+        return [row["what"], "failed", "", " ".join(row["error"].replace("|", "/").split()), "", ""]
+    (_, ours), *others = row["times_ms"].items()
+    beside = [f"{name} {_us(its['p50'])}" for name, its in others]
+    beside += [f"{name} failed" for name in row.get("failed", {})]
+    if "gb_per_s" not in row:  # a whole pipeline
+        return [row["what"], _us(ours["p50"]), _us(ours["p99"]), "; ".join(beside), "", ""]
+    share = "unknown"
+    if row["roofline"] is not None:
+        share = f"{100 * row['roofline']['share']:.0f} %, {row['roofline']['bound']}"
+    cells = [row["what"], _us(ours["p50"]), _us(ours["p99"]), "; ".join(beside)]
+    return [*cells, f"{row['gb_per_s']:.0f}", share]
+
+
+def _us(milliseconds: float) -> str:
+    """Microseconds, with a digit after the point below 10."""
+    microseconds = 1000 * milliseconds
+    return f"{microseconds:.1f}" if microseconds < 10 else f"{microseconds:,.0f}"
 
 
 def _operation_row(case: dict[str, Any], environment: dict[str, Any]) -> list[str]:

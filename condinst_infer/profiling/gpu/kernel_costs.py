@@ -40,12 +40,18 @@ def select(n: int, k: int, p: int, item: int) -> KernelCost:
     return KernelCost(n * k * (2 * p * item + 2 * 24 + 12 + 8), n * k)
 
 
-def dynamic_mask_head(n: int, k: int, h: int, w: int, factor: int, item: int) -> KernelCost:
-    """The papers' head; tiles compute their halo again, about a sixth more for factor 2."""
+def dynamic_mask_head(
+    n: int, k: int, h: int, w: int, factor: int, item: int, slots: int | None = None
+) -> KernelCost:
+    """The papers' head; tiles compute their halo again, about a sixth more for factor 2.
+
+    `k` instances in `slots`, or in as many: the other slots are filled with zeros.
+    """
     layers = mask_layers(**PAPER_HEAD)
     params = sum(o * i + o for o, i in layers)
     outputs = n * k * h * w * factor * factor
-    moved = n * (8 * h * w + k * params) * item + outputs * item
+    written = n * (k if slots is None else slots) * h * w * factor * factor
+    moved = n * (8 * h * w + k * params) * item + written * item
     return KernelCost(moved, n * k * h * w * 2 * sum(o * i for o, i in layers) + outputs * 12)
 
 

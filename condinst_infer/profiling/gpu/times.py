@@ -1,181 +1,245 @@
-"""Times of single kernels on a GPU beside torch's own way."""
+"""Times of the kernels between a network and its masks, with torch's own way beside them.
 
-import time
-from collections.abc import Callable
+Each function gives the rows of one group; a group runs in a process of its own. Those of frames
+and of masks in original pixels are in frame_times.py.
+"""
+
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
-from condinst_infer import ops
+from condinst_infer.config.model import mask_layers
 from condinst_infer.cuda import kernels
-from condinst_infer.cuda.download import expected_words
-from condinst_infer.cuda.driver import Stream
-from condinst_infer.ops.panoptic import panoptic_merge
-from condinst_infer.processing.geometry import canvas_size
+from condinst_infer.cuda.arrays import DeviceArray
+from condinst_infer.cuda.driver import Device
+from condinst_infer.cuda.stream import Stream
 from condinst_infer.profiling.gpu import kernel_costs
-from condinst_infer.profiling.gpu.checks import candidates, head_inputs
-from condinst_infer.profiling.gpu.kernel_costs import PAPER_HEAD, KernelCost
-from condinst_infer.profiling.gpu.panoptic_checks import RULES, MergeScene
-from condinst_infer.profiling.gpu.scenes import (
-    mask_scene,
-    stuff_scene,
-    tensor_from,
-    torch_probabilities,
-)
-from condinst_infer.system.timing import summary
+from condinst_infer.profiling.gpu.frame_times import panoptic_times, paste_times, preprocess_times
+from condinst_infer.profiling.gpu.kernel_costs import PAPER_HEAD
+from condinst_infer.profiling.gpu.scenes import tensor_from
+from condinst_infer.profiling.gpu.timing import Case, Prepared, Row, rows, torch_is_here
 
-LAUNCHES = 20  # of a kernel in one graph, so that starting it costs nothing
+__all__ = [
+    "mask_head_times",
+    "mask_nms_times",
+    "nms_times",
+    "panoptic_times",
+    "paste_times",
+    "preprocess_times",
+    "select_times",
+]
+
 HALF = np.dtype(np.float16)
+PARAMS = sum(o * i + o for o, i in mask_layers(**PAPER_HEAD))
+_NMS_IOU = 0.6
+_CLASSES = 80
+_CROWD = 20  # boxes around one centre
 
 
-def time_launch(stream: Stream, launch: Callable[[], None], repeats: int) -> dict[str, float]:
-    """Milliseconds of one launch on the device: a graph of many, timed with events."""
-    launch()  # loads the kernel, which a recording must not
-    graph = stream.graph(lambda: [launch() for _ in range(LAUNCHES)][0])
-    times = []
-    for turn in range(repeats + 2):
-        elapsed = stream.milliseconds(graph.launch) / LAUNCHES
-        if turn > 1:
-            times.append(elapsed)
-    graph.close()
-    return summary(times)
-
-
-def time_torch(function: Callable[[], object], repeats: int) -> dict[str, float]:
-    """Milliseconds of a torch function, with events where there is a GPU."""
-    times = []
-    for turn in range(repeats + 2):
-        if torch.cuda.is_available():
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            function()
-            end.record()
-            end.synchronize()
-            elapsed = start.elapsed_time(end)
-        else:
-            begin = time.perf_counter()
-            function()
-            elapsed = (time.perf_counter() - begin) * 1000
-        if turn > 1:
-            times.append(elapsed)
-    return summary(times)
-
-
-def row(what: str, ours: dict[str, float], needs: KernelCost, **beside: Any) -> dict[str, Any]:
-    """One result: our time, what had to be done in it, and what stands beside it."""
-    seconds = ours["p50"] / 1000
-    return {
-        "what": what,
-        "times_ms": {"ours": ours, **beside},
-        "bytes": needs.bytes,
-        "operations": needs.operations,
-        "gb_per_s": needs.bytes / seconds / 1e9,
-        "gflop_per_s": needs.operations / seconds / 1e9,
-    }
-
-
-def time_mask_heads(stream: Stream, k: int, h: int, w: int, repeats: int) -> dict[str, Any]:
-    """Mask heads in float16 beside grouped convolution, upsampling and sigmoid in torch."""
-    made = head_inputs(1, k, h, w, **PAPER_HEAD)
-    made |= {name: made[name].half() for name in ("features", "params")}
-    arrays = [stream.array(value.numpy()) for value in made.values()]
-    out = stream.empty((1, k, 2 * h, 2 * w), HALF)
-    launch = kernels.dynamic_mask_head(1, k, h, w, stride=8, factor=2, **PAPER_HEAD, dtype=HALF)
-    features, params, centres, sizes, _ = (tensor_from(array) for array in arrays)
-
-    def usual() -> torch.Tensor:
-        logits = ops.mask_logits_by_grouped_conv(
-            features, params, centres, sizes, stride=8, **PAPER_HEAD
+def nms_times(device: Device, small: bool) -> Iterator[Row]:
+    """Class NMS in few and many candidates, spread and crowded, beside greedy NMS in torch."""
+    sizes = [(2, 20, 5, "spread"), (2, 20, 5, "crowded")]
+    if not small:
+        sizes = [
+            (1, 1000, 100, "spread"), (5, 1000, 100, "spread"), (5, 1000, 100, "crowded"),
+            (5, 1000, 100, "empty"), (5, 1000, 1, "spread"), (5, 1000, 500, "spread"),
+            (5, 1000, 500, "crowded"),
+        ]  # fmt: skip
+    cases = []
+    for runs, t, k, kind in sizes:
+        what = f"class NMS, {runs} x {t} candidates to {k}, {kind}"
+        cases.append(
+            Case(what, 0 if kind == "empty" else k, partial(_nms, device, runs, t, k, kind))
         )
-        return ops.aligned_bilinear(logits, 2).sigmoid()
-
-    ours = time_launch(stream, lambda: stream.launch(launch, arrays, [out]), repeats)
-    needs = kernel_costs.dynamic_mask_head(1, k, h, w, 2, 2)
-    beside = {"torch grouped convolution": time_torch(usual, repeats)}
-    return row(f"{k} mask heads on {h}x{w} features, float16", ours, needs, **beside)
+    yield from rows(device, small, cases)
 
 
-def time_nms(stream: Stream, runs: int, t: int, k: int, repeats: int) -> dict[str, Any]:
-    arrays = [stream.array(a) for a in candidates(1, runs, t, 80)]
-    out = [stream.empty((1, k), np.int32), stream.empty((1,), np.int32)]
-    launch = kernels.class_nms(1, runs * t, runs=runs, max_detections=k, iou_threshold=0.6)
-    ours = time_launch(stream, lambda: stream.launch(launch, arrays, out), repeats)
-    return row(
-        f"class NMS, {runs} x {t} candidates to {k}", ours, kernel_costs.class_nms(1, runs * t, k)
+def mask_head_times(device: Device, small: bool) -> Iterator[Row]:
+    """Mask heads in float16 beside grouped convolution, upsampling and sigmoid in torch."""
+    sizes = [(2, 2, 9, 11)]
+    if not small:
+        sizes = [(0, 100, 64, 88), (1, 1, 64, 88), (100, 100, 64, 88), (500, 500, 64, 88)]
+        sizes.append((100, 100, 100, 168))
+    cases = [
+        Case(
+            f"mask heads, {used} in {k} slots, on {h}x{w} features, float16",
+            used,
+            partial(_mask_heads, device, used, k, h, w),
+        )
+        for used, k, h, w in sizes
+    ]
+    yield from rows(device, small, cases)
+
+
+def mask_nms_times(device: Device, small: bool) -> Iterator[Row]:
+    """Mask NMS from probabilities to what is kept, beside the same in torch."""
+    sizes = [("greedy", 12, 5, (7, 9))]
+    if not small:
+        sizes = [("greedy", c, 100, (64, 88)) for c in (1, 100, 300, 500)]
+        sizes += [(kind, 300, 100, (64, 88)) for kind in ("fast", "matrix")]
+    cases = [
+        Case(
+            f"mask NMS, {kind}, {c} masks {h}x{w} to {k}, float16",
+            c,
+            partial(_mask_nms, device, kind, c, k, (h, w)),
+        )
+        for kind, c, k, (h, w) in sizes
+    ]
+    yield from rows(device, small, cases)
+
+
+def select_times(device: Device, small: bool) -> Iterator[Row]:
+    """The rows that NMS kept, gathered from the candidates and the map of parameters."""
+    sizes = [(2, 40, (48, 64))] if small else [(k, 5000, (512, 704)) for k in (1, 100, 500)]
+    cases = [
+        Case(f"select {k} of {m} candidates, float16", k, partial(_select, device, k, m, canvas))
+        for k, m, canvas in sizes
+    ]
+    yield from rows(device, small, cases)
+
+
+def box_scene(
+    runs: int, t: int, kind: str, classes: int = _CLASSES, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """boxes float32 [1, M, 4], scores float32 [1, M] falling in each run, labels int32 [1, M].
+
+    Args:
+        kind: "spread" boxes seldom suppress each other; "crowded" ones of two classes lie in heaps
+            of much the same boxes, and most are suppressed; "empty" has no candidate above 0.
+    """
+    rng, m = np.random.default_rng(seed), runs * t
+    centres = rng.uniform(0, 700, (m, 2))
+    extents = np.exp(rng.uniform(2, 4.5, (m, 2)))
+    if kind == "crowded":
+        heap, classes = rng.integers(0, max(1, m // _CROWD), m), min(classes, 2)
+        extents = extents[heap] * rng.normal(1, 0.05, (m, 2))
+        centres = centres[heap] + rng.normal(0, 0.05, (m, 2)) * extents
+    boxes = np.concatenate([centres - extents / 2, centres + extents / 2], 1)
+    scores = -np.sort(-rng.uniform(0.05, 1, (runs, t)), 1).reshape(m)
+    if kind == "empty":
+        scores = np.full(m, -1.0)
+    labels = rng.integers(0, classes, m)
+    return (
+        boxes[None].astype(np.float32),
+        scores[None].astype(np.float32),
+        labels[None].astype(np.int32),
     )
 
 
-def time_preprocess(
-    stream: Stream, size: tuple[int, int], net_size: tuple[int, int], repeats: int
-) -> dict[str, Any]:
-    frame = stream.array(np.full((*size, 3), 7, np.uint8))
-    canvas = canvas_size(net_size, 32)
-    out = stream.empty((*canvas, 3), np.uint8)
-    launch = kernels.preprocess(pitch=3 * size[1], size=size, net_size=net_size, canvas=canvas)
-    ours = time_launch(stream, lambda: stream.launch(launch, [frame], [out]), repeats)
-    what = f"resize {size[0]}x{size[1]} to {net_size[0]}x{net_size[1]}"
-    return row(what, ours, kernel_costs.preprocess(size, net_size, canvas))
+def _nms(device: Device, runs: int, t: int, k: int, kind: str, stream: Stream) -> Prepared:
+    arrays = [stream.array(array) for array in box_scene(runs, t, kind)]
+    outputs = [stream.empty((1, k), np.int32), stream.empty((1,), np.int32)]
+    settings: dict[str, Any] = {"max_detections": k, "iou_threshold": _NMS_IOU}
+    launch = kernels.class_nms(1, runs * t, runs=runs, **settings)
+    beside = {}
+    if kind != "empty" and torch_is_here(device):
+        from condinst_infer.profiling.gpu import torch_ways
+
+        boxes, scores, labels = (tensor_from(array)[0] for array in arrays)
+        name, nms = torch_ways.nms_name_and_function()
+        beside[name] = lambda: torch_ways.time_eager(
+            lambda: nms(boxes, scores, labels, _NMS_IOU)[:k]
+        )
+    cost = kernel_costs.class_nms(1, runs * t, 0 if kind == "empty" else k)
+    return Prepared(lambda: stream.launch(launch, arrays, outputs), cost, beside)
 
 
-def time_paste(
-    stream: Stream, k: int, shape: tuple[int, int], image_size: tuple[int, int], repeats: int
-) -> dict[str, Any]:
-    """Packed native masks beside upsampling of whole frames in torch, both on the device."""
-    net_size = (4 * shape[0], 4 * shape[1])
-    masks = stream.array(mask_scene(k, shape, image_size).astype(HALF))
-    count, used = stream.array(np.array([k], np.int32)), stream.empty((1,), np.int32)
-    capacity = expected_words(k, image_size) * 2
-    crops = stream.empty((k, kernels.CROP_FIELDS), np.int32)
-    bits = stream.empty((capacity,), np.uint32)
-    sizes: dict[str, Any] = {
-        "k": k,
-        "shape": shape,
-        "stride": 4,
-        "net_size": net_size,
-        "image_size": image_size,
-        "dtype": HALF,
-    }
+def head_inputs(stream: Stream, used: int, k: int, h: int, w: int) -> list[DeviceArray]:
+    """features, params, centres, sizes and count of one image, in float16 where they may be."""
+    rng = np.random.default_rng(0)
+    return [
+        stream.array(rng.normal(size=(1, PAPER_HEAD["channels"], h, w)).astype(HALF)),
+        stream.array((0.5 * rng.normal(size=(1, k, PARAMS))).astype(HALF)),
+        stream.array((rng.uniform(size=(1, k, 2)) * [8 * w, 8 * h]).astype(np.float32)),
+        stream.array((2.0 ** rng.integers(6, 11, (1, k))).astype(np.float32)),
+        stream.array(np.array([used], np.int32)),
+    ]
+
+
+def _mask_heads(device: Device, used: int, k: int, h: int, w: int, stream: Stream) -> Prepared:
+    arrays = head_inputs(stream, used, k, h, w)
+    masks = stream.empty((1, k, 2 * h, 2 * w), HALF)
+    launch = kernels.dynamic_mask_head(1, k, h, w, stride=8, factor=2, **PAPER_HEAD, dtype=HALF)
+    beside = {}
+    if used and torch_is_here(device):
+        from condinst_infer import ops
+        from condinst_infer.profiling.gpu import torch_ways
+
+        inputs = [tensor_from(array) for array in arrays[:4]]
+
+        def usual() -> Any:
+            logits = ops.mask_logits_by_grouped_conv(*inputs, stride=8, **PAPER_HEAD)
+            return ops.aligned_bilinear(logits, 2).sigmoid()
+
+        beside = {
+            "torch grouped convolution": lambda: torch_ways.time_eager(usual),
+            "torch grouped convolution, CUDA graph": lambda: torch_ways.time_graph(usual),
+        }
+    cost = kernel_costs.dynamic_mask_head(1, used, h, w, 2, HALF.itemsize, slots=k)
+    return Prepared(lambda: stream.launch(launch, arrays, [masks]), cost, beside)
+
+
+def _mask_nms(
+    device: Device, kind: str, c: int, k: int, size: tuple[int, int], stream: Stream
+) -> Prepared:
+    rng, cells = np.random.default_rng(3), size[0] * size[1]
+    middle, reach = rng.uniform(0, 1, (c, 2, 1, 1)) * np.array(size)[:, None, None], size[0] / 4
+    y, x = np.mgrid[: size[0], : size[1]]
+    inside = np.hypot(y - middle[:, 0], x - middle[:, 1]) < reach  # [C, h, w]
+    scores = -np.sort(-rng.uniform(0.05, 1, (1, c)), 1).astype(np.float32)
+    masks = stream.array(np.where(inside, 0.9, 0.1)[None].astype(HALF))
+    given = [stream.array(scores), stream.array(rng.integers(0, 2, (1, c), dtype=np.int32))]
+    bits = stream.empty((1, c, -(-cells // 32)), np.uint32)
+    areas, ious = stream.empty((1, c), np.int32), stream.empty((1, c, c), np.float32)
+    order = stream.array(np.arange(c, dtype=np.int32)[None])
+    kept = [stream.empty((1, k), np.int32), stream.empty((1, k), np.float32)]
+    kept.append(stream.empty((1,), np.int32))
+    settings: dict[str, Any] = {"kind": kind, "iou_threshold": 0.5, "score_threshold": 0.05}
+    nms = kernels.mask_nms(1, c, k=k, **settings, score_root=False)
 
     def launch() -> None:
-        stream.fill(used, 0)
-        boxes = kernels.mask_boxes(**sizes, capacity=capacity)
-        stream.launch(boxes, [masks, count], [crops, used])
-        stream.launch(kernels.paste(**sizes), [masks, crops], [bits])
+        stream.launch(kernels.mask_bits(1, c, cells, dtype=HALF), [masks], [bits, areas])
+        stream.launch(kernels.mask_ious(1, c, bits.shape[2]), [bits, areas, given[1]], [ious])
+        stream.launch(nms, [ious, given[0], areas, order], kept)
 
-    tensor = tensor_from(masks)
+    beside = {}
+    if torch_is_here(device):
+        from condinst_infer import ops
+        from condinst_infer.profiling.gpu import torch_ways
 
-    def usual() -> torch.Tensor:
-        return torch_probabilities(tensor, 4, net_size, image_size) > 0.5
-
-    ours = time_launch(stream, launch, repeats)
-    needs = kernel_costs.paste(k, shape, int(stream.numpy(used)[0]) * 32, 2)
-    beside = {"torch whole frames": time_torch(usual, repeats)}
-    what = f"paste {k} masks {shape[0]}x{shape[1]} to {image_size[0]}x{image_size[1]}, packed"
-    return row(what, ours, needs, **beside)
+        inputs = [tensor_from(array) for array in (masks, *given)]
+        beside["torch mask NMS"] = lambda: torch_ways.time_eager(
+            lambda: ops.mask_nms(*inputs, **settings, max_detections=k)
+        )
+    return Prepared(launch, kernel_costs.mask_nms(1, c, k, cells, HALF.itemsize), beside)
 
 
-def time_merge(
-    stream: Stream,
-    k: int,
-    classes: int,
-    shape: tuple[int, int],
-    image_size: tuple[int, int],
-    repeats: int,
-) -> dict[str, Any]:
-    """The merge of pasted masks and logits, with the copy of its owners, beside the torch twin."""
-    sizes = {"net_size": (4 * shape[0], 4 * shape[1]), "image_size": image_size}
-    masks = mask_scene(k, shape, image_size).astype(HALF)
-    semantic = stuff_scene(cells=shape, classes=classes).astype(HALF)
-    made = MergeScene(stream, masks, semantic, **sizes)
-    ours = time_launch(stream, made.merge, repeats)
-    tensors = tensor_from(made.masks), tensor_from(made.semantic)[0]
-
-    def usual() -> torch.Tensor:
-        return panoptic_merge(*tensors, stride=4, **sizes, **RULES)
-
-    needs = kernel_costs.panoptic(classes, shape, image_size, made.words * 32)
-    beside = {"torch whole frames": time_torch(usual, repeats)}
-    height, width = image_size
-    what = f"panoptic merge of {k} masks and {classes} classes, {height}x{width}, to host memory"
-    return row(what, ours, needs, **beside)
+def _select(device: Device, k: int, m: int, canvas: tuple[int, int], stream: Stream) -> Prepared:
+    rng, strides = np.random.default_rng(1), (8, 16, 32, 64, 128)
+    levels, locations = [], 0
+    for stride in strides:
+        rows_, columns = (-(-side // stride) for side in canvas)
+        levels.append((locations, columns, stride, 8 * stride))
+        locations += rows_ * columns
+    runs = 5 if m % 5 == 0 else 1
+    inputs = [
+        stream.array(rng.permutation(m)[None, :k].astype(np.int32)),
+        stream.array(np.array([k], np.int32)),
+        *(stream.array(array) for array in box_scene(runs, m // runs, "spread")),
+        stream.array(rng.integers(0, locations, (1, m)).astype(np.int32)),
+        stream.array(rng.normal(size=(1, PARAMS, locations)).astype(HALF)),
+        stream.array(np.array(levels, np.int32)),
+    ]
+    outputs = [
+        stream.empty((1, k, *rest), kind)
+        for rest, kind in (
+            ((4,), np.float32), ((), np.float32), ((), np.int32), ((PARAMS,), HALF),
+            ((2,), np.float32), ((), np.float32),
+        )
+    ]  # fmt: skip
+    sizes: dict[str, Any] = {"k": k, "m": m, "p": PARAMS, "a": locations, "levels": len(strides)}
+    launch = kernels.select(1, **sizes, score_root=True, dtype=HALF)
+    cost = kernel_costs.select(1, k, PARAMS, HALF.itemsize)
+    return Prepared(lambda: stream.launch(launch, inputs, outputs), cost)
