@@ -1,4 +1,4 @@
-"""Every code block of README.md and docs/ runs, or says why not and is checked without running."""
+"""Every code block of the pages runs, or says why not and is checked without running."""
 
 import shutil
 import sysconfig
@@ -22,7 +22,11 @@ from tests.support.waiting import eventually
 
 PAGES = tuple(
     path.relative_to(ROOT).as_posix()
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+    for path in (
+        ROOT / "README.md",
+        ROOT / "engines" / "README.md",
+        *sorted((ROOT / "docs").rglob("*.md")),
+    )
 )
 
 
