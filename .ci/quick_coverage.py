@@ -9,7 +9,7 @@ from io import StringIO
 
 from coverage import Coverage, CoverageData
 
-MIN_TOTAL = 97.0  # per cent of the package's lines, by the quick and the slow tests together
+MIN_TOTAL = 96.0  # per cent of the package's lines, by the quick and the slow tests together
 MIN_QUICK_SHARE = 90.0  # per cent of what the quick and the slow tests run, by the quick ones
 
 
