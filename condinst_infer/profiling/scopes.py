@@ -127,8 +127,8 @@ class FrameScopes:
 
 
 def _less(times_ms: Sequence[float], part_ms: Sequence[float]) -> list[float]:
-    """The rest of each timing without a part."""
-    return [whole - part for whole, part in zip(times_ms, part_ms, strict=True)]
+    """The rest of each timing without a part that was timed apart; 0 where that took longer."""
+    return [max(0.0, whole - part) for whole, part in zip(times_ms, part_ms, strict=True)]
 
 
 def _p50(times_ms: Sequence[float]) -> float:

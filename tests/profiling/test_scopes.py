@@ -17,7 +17,7 @@ from condinst_infer.cuda.stream import Graph
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.processing import postprocess, preprocess
 from condinst_infer.processing.geometry import PlacedImage
-from condinst_infer.profiling.scopes import FrameScopes
+from condinst_infer.profiling.scopes import FrameScopes, _less
 from condinst_infer.results import instances
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.runtimes.runner import CpuRunner
@@ -168,3 +168,8 @@ def test_the_network_alone_becomes_a_graph_that_is_freed(
         assert np.array_equal(runner.run(batch).outputs["boxes"], expected["boxes"])
     assert len(closed) == len({id(graph) for graph in closed}) == 2  # that of the whole, too
     assert cuda_emulator.failure() == ""
+
+
+def test_a_stage_that_is_the_rest_of_another_is_never_below_zero() -> None:
+    """Both were timed apart, and noise may be more than a short paste."""
+    assert _less([5.0, 2.0, 3.0], [4.0, 2.5, 3.0]) == [1.0, 0.0, 0.0]
