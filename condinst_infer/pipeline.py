@@ -74,7 +74,7 @@ def load(
             "nuclei", the model that ships, unless a path of that name exists.
         device: "cpu", "cuda", "cuda:1" for another GPU, or a torch.device of these; None is the
             CPU, and the GPU for an .engine. On "cuda" an .onnx file must be a detector graph: our
-            kernels do the rest. A .safetensors runs on "cpu".
+            kernels do the rest, also after the detector of a .safetensors, which PyTorch runs.
         threads: CPU threads of one call, at least 1; None shares all cores between `workers`.
         runtime: of an .onnx file on the CPU, "onnxruntime" or "openvino"; None is the first.
         precision: "fp32", "bf16" or "int8", in OpenVINO only; None is the file's own.
@@ -137,7 +137,7 @@ class Pipeline:
     a runtime don't survive a fork.
 
     Args:
-        session: a loaded full graph, or a runner around one; the pipeline owns it from now on.
+        session: a loaded model file, or a runner around one; the pipeline owns it from now on.
         max_pixels: larger images are rejected before they are decoded.
         max_batch: images a file of dynamic batch is given at once.
     """

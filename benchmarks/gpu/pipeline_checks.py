@@ -13,10 +13,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
 import condinst_infer
-from benchmarks.torch_baseline import TorchContext, TorchDetector
 from condinst_infer import checkpoint
 from condinst_infer.config.model import CondInstConfig, override
 from condinst_infer.cuda.arrays import DeviceArray
@@ -28,10 +26,12 @@ from condinst_infer.pipeline import Pipeline
 from condinst_infer.processing.geometry import network_size
 from condinst_infer.processing.preprocess import resize
 from condinst_infer.profiling.gpu.checks import Check, sentence
+from condinst_infer.profiling.gpu.scenes import torch_place
 from condinst_infer.profiling.gpu.timing import close_quietly
 from condinst_infer.results.instances import Instances
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.runtimes.pytorch import TorchSession
+from condinst_infer.runtimes.pytorch_cuda import TorchContext, TorchDetector
 from condinst_infer.verification.compare import report_on
 
 DATA = Path(condinst_infer.__file__).parent / "data"
@@ -53,20 +53,20 @@ def pipeline_checks(device: Device, small: bool) -> Iterator[Check | dict[str, A
     model.config = override(model.config, **changes)
     # as large as the network wants it: the CPU resizes otherwise, by up to 1 of 255
     frame = resize(frame, network_size((frame.shape[0], frame.shape[1]), model.config.input))
-    with _float32_convolutions():
-        for compare in (_frames, _graph_replay, _torch_on_the_cpu, _onnxruntime):
-            name = f"{compare.__doc__}".rstrip(".")
-            try:
-                yield from compare(device, model, frame)
-            except Exception as error:  # the others may work
-                yield {"kernel": KERNEL, "case": name, "error": sentence(error)}
+    for compare in (_frames, _graph_replay, _torch_on_the_cpu, _onnxruntime):
+        name = f"{compare.__doc__}".rstrip(".")
+        try:
+            yield from compare(device, model, frame)
+        except Exception as error:  # the others may work
+            yield {"kernel": KERNEL, "case": name, "error": sentence(error)}
 
 
 def _frames(device: Device, model: CondInst, frame: np.ndarray) -> Iterator[Check]:
     """A frame in host memory beside one in device memory."""
     stream = Stream(device)
     try:
-        with _on_gpu(device, TorchDetector(model, "fp32")) as pipeline:
+        with _on_gpu(device, TorchDetector(model, torch_place(device))) as pipeline:
+            pipeline(frame)  # the network's later runs are a graph
             expected = pipeline(frame)
             pipeline(frame[::-1])  # nothing of the first is left
             found = pipeline(InDeviceMemory(stream.array(frame)))
@@ -78,11 +78,11 @@ def _frames(device: Device, model: CondInst, frame: np.ndarray) -> Iterator[Chec
 def _graph_replay(device: Device, model: CondInst, frame: np.ndarray) -> Iterator[Check]:
     """A CUDA graph of everything after the network beside a plain run."""
     other = np.ascontiguousarray(frame[::-1])
-    with _on_gpu(device, TorchDetector(model, "fp32")) as pipeline:
+    with _on_gpu(device, TorchDetector(model, torch_place(device))) as pipeline:
         first, expected = pipeline(frame), pipeline(other)
     if len(first) == len(expected) and np.array_equal(first.masks, expected.masks):
         raise RuntimeError("both frames give the same masks, so the comparison shows nothing")
-    detector = KeptOutputs(TorchDetector(model, "fp32"))
+    detector = KeptOutputs(TorchDetector(model, torch_place(device)))
     with _on_gpu(device, detector) as pipeline:
         for _ in range(_PLAIN_RUNS):
             pipeline(frame)
@@ -97,7 +97,7 @@ def _graph_replay(device: Device, model: CondInst, frame: np.ndarray) -> Iterato
 
 def _torch_on_the_cpu(device: Device, model: CondInst, frame: np.ndarray) -> Iterator[Check]:
     """The GPU beside the same weights in PyTorch on the CPU."""
-    with _on_gpu(device, TorchDetector(model, "fp32")) as pipeline:
+    with _on_gpu(device, TorchDetector(model, torch_place(device))) as pipeline:
         found = pipeline(frame)
     with Pipeline(TorchSession(model)) as pipeline:
         yield from _near(found, pipeline(frame), "PyTorch on the CPU")
@@ -107,7 +107,7 @@ def _onnxruntime(device: Device, model: CondInst, frame: np.ndarray) -> Iterator
     """The GPU beside the exported file in ONNX Runtime on the CPU."""
     if importlib.util.find_spec("onnxruntime") is None:
         return
-    with _on_gpu(device, TorchDetector(model, "fp32")) as pipeline:
+    with _on_gpu(device, TorchDetector(model, torch_place(device))) as pipeline:
         found = pipeline(frame)
     session = OrtSession(DATA / "nuclei.onnx")
     session.metadata = replace(session.metadata, config=_sized(session.metadata.config, model))
@@ -157,17 +157,6 @@ def _on_gpu(device: Device, session: Any) -> Iterator[Pipeline]:
     """A pipeline of our kernels around `session`; `device` stays open."""
     with Pipeline(CudaRunner(session, Device(device.index))) as pipeline:
         yield pipeline
-
-
-@contextmanager
-def _float32_convolutions() -> Iterator[None]:
-    """Let cuDNN multiply in float32: by default it rounds factors to TF32, of 11 bits."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
 
 
 class InDeviceMemory:

@@ -22,7 +22,7 @@ _MAJOR, _MINOR = 75, 76  # attributes: compute capability
 _MEMORY_TYPE, _DEVICE_ORDINAL = 2, 9  # attributes of a pointer
 _HOST_MEMORY = 1  # a memory type
 _LOG_BUFFER, _LOG_BYTES = 5, 6  # options of the compiler: for its errors
-_INVALID_VALUE, _OUT_OF_MEMORY = 1, 2
+_INVALID_VALUE, OUT_OF_MEMORY = 1, 2
 _LOST = (46, 214, 220, 700, 702, 710, 714, 715, 716, 717, 718, 719)  # no later call can work
 
 _log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class DriverError(SessionError):
     """
 
     def __init__(self, call: str, status: int, name: str) -> None:
-        self.status, self.out_of_memory = status, status == _OUT_OF_MEMORY
+        self.status, self.out_of_memory = status, status == OUT_OF_MEMORY
         text = f"{call} failed: {name}. See: condinst doctor"
         if self.out_of_memory:
             text = (
@@ -66,8 +66,8 @@ class Device:
             self._call("cuInit", 0)
         except RuntimeError:  # the bindings found no driver library
             raise SessionError(
-                "there is no NVIDIA driver here. Run the .onnx on the CPU (device='cpu'), or see: "
-                "condinst doctor"
+                "there is no NVIDIA driver here. Run the checkpoint or the .onnx file on the CPU "
+                "(device='cpu'), or see: condinst doctor"
             ) from None
         count = self._call("cuDeviceGetCount")
         if not 0 <= index < count:

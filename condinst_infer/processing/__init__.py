@@ -1,1 +1,1 @@
-"""The CPU work around the network: preprocess, batching, postprocess, paste, panoptic merge."""
+"""The CPU work around the network: preprocess, NMS, mask heads, postprocess, paste, merge."""

@@ -70,7 +70,11 @@ class FrameScopes:
         if isinstance(runner, CudaRunner):  # `network` reads what `run` left
             return {"run": lambda: runner.run(batch), "engine": lambda: runner.network(batch)}
         feeds, outputs = runner.feeds(batch), runner.run(batch)
-        return {
+        tail: Functions = {}
+        if runner.metadata.graph == "detector":
+            found = runner.session.run(feeds)
+            tail["tail"] = lambda: runner.finish(found)
+        return tail | {
             "engine": lambda: runner.session.run(feeds),
             "pipeline": lambda: runner.run(batch),
             "resize": lambda: runner.feeds(batch),
@@ -120,6 +124,8 @@ class FrameScopes:
         else:
             before = {"resize and padding": _p50(times["resize"])}
             after["paste"] = _p50(_less(times["boxes_and_paste"], times["boxes"]))
+        if "tail" in times:  # of a detector graph, whose network ends before
+            after = {"NMS and mask heads": _p50(times["tail"])} | after
         network = layer_times(nodes)
         scale = engine / sum(network.values()) if network else 0
         network = {part: ms * scale for part, ms in network.items()} or {"network": engine}

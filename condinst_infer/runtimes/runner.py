@@ -1,6 +1,6 @@
 """Runners: open a model file in a runtime, and the work around the session on the CPU."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -46,20 +46,13 @@ class Runner(Protocol):
     def close(self) -> None: ...
 
 
-def check_whole_graph(metadata: Metadata) -> None:
-    """SessionError if a file does not put out instances."""
-    if metadata.graph != "full":
-        raise SessionError(
-            f"this file holds the {metadata.graph} cut, which stops before NMS. "
-            "Export the whole model: condinst export MODEL.safetensors -o MODEL.onnx --graph full"
-        )
-
-
 class CpuRunner:
-    """Everything around a session on the CPU; the session may run where it wants."""
+    """Everything around a session on the CPU; the session may run where it wants.
+
+    What a detector graph leaves out is computed by `processing.tail`.
+    """
 
     def __init__(self, session: "Session") -> None:
-        check_whole_graph(session.metadata)
         self.metadata = session.metadata
         self.session = session
 
@@ -72,8 +65,16 @@ class CpuRunner:
     def run(
         self, batch: Sequence[PlacedImage], panoptic: PanopticConfig | None = None
     ) -> BatchOutputs:
-        """The graph's outputs for images of one canvas; masks are pasted later."""
-        return BatchOutputs(self.session.run(self.feeds(batch)))
+        """Outputs of the full graph for images of one canvas; masks are pasted later."""
+        return self.finish(self.session.run(self.feeds(batch)))
+
+    def finish(self, outputs: Mapping[str, np.ndarray]) -> BatchOutputs:
+        """Outputs of the full graph from those of the session."""
+        if self.metadata.graph == "detector":
+            from condinst_infer.processing.tail import full_from_detector
+
+            outputs = full_from_detector(outputs, self.metadata.config)
+        return BatchOutputs(outputs)
 
     def feeds(self, batch: Sequence[PlacedImage]) -> dict[str, np.ndarray]:
         """Inputs of the session; a file of static batch is filled up with black images."""
@@ -108,7 +109,7 @@ def open_model(
     device, index = (None, 0) if device is None else parse_device(device)
     _check_runtime(path, device, runtime, precision)
     if kind is ModelFile.CHECKPOINT:
-        return CpuRunner(_torch_session(path, device, threads))
+        return _torch_on_gpu(path, index) if device == "cuda" else _torch_on_cpu(path, threads)
     if kind is ModelFile.ENGINE:
         if device == "cpu":
             raise SessionError(f"{path} runs on a GPU only; run the .onnx it was built from.")
@@ -147,38 +148,54 @@ def _check_runtime(
 
 
 def _onnx_on_gpu(path: Path, threads: int | None, index: int) -> "CudaRunner":
-    """ONNX Runtime up to NMS, our kernels after it, all on one stream."""
+    """ONNX Runtime up to NMS, our kernels after it, all on one stream.
+
+    A full file is cut there in memory.
+    """
     from condinst_infer.cuda.driver import Device
     from condinst_infer.cuda.runner import CudaRunner
     from condinst_infer.cuda.stream import Stream
+    from condinst_infer.runtimes.detector_cut import detector_from_full
     from condinst_infer.runtimes.ort import OrtSession
 
     device = Device(index)
+    graph = detector_from_full(path)
     stream = Stream(device)
     on_gpu: dict[str, Any] = {"device": "cuda", "device_index": index, "stream": stream.handle}
     try:
-        session = OrtSession(path, threads=threads, **on_gpu)
-        if session.metadata.graph != "detector":
-            raise SessionError(
-                f"{path} holds the whole model; on a GPU our kernels do what follows the detector. "
-                "Export that cut: condinst export MODEL.safetensors -o MODEL.onnx --graph detector"
-            )
+        session = OrtSession(path, threads=threads, graph=graph, **on_gpu)
     except BaseException:
         stream.close()
         raise
     return CudaRunner(session, device, stream)
 
 
-def _torch_session(path: Path, device: str | None, threads: int | None) -> "Session":
-    if device not in (None, "cpu"):
-        raise SessionError(
-            f"a .safetensors file runs on the CPU only, not on {device!r}. Export it first: "
-            f"condinst export {path} -o {path.with_suffix('.onnx')}"
-        )
+def _torch_on_cpu(path: Path, threads: int | None) -> CpuRunner:
+    model, digest = _checkpoint(path)
+    from condinst_infer.runtimes.pytorch import TorchSession
+
+    return CpuRunner(TorchSession(model, checkpoint_sha256=digest, threads=threads))
+
+
+def _torch_on_gpu(path: Path, index: int) -> "CudaRunner":
+    """PyTorch up to NMS, our kernels after it."""
+    from condinst_infer.cuda.driver import Device
+    from condinst_infer.cuda.runner import CudaRunner
+
+    device = Device(index)
+    require("torch", "export")
+    from condinst_infer.runtimes.pytorch_cuda import TorchDetector, cuda_place
+
+    place = cuda_place(index)
+    model, digest = _checkpoint(path)
+    return CudaRunner(TorchDetector(model, place, checkpoint_sha256=digest), device)
+
+
+def _checkpoint(path: Path) -> tuple[Any, str]:
+    """The network of a checkpoint, and the file's SHA-256."""
     for module in ("torch", "safetensors"):
         require(module, "export")
     from condinst_infer import checkpoint
-    from condinst_infer.runtimes.pytorch import TorchSession
 
     digest = file_sha256(path) if path.is_file() else ""  # `load` says what is wrong
-    return TorchSession(checkpoint.load(path), checkpoint_sha256=digest, threads=threads)
+    return checkpoint.load(path), digest

@@ -1,6 +1,6 @@
 """Two artefacts of one model, stage by stage: where do they begin to differ, and is it too much?"""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from math import isfinite
@@ -19,6 +19,7 @@ from condinst_infer.processing.preprocess import (
     resize,
     stack_images,
 )
+from condinst_infer.processing.tail import full_from_detector
 from condinst_infer.verification.intermediates import (
     HEADS,
     Intermediates,
@@ -145,8 +146,16 @@ def compare(
         feeds = feeds_for(a.metadata, b.metadata, images)
         precision = precision_of(a, b)
         limits = limits_of(a.metadata.config, precision)
-        runs = ((a.run(feed), b.run(feed)) for feed in feeds)
+        runs = ((_stages(a, feed), _stages(b, feed)) for feed in feeds)
         return report_on(runs, precision, limits)
+
+
+def _stages(source: IntermediateSource, feeds: Mapping[str, np.ndarray]) -> Intermediates:
+    """The stages of an artefact, and the instances of one that stops before NMS."""
+    stages = source.run(feeds)
+    if source.metadata.graph == "detector":
+        stages = stages | full_from_detector(stages, source.metadata.config)
+    return stages
 
 
 def precision_of(a: IntermediateSource, b: IntermediateSource) -> str:

@@ -176,27 +176,6 @@ def test_a_closed_pipeline_says_so_and_leaves_no_kernels(
         pipeline(photograph((60, 90)))
 
 
-def test_load_wants_a_detector_and_puts_it_on_our_stream(
-    device: Device, detector_onnx: Path, nano_onnx: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    streams = []
-
-    def on_cpu(
-        path: Path, *, device: str, device_index: int, threads: int | None, stream: int
-    ) -> OrtSession:
-        assert (device, device_index) == ("cuda", 0)
-        streams.append(stream)
-        return OrtSession(path, threads=threads)
-
-    monkeypatch.setattr("condinst_infer.runtimes.ort.OrtSession", on_cpu)
-    with pytest.raises(SessionError, match="--graph detector"):
-        ci.load(nano_onnx, device="cuda")
-    image = photograph((128, 192))
-    with ci.load(detector_onnx, device="cuda") as pipeline:
-        assert len(pipeline(image)) > 3
-        assert pipeline._runner._stream.handle == streams[-1]  # type: ignore[union-attr]
-
-
 def test_without_a_gpu_cuda_is_refused_in_one_sentence(nano_onnx: Path) -> None:
     """In a process of its own: in this one the emulator may be loaded."""
     code = f"import condinst_infer as ci; ci.load({str(nano_onnx)!r}, device='cuda')"

@@ -17,6 +17,7 @@ from condinst_infer.cuda.stream import Graph
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.processing import postprocess, preprocess
 from condinst_infer.processing.geometry import PlacedImage
+from condinst_infer.processing.tail import full_from_detector
 from condinst_infer.profiling.scopes import FrameScopes, _less
 from condinst_infer.results import instances
 from condinst_infer.runtimes.ort import OrtSession
@@ -26,7 +27,7 @@ from tests.support.recorded_session import Recorded, photograph
 from tests.support.silent_session import Silent
 
 Delay = Callable[[Any, float], Any]
-RESIZE, ENGINE, SLOTS, PASTE, RLE = 5, 20, 3, 40, 80  # ms, of one image or of one run
+RESIZE, ENGINE, TAIL, SLOTS, PASTE, RLE = 5, 20, 7, 3, 40, 80  # ms, of one image or of one run
 IMAGE = np.full((60, 90, 3), 255, np.uint8)  # one instance
 
 
@@ -113,6 +114,26 @@ def test_parts_of_the_network_add_up_to_the_engine(delay: Delay, bright_model: P
     assert row["convolutions_of_end_to_end"] == pytest.approx(
         {"ms": 15, "share": 15 / end_to_end, "outside_share": 1 - 15 / end_to_end}
     )
+
+
+def test_what_follows_a_detector_graph_is_a_stage(
+    delay: Delay, detector_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after = delay(full_from_detector, TAIL)
+    monkeypatch.setattr("condinst_infer.runtimes.runner.full_from_detector", after)
+    row = measured(Silent(OrtSession(detector_onnx)), delay)
+    (found,) = row["instances"]
+    clocks = {name: round(times["p50"], 6) for name, times in row["clocks_ms"].items()}
+    pipeline = RESIZE + ENGINE + TAIL
+    end_to_end = pipeline + SLOTS + PASTE
+    assert found > 0 and clocks == {
+        "engine": ENGINE,
+        "pipeline": pipeline,
+        "end_to_end": end_to_end,
+        "end_to_end_rle": end_to_end + found * RLE,
+    }
+    assert row["stages_ms"]["NMS and mask heads"] == pytest.approx(TAIL)
+    assert sum(row["stages_ms"].values()) == pytest.approx(end_to_end + found * RLE)
 
 
 def test_on_a_gpu_the_engine_is_the_network_alone(

@@ -68,6 +68,9 @@ def test_the_number_reaches_the_session(name: str, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("condinst_infer.cuda.driver.Device", Device)
     monkeypatch.setattr("condinst_infer.cuda.stream.Stream", Stream)
+    monkeypatch.setattr(
+        "condinst_infer.runtimes.detector_cut.detector_from_full", lambda path: None
+    )
     monkeypatch.setattr("condinst_infer.runtimes.ort.OrtSession", session)
     monkeypatch.setattr("condinst_infer.runtimes.tensorrt.TrtSession", session)
     with pytest.raises(Seen):

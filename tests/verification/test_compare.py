@@ -10,6 +10,7 @@ from condinst_infer import checkpoint
 from condinst_infer.config.model import override
 from condinst_infer.errors import ConfigError, ModelFileError
 from condinst_infer.model.condinst import build_condinst
+from condinst_infer.processing import tail
 from condinst_infer.verification.compare import compare
 
 
@@ -33,6 +34,21 @@ def test_a_checkpoint_and_its_export_agree_on_every_stage(
 
 def test_two_exports_agree(nano_onnx: Path, nano_static_onnx: Path) -> None:
     assert compare(nano_onnx, nano_static_onnx).ok
+
+
+def test_a_detector_file_is_compared_by_its_instances(
+    nano_onnx: Path, detector_onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = compare(detector_onnx, nano_onnx, [image()])
+    assert report.ok and report.detections[0] == report.detections[1] > 0, str(report)
+    assert {"detections", "boxes", "scores", "masks"} <= {row.stage for row in report.rows}
+
+    def nearest(x: np.ndarray, factor: int) -> np.ndarray:
+        return x.repeat(factor, 0).repeat(factor, 1)
+
+    monkeypatch.setattr(tail, "aligned_bilinear", nearest)
+    report = compare(detector_onnx, nano_onnx, [image()])
+    assert [row.stage for row in report.rows if not row.ok] == ["masks"]
 
 
 @pytest.mark.parametrize(

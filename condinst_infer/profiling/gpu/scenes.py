@@ -1,13 +1,13 @@
 """Masks, logits and tensors that kernels are timed on; only what makes tensors imports torch."""
 
-import ctypes
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from condinst_infer.cuda.arrays import DeviceArray
-from condinst_infer.errors import SessionError
+from condinst_infer.cuda.driver import Device
+from condinst_infer.profiling.gpu.timing import is_emulated
 from condinst_infer.results.crop import CroppedMask
 
 if TYPE_CHECKING:
@@ -98,17 +98,25 @@ def stuff_scene(
     )
 
 
-def tensor_from(array: DeviceArray) -> "torch.Tensor":
-    """`array` as a tensor on its device, not a copy; on the emulator's, that is the CPU.
+def torch_place(device: Device) -> "torch.device":
+    """PyTorch's word for `device`; the CPU for the emulated one, whose memory is the host's.
 
     Raises:
-        SessionError: PyTorch sees no GPU, and the array is on one.
+        SessionError: PyTorch can't use this GPU.
     """
     import torch
 
-    if torch.cuda.is_available():
-        return torch.as_tensor(array, device="cuda")
-    if not array.owner.device.name.startswith("no GPU"):  # engines.emulator
-        raise SessionError("PyTorch sees no GPU here: it was installed without CUDA.")
-    raw = (ctypes.c_uint8 * array.nbytes).from_address(array.pointer)
-    return torch.from_numpy(np.ndarray(array.shape, array.dtype, memoryview(raw)))
+    from condinst_infer.runtimes.pytorch_cuda import cuda_place
+
+    return torch.device("cpu") if is_emulated(device) else cuda_place(device.index)
+
+
+def tensor_from(array: DeviceArray) -> "torch.Tensor":
+    """`array` as a tensor on its device, not a copy.
+
+    Raises:
+        SessionError: PyTorch can't use the GPU it is on.
+    """
+    from condinst_infer.runtimes.pytorch_cuda import tensor_from_array
+
+    return tensor_from_array(array, torch_place(array.owner.device))

@@ -17,9 +17,8 @@ from condinst_infer.contract.tensors import (
     contract_outputs,
     output_shapes,
 )
-from condinst_infer.errors import ModelFileError
+from condinst_infer.errors import ModelFileError, SessionError
 from condinst_infer.runtimes.ort import OrtSession
-from condinst_infer.runtimes.runner import check_whole_graph
 from condinst_infer.serving.triton.model import INPUTS, INSTANCES, METADATA, NETWORK, PANOPTIC
 from condinst_infer.system.files import native_sources
 from condinst_infer.trt import sidecar
@@ -64,7 +63,11 @@ def write_repository(folder: Path, name: str, model: Path) -> None:
         SessionError: it does not hold the whole model.
     """
     network = _engine(model) if ModelFile.ENGINE.matches(model) else _onnx(model)
-    check_whole_graph(network.metadata)
+    if network.metadata.graph != "full":
+        raise SessionError(
+            f"{model} holds the {network.metadata.graph} cut, which stops before NMS; Triton needs "
+            "the whole model. Export it: condinst export MODEL.safetensors -o MODEL.onnx"
+        )
     inner = NETWORK.format(name)
     shutil.copyfile(model, _version(folder, inner) / network.file)
     (folder / inner / "config.pbtxt").write_text(_network_config(inner, network))
