@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from argparse import ArgumentParser
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from condinst_infer.model.condinst import CondInst
 
 _ONLY_INT8 = ("target", "calibration", "annotations", "images", "limit", "max_accuracy_drop")
+_DEFAULTS = {"graph": "full", "precision": "fp32", "standard_ops": False}
 _ONLY_CHECKPOINT = ("size", "batch", "max_detections", "score_threshold", "nms")
 
 
@@ -47,9 +48,13 @@ class ExportOptions:
     images: Path | None
     limit: int | None
     max_accuracy_drop: float | None
+    standard_ops: bool
+    metadata_from: Path | None
     json: bool
 
     def __post_init__(self) -> None:
+        if self.metadata_from is not None:
+            self._check_alone()
         if self.precision != "int8":
             for name in _ONLY_INT8:
                 if getattr(self, name) is not None:
@@ -64,6 +69,16 @@ class ExportOptions:
         if drop is not None and not 0 <= drop < math.inf:  # also refuses NaN
             raise ConfigError(f"--max-accuracy-drop is {drop}; it must be at least 0.")
 
+    def _check_alone(self) -> None:
+        """ConfigError if something is wanted beside --metadata-from, which changes nothing else."""
+        names = ["triton", *_DEFAULTS, *_ONLY_CHECKPOINT, *_ONLY_INT8]
+        given = [name for name in names if getattr(self, name) != _DEFAULTS.get(name)]
+        if given:
+            raise ConfigError(
+                f"{_option(given[0])} and --metadata-from exclude each other: that gives back what "
+                "the file was exported with."
+            )
+
 
 def add_options(parser: ArgumentParser) -> None:
     """Add the fields of `ExportOptions`."""
@@ -71,8 +86,8 @@ def add_options(parser: ArgumentParser) -> None:
         "model",
         type=partial(model_path, kind=ModelFile.CHECKPOINT),
         metavar="MODEL",
-        help="a .safetensors checkpoint of ours, or nuclei, the model that ships; with --triton "
-        "also an .onnx or .engine file",
+        help="a .safetensors checkpoint of ours, or nuclei, the model that ships; with --triton, "
+        "--standard-ops or --metadata-from also an .onnx file",
     )
     written = parser.add_mutually_exclusive_group(required=True)
     written.add_argument(
@@ -109,6 +124,19 @@ def add_options(parser: ArgumentParser) -> None:
         type=_batch,
         metavar="N",
         help="fix the batch size (default: any)",
+    )
+    parser.add_argument(
+        "--standard-ops",
+        action="store_true",
+        help="ONNX's own operators alone, for runtimes that know no functions; with --size and "
+        "--batch also without Loop, If and dynamic shapes. TensorRT then has none of our kernels",
+    )
+    parser.add_argument(
+        "--metadata-from",
+        type=Path,
+        metavar="FILE",
+        help="give MODEL, an .onnx file that a tool took the metadata from, that of the .onnx FILE "
+        "it was made of, if it passes the self-test there",
     )
     _add_detections(parser)
     _add_int8(parser)
@@ -194,12 +222,16 @@ def run(options: ExportOptions) -> int:
 def _write_file(options: ExportOptions, output: Path) -> dict[str, Any]:
     """Write `output`, and return the figures of the check."""
     check_output(output, ModelFile.ONNX)
-    if ModelFile.ONNX.matches(options.model) or ModelFile.ENGINE.matches(options.model):
+    is_onnx = ModelFile.ONNX.matches(options.model)
+    rewrites = options.standard_ops or options.metadata_from is not None
+    if ModelFile.ENGINE.matches(options.model) or is_onnx and not rewrites:
         raise ConfigError(
             f"{options.model} is exported already; give the .safetensors checkpoint it was made of."
         )
+    if options.metadata_from is not None and not is_onnx:
+        raise ConfigError(f"--metadata-from is for an .onnx file, not for {options.model}.")
     with atomic_file(output) as part:
-        figures = _write_onnx(options, part)
+        figures = _rewrite(options, part) if is_onnx else _write_onnx(options, part)
     if not options.json:
         print(f"-> {output}")
     return figures
@@ -229,12 +261,31 @@ def _write_onnx(options: ExportOptions, part: Path) -> dict[str, Any]:
             precision=options.precision,
             size=options.size,
             batch=options.batch,
+            standard_ops=options.standard_ops,
             checkpoint_sha256=file_sha256(options.model),
             on_stage=on_stage,
         )
         report = finish_export(model, part, on_stage=on_stage)
     for warning in report.warnings:
         print(f"condinst: warning: {warning}", file=sys.stderr)
+    if not options.json:
+        print(report)
+    return {"check": report.to_dict()}
+
+
+def _rewrite(options: ExportOptions, part: Path) -> dict[str, Any]:
+    """Write an exported file in another form, and return the figures of the check."""
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        require(module, "export")
+    from condinst_infer.verification.rewritten import write_standard_ops, write_with_metadata
+
+    if options.metadata_from is not None:
+        passed = write_with_metadata(options.model, options.metadata_from, part)
+        if not options.json:
+            print(f"the self-test passed {passed.proof}")
+        return {"self_test": passed.proof}
+    _check_exported(options, but=("size", "batch", "standard_ops"))
+    report = write_standard_ops(options.model, part, size=options.size, batch=options.batch)
     if not options.json:
         print(report)
     return {"check": report.to_dict()}
@@ -280,6 +331,14 @@ def _write_int8(
         checkpoint_sha256=file_sha256(options.model),
         on_stage=on_stage,
     )
+    if options.standard_ops:
+        from condinst_infer.verification.rewritten import write_standard_ops
+
+        plain = part.rename(part.with_stem(f"{part.stem}-plain"))
+        try:
+            write_standard_ops(plain, part)
+        finally:
+            plain.unlink()
     if not options.json:
         print(report)
     return {"int8": report.to_dict()}
@@ -313,11 +372,14 @@ def _write_repository(options: ExportOptions, output: Path) -> dict[str, Any]:
     return {"model": name, "network": network, **figures}
 
 
-def _check_exported(options: ExportOptions) -> None:
-    """ConfigError if an option says how to export a file that is exported already."""
-    given = [name for name in _ONLY_CHECKPOINT if getattr(options, name) is not None]
-    if options.precision != "fp32":
-        given.append("precision")
+def _check_exported(options: ExportOptions, *, but: Collection[str] = ()) -> None:
+    """ConfigError if an option says how to export a file that is exported already.
+
+    Args:
+        but: options that are meant for such a file.
+    """
+    names = [name for name in (*_ONLY_CHECKPOINT, *_DEFAULTS) if name not in but]
+    given = [name for name in names if getattr(options, name) != _DEFAULTS.get(name)]
     if given:
         raise ConfigError(
             f"{_option(given[0])} is chosen when a checkpoint is exported; "

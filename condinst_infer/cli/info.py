@@ -72,8 +72,9 @@ def _onnx_info(path: Path) -> dict[str, Any]:
     data["versions"] = ", ".join(f"{k} {v}" for k, v in session.metadata.versions.items())
     data["size"] = list(data["size"]) if data["size"] else "dynamic"
     data["batch"] = data["batch"] or "dynamic"
-    if not data["int8_for"]:
-        del data["int8_for"]
+    for name in ("int8_for", "standard_ops"):
+        if not data[name]:
+            del data[name]
     if (int8 := session.props.get("condinst_int8")) is not None:
         data["int8"] = json.loads(int8)
     data["inputs"] = {name: str(spec) for name, spec in session.inputs.items()}

@@ -16,6 +16,7 @@ from condinst_infer.errors import ConfigError
 
 Size = tuple[int, int]  # (height, width), pixels
 
+ABSOLUTE_SCALE = 512  # absolute coordinates are pixel / 512: our choice, the papers give none
 SEMANTIC_STRIDE = 4  # network pixels per cell of the semantic logits
 MILLION = 1_000_000  # shares are compared as whole numbers: exactly 40 % is not more than 40 %
 MAX_PIXELS = 100_000_000  # 300 MB decoded; a hostile file of a few kilobytes can claim more

@@ -25,6 +25,7 @@ class Metadata:
     int8_for: str = ""  # "cpu" or "tensorrt" where the precision is int8
     size: tuple[int, int] | None = None  # (height, width) of a static canvas; None is dynamic
     batch: int | None = None  # None is dynamic
+    standard_ops: bool = False  # no node of our domain; static ones have no Loop and no If either
     checkpoint_sha256: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)  # what exported it
     contract: int = CONTRACT_VERSION
@@ -41,6 +42,8 @@ class Metadata:
         parts.append("any batch" if self.batch is None else f"batch {self.batch}")
         size = self.size
         parts.append("any size" if size is None else f"{size[1]} x {size[0]} pixels")
+        if self.standard_ops:
+            parts.append("standard operators")
         return ", ".join(parts)
 
     def to_props(self) -> dict[str, str]:
@@ -73,8 +76,9 @@ def metadata_from_props(props: Mapping[str, str], path: object) -> Metadata:
     """
     if KEY not in props or DIGEST_KEY not in props:
         raise ModelFileError(
-            f"{path} was not written by condinst-infer (no metadata). "
-            "Export it again: condinst export MODEL.safetensors -o MODEL.onnx"
+            f"{path} was not written by condinst-infer (no metadata). If a tool dropped it, give "
+            f"it back: condinst export {path} -o FIXED.onnx --metadata-from MODEL.onnx. Otherwise "
+            "export the model again: condinst export MODEL.safetensors -o MODEL.onnx"
         )
     text = props[KEY]
     if not is_unbroken(KEY, props):

@@ -22,6 +22,19 @@ class TensorSpec:
         return f"{self.dtype} [{', '.join(map(str, self.shape))}]"
 
 
+# what goes into the nodes of our domain, and what comes out of NMS, by the name of its stage
+NODE_INPUTS = {
+    "ClassNMS": ("candidate_boxes", "candidate_scores", "candidate_labels"),
+    "CandidateMaskHead": (
+        *("mask_features", "candidate_params", "candidate_centres"),
+        *("candidate_sizes", "candidate_count"),
+    ),
+    "MaskNMS": ("candidate_masks", "candidate_scores", "candidate_labels"),
+    "DynamicMaskHead": ("mask_features", "params", "centres", "sizes", "num_detections"),
+}
+NODE_OUTPUTS = {"ClassNMS": ("keep",), "MaskNMS": ("keep", "kept_scores")}
+TAIL = "tail/"  # of these tensors in a file of standard operators, whose name is that of the stage
+
 _INT32, _FLOAT32 = np.dtype(np.int32), np.dtype(np.float32)
 _SEMANTIC_SIZE = (f"H/{SEMANTIC_STRIDE}", f"W/{SEMANTIC_STRIDE}")
 

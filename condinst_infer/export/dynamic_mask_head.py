@@ -1,7 +1,8 @@
 """Function body of `DynamicMaskHead`: the steps of `ops.dynamic_mask_head` in standard operations.
 
 A `Loop` goes through the slots of every image in small groups, so that what lies between two steps
-stays in the cache; an `If` leaves out the groups that no instance of their image uses.
+stays in the cache; an `If` leaves out the groups that no instance of their image uses. The body
+without a loop does the same products for all slots at once.
 """
 
 from condinst_infer.config.model import CondInstConfig, override
@@ -12,21 +13,24 @@ AT_ONCE = 7  # most mask heads of one step: 8 x 64 x 88 floats of each are 180 K
 UNUSED = -10000.0  # logit of a slot that holds nothing: its sigmoid is 0 in every precision
 
 
-def candidate_mask_head(config: CondInstConfig) -> str:
+def candidate_mask_head(config: CondInstConfig, *, loop_free: bool = False) -> str:
     """Text of the body of `CandidateMaskHead`: the same for all candidates of mask NMS, factor 1.
 
     A file holds one body of a name, so a second node needs another one.
     """
     stride, slots = config.mask_feature_stride, config.mask_candidates
     config = override(config, nms="box", mask_stride=stride, max_detections=slots)
-    return dynamic_mask_head(config, CANDIDATE_MASK_HEAD)
+    return dynamic_mask_head(config, CANDIDATE_MASK_HEAD, loop_free=loop_free)
 
 
-def dynamic_mask_head(config: CondInstConfig, name: str = "DynamicMaskHead") -> str:
+def dynamic_mask_head(
+    config: CondInstConfig, name: str = "DynamicMaskHead", *, loop_free: bool = False
+) -> str:
     """Text of the body for `config`; a body can't branch on attributes."""
     layers, factor, slots = config.mask_layers, config.mask_factor, config.detect.max_detections
     # all groups alike, for there is one loop; a prime number of slots goes one by one
-    kept = max(size for size in range(1, AT_ONCE + 1) if slots % size == 0)
+    group = max(size for size in range(1, AT_ONCE + 1) if slots % size == 0)
+    group = slots if loop_free else group
     return "\n".join(
         [
             f"{name} <stride, factor, depth, width, channels, coordinates, use_features, "
@@ -55,12 +59,14 @@ def dynamic_mask_head(config: CondInstConfig, name: str = "DynamicMaskHead") -> 
             "real_params = Where (real3, params32, zero)",
             *_split_params(layers),
             *_coordinates(config),
-            *_first_layer(layers, kept),
-            *_later_layers(layers, kept),
+            *_first_layer(layers, group, flat=loop_free),
+            *_later_layers(layers, group),
             *_inputs(config),
-            f"kept = Constant <value = int64[1] {{{kept}}}> ()",
+            f"group = Constant <value = int64[1] {{{group}}}> ()",
+            f"kept = {'Mul (batch, group)' if loop_free else 'Identity (group)'}",
             *(aligned_bilinear.blocks(factor) if factor > 1 else _AS_THEY_ARE),
-            *_loop(config, slots // kept),
+            *(_all_at_once(config) if loop_free else _loop(config, slots // group)),
+            *_masks(config),
             "}",
         ]
     )
@@ -135,15 +141,21 @@ def _coordinates(config: CondInstConfig) -> list[str]:
     return [*lines, f"w0_folded = Concat <axis = 3> ({parts})"]
 
 
-def _first_layer(layers: tuple[tuple[int, int], ...], kept: int) -> list[str]:
-    """w0_groups [N*K/kept, kept*out, in + 1]: bias in the last column, one product for a group."""
+def _first_layer(layers: tuple[tuple[int, int], ...], kept: int, *, flat: bool) -> list[str]:
+    """w0_groups [N*K/kept, kept, out, in + 1]: bias in the last column, one product for a group.
+
+    With `flat` it is [N*K/kept, kept*out, in + 1].
+    """
     out, into = layers[0]
+    shape = (
+        f"3] {{-1, {kept * out}, {into + 1}}}" if flat else f"4] {{-1, {kept}, {out}, {into + 1}}}"
+    )
     return [
         "b0_column = Unsqueeze (b0_folded, i3)",
         "w0_biased = Concat <axis = 3> (w0_folded, b0_column)",
-        f"w0_groups_shape = Constant <value = int64[3] {{-1, {kept * out}, {into + 1}}}> ()",
+        f"w0_groups_shape = Constant <value = int64[{shape}> ()",
         "w0_groups = Reshape (w0_biased, w0_groups_shape)",
-        f"out0 = Constant <value = int64[1] {{{out}}}> ()",
+        *([f"out0 = Constant <value = int64[1] {{{out}}}> ()"] if flat else []),
     ]
 
 
@@ -194,10 +206,7 @@ _AS_THEY_ARE = (  # factor 1: x_in and up_shape, as in `aligned_bilinear.blocks`
 
 
 def _loop(config: CondInstConfig, groups: int) -> list[str]:
-    """masks, from a step for each group of each image that puts out its upsampled logits.
-
-    The sigmoid comes last, for all at once: the node that makes the output need not copy it.
-    """
+    """stacked, from a step for each group of each image that puts out its upsampled logits."""
     factor, slots = config.mask_factor, config.detect.max_detections
     dims = "kept, one, cells" if factor == 1 else "blocks, outs"
     firsts = ", ".join(str(group * slots // groups) for group in range(groups))
@@ -208,6 +217,8 @@ def _loop(config: CondInstConfig, groups: int) -> list[str]:
         f"groups = Constant <value_int: int = {groups}> ()",
         "images = Squeeze (batch)",
         "steps = Mul (images, groups)",
+        "all_steps = Range (s0, steps, s1)",
+        "image_of_step = Div (all_steps, groups)",
         "true = Cast <to = 9> (s1)",
         "stacked = Loop (steps, true) <body = step",
         f"  (int64 i, bool go) => (bool go_on, float[{dims}] of_group)",
@@ -222,6 +233,16 @@ def _loop(config: CondInstConfig, groups: int) -> list[str]:
         "      }>",
         "    go_on = Identity (go)",
         "  }>",
+    ]
+
+
+def _masks(config: CondInstConfig) -> list[str]:
+    """masks [N, K, factor*h, factor*w] from `stacked`.
+
+    The sigmoid comes last, for all at once: the node that makes the output need not copy it.
+    """
+    factor, slots = config.mask_factor, config.detect.max_detections
+    return [
         "logits = CastLike (stacked, features)",
         f"up_by = Constant <value = int64[4] {{1, 1, {factor}, {factor}}}> ()",
         f"all_slots1 = Constant <value = int64[1] {{{slots}}}> ()",
@@ -232,18 +253,37 @@ def _loop(config: CondInstConfig, groups: int) -> list[str]:
     ]
 
 
-def _step(config: CondInstConfig) -> list[str]:
-    """up [up_shape], the upsampled logits of group `i`."""
+def _all_at_once(config: CondInstConfig) -> list[str]:
+    """stacked, the upsampled logits of every slot."""
     last = len(config.mask_layers) - 1
     lines = [
-        "image = Div (i, groups)",
+        "x0_flat = MatMul (w0_groups, x_in)",  # [N, K*out, cells]
+        f"x0_relu = {'Relu' if last else 'Identity'} (x0_flat)",
+        "x0_shape = Concat <axis = 0> (batch, group, out0, fill)",
+        "x0 = Reshape (x0_relu, x0_shape)",
+    ]
+    for i in range(1, last + 1):
+        lines.append(f"x{i}_product = MatMul (w{i}_groups, x{i - 1})")  # [N, K, out, cells]
+        bound = f"Max (x{i}_product, limit{i})" if i < last else f"Add (x{i}_product, bias{i})"
+        lines.append(f"x{i} = {bound}")
+    if config.mask_factor == 1:
+        return [*lines, f"stacked = Identity (x{last})"]
+    return [*lines, *aligned_bilinear.upsample_nodes(f"x{last}", "stacked")]
+
+
+def _step(config: CondInstConfig) -> list[str]:
+    """up [up_shape], the upsampled logits of group `i`.
+
+    No node here reads a constant from outside: onnxslim copies those into the branch, where
+    TensorRT takes them for other tensors.
+    """
+    last = len(config.mask_layers) - 1
+    lines = [
+        "image = Gather <axis = 0> (image_of_step, i)",
         "x = Gather <axis = 0> (x_in, image)",
         "w0_step = Gather <axis = 0> (w0_groups, i)",
-        "x0_flat = MatMul (w0_step, x)",  # [kept*out, cells]
-        # ReLU before the Reshape, so that a runtime can do it in place
-        f"x0_relu = {'Relu' if last else 'Identity'} (x0_flat)",
-        "x0_shape = Concat <axis = 0> (kept, out0, fill)",
-        "x0 = Reshape (x0_relu, x0_shape)",
+        "x0_product = MatMul (w0_step, x)",  # [kept, out, cells]
+        f"x0 = {'Relu' if last else 'Identity'} (x0_product)",
     ]
     for i in range(1, last + 1):
         lines += [

@@ -11,6 +11,7 @@ import onnx
 from condinst_infer.config.model import CondInstConfig
 from condinst_infer.export.dynamic_mask_head import candidate_mask_head, dynamic_mask_head
 from condinst_infer.export.mask_nms import mask_nms
+from condinst_infer.export.unrolled_class_nms import unrolled_class_nms
 from condinst_infer.ops.onnx_nodes import DOMAIN
 
 OPSET = 19
@@ -98,14 +99,22 @@ ClassNMS <iou_threshold, max_detections, runs, plugin_namespace, aot>
 """
 
 
-def functions(config: CondInstConfig) -> list[onnx.FunctionProto]:
+def functions(
+    config: CondInstConfig, *, static_batch: int | None = None
+) -> list[onnx.FunctionProto]:
     """The bodies of NMS and `DynamicMaskHead` for `config`.
 
     NMS is `ClassNMS`, or `CandidateMaskHead` and `MaskNMS` where it goes by masks.
+
+    Args:
+        static_batch: images per run of bodies without Loop and If; None gives bodies that take any.
     """
-    texts = [dynamic_mask_head(config)]
+    loop_free = static_batch is not None
+    texts = [dynamic_mask_head(config, loop_free=loop_free)]
     if config.detect.nms == "mask":
-        texts += [candidate_mask_head(config), mask_nms(config)]
+        texts += [candidate_mask_head(config, loop_free=loop_free), mask_nms(config, static_batch)]
+    elif static_batch is not None:
+        texts.append(unrolled_class_nms(config, static_batch))
     else:
         texts.append(
             _CLASS_NMS.format(

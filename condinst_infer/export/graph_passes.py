@@ -76,6 +76,15 @@ def merge_predictors(proto: onnx.ModelProto) -> None:
     proto.graph.node.extend(nodes)
 
 
+def replace_clips(graph: onnx.GraphProto) -> None:
+    """Replace each Clip of one bound by Max or Min, which more runtimes have for whole numbers."""
+    for node in graph.node:
+        bounds = [name for name in node.input[1:] if name]
+        if node.op_type == "Clip" and len(bounds) == 1:
+            node.op_type = "Max" if node.input[1] else "Min"
+            node.input[:] = [node.input[0], *bounds]
+
+
 def _join(graph: onnx.GraphProto, convs: Sequence[onnx.NodeProto]) -> list[str]:
     """Names of new tensors: weights and biases of `convs` together, and channels of each."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}

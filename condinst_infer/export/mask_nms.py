@@ -120,6 +120,9 @@ _BEST = """
   more = Expand (gone, more_shape)
   enough = Concat <axis = 1> (keys, more)
   best_keys, best_slots = TopK <axis = 1> (enough, most)
+"""
+
+_KEPT = """
   found = Greater (best_keys, zero)
   kept_slots = Where (found, best_slots, zero_int)
   slot_scores = GatherElements <axis = 1> ({scores}, kept_slots)
@@ -131,13 +134,65 @@ _BEST = """
 }}
 """
 
+
+def _unrolled_greedy(batch: int, steps: int) -> str:
+    """best_keys and best_slots [N, K]: a step takes the first candidate left, and what it covers.
+
+    Keys fall from slot to slot, and are 0 for what is gone.
+    """
+    lines = [
+        "close = Greater (ious, iou_limit)",
+        "itself = Equal (earlier, slots)",
+        "covered = Or (close, itself)",
+        "covered32 = Cast <to = 1> (covered)",
+        "uncovered = Sub (one, covered32)",
+        "minus_one = Constant <value = int64[1] {{-1}}> ()",
+        "rows_shape = Concat <axis = 0> (minus_one, slots_shape)",
+        "rows = Reshape (uncovered, rows_shape)",
+        "end32 = Cast <to = 1> (end)",
+        "slots32 = Cast <to = 1> (slots)",
+        "all_keys = Sub (end32, slots32)",
+        "keys0 = Where (real, all_keys, zero)",
+    ]
+    if batch > 1:
+        lines += [
+            f"images_end = Constant <value_int: int = {batch}> ()",
+            "images = Range (zero_int, images_end, one_int)",
+            "first_rows = Mul (images, end)",
+        ]
+    for i in range(steps):
+        lines += [
+            f"best{i} = ArgMax <axis = 1, keepdims = 0> (keys{i})",
+            f"key{i} = ReduceMax <keepdims = 0> (keys{i}, i1)",
+            f"row{i} = Add (best{i}, first_rows)" if batch > 1 else f"row{i} = Identity (best{i})",
+            f"left{i} = Gather <axis = 0> (rows, row{i})",
+            f"keys{i + 1} = Mul (keys{i}, left{i})",
+        ]
+    lines.append(f"by_step = Constant <value = int64[2] {{{{{steps}, {batch}}}}}> ()")
+    for name, part in (("keys", "key"), ("slots", "best")):
+        parts = ", ".join(f"{part}{i}" for i in range(steps))
+        lines += [
+            f"all_best_{name} = Concat <axis = 0> ({parts})",
+            f"best_{name}_by_step = Reshape (all_best_{name}, by_step)",
+            f"best_{name} = Transpose <perm = [1, 0]> (best_{name}_by_step)",
+        ]
+    return "\n".join(f"  {line}" for line in lines)
+
+
 _KINDS = {"greedy": _GREEDY, "fast": _FAST, "matrix": _MATRIX}
 
 
-def mask_nms(config: CondInstConfig) -> str:
-    """Text of the body for `config`; a body can't branch on attributes."""
+def mask_nms(config: CondInstConfig, static_batch: int | None = None) -> str:
+    """Text of the body for `config`; a body can't branch on attributes.
+
+    Args:
+        static_batch: images per run of a body without Loop; None gives a body that takes any.
+    """
     detect = config.detect
-    return (_OVERLAPS + _KINDS[detect.mask_nms] + _BEST).format(
+    steps, best = _KINDS[detect.mask_nms], _BEST
+    if detect.mask_nms == "greedy" and static_batch is not None:
+        steps, best = _unrolled_greedy(static_batch, detect.max_detections), ""
+    return (_OVERLAPS + steps + best + _KEPT).format(
         iou_threshold=f"{detect.nms_iou:.9g}",
         score_threshold=f"{detect.score_threshold:.9g}",
         max_detections=detect.max_detections,

@@ -20,8 +20,10 @@ from condinst_infer.export.function_bodies import OPSET, functions
 from condinst_infer.export.graph_passes import (
     merge_predictors,
     name_by_scope,
+    replace_clips,
     set_contract_shapes,
 )
+from condinst_infer.export.standard_ops import with_standard_ops
 from condinst_infer.model.condinst import CondInst
 from condinst_infer.model.deploy import in_precision
 
@@ -49,6 +51,7 @@ def export_onnx(
     precision: str = "fp32",
     size: tuple[int, int] | None = None,
     batch: int | None = None,
+    standard_ops: bool = False,
     checkpoint_sha256: str = "",
     on_stage: Callable[[str], object] = lambda stage: None,
 ) -> None:
@@ -59,6 +62,8 @@ def export_onnx(
         precision: "fp16" halves weights and features; scores, boxes, coordinates, NMS stay float32.
         size: (height, width) of a static canvas, multiples of 32; None is dynamic.
         batch: images per run; None is dynamic.
+        standard_ops: no node of our domain, and with `size` and `batch` no Loop and no If; a
+            TensorRT engine of such a file has none of our kernels.
         checkpoint_sha256: of the file `model` came from, for the metadata.
         on_stage: called with the name of each stage of the work when it begins.
 
@@ -82,6 +87,7 @@ def export_onnx(
     on_stage("writing")
     name_by_scope(proto)
     merge_predictors(proto)
+    replace_clips(proto.graph)
     for key, value in metadata.to_props().items():
         proto.metadata_props.add(key=key, value=value)
     if graph == "full":
@@ -91,6 +97,8 @@ def export_onnx(
     proto.ir_version = onnx.helper.find_min_ir_version_for(
         list(proto.opset_import), ignore_unknown=True
     )
+    if standard_ops:
+        proto = with_standard_ops(proto)
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, str(path))
 

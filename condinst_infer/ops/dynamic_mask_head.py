@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from condinst_infer.config.model import mask_layers
+from condinst_infer.config.model import ABSOLUTE_SCALE, mask_layers
 from condinst_infer.config.validation import CHOICES
 from condinst_infer.ops.aligned_bilinear import aligned_bilinear
 from condinst_infer.ops.onnx_nodes import custom_node, is_exporting
 
-ABSOLUTE_SCALE = 512  # absolute coordinates are pixel / 512: our choice, the papers give none
 COORDINATES = CHOICES["coordinates"]  # the node's attribute is the index
 CANDIDATE_MASK_HEAD = "CandidateMaskHead"  # the node that makes the masks for mask NMS
 

@@ -29,6 +29,11 @@ from condinst_infer.trt.progress_monitor import BuildProgress, monitor
 from condinst_infer.trt.shape_profile import Shape, ShapeProfile, shape_profile_for
 from condinst_infer.trt.sidecar import Gpu, Sidecar
 
+_NO_PLUGINS = (
+    "the file is in standard operators, so NMS and mask heads run in TensorRT's own operations; "
+    "build the plain file, exported without --standard-ops, to have our kernels"
+)
+
 
 @dataclass(frozen=True)
 class BuiltEngine:
@@ -81,6 +86,8 @@ def engine_from_onnx(
         )
     nodes = plugins.NODES[metadata.config.detect.nms]
     wanted = nodes if plugin and trt.__name__ == "tensorrt" and metadata.graph == "full" else ()
+    notes = [_NO_PLUGINS] if wanted and metadata.standard_ops else []
+    wanted = () if metadata.standard_ops else wanted
     if "ClassNMS" in wanted or metadata.graph == "detector":
         _check_candidates(metadata, path)
     if wanted:
@@ -88,7 +95,7 @@ def engine_from_onnx(
     builder = _EngineBuilder(trt, data, path, metadata)
     found = read_network(trt, builder.network, nodes)
     _check(found, metadata, wanted, path)
-    notes = builder.configure(profile, workspace_mib, timing_cache)
+    notes += builder.configure(profile, workspace_mib, timing_cache)
     engine = builder.run(progress, gpu)
     builder.write_timing_cache(timing_cache)
     if gpu is not None:

@@ -13,22 +13,13 @@ import numpy as np
 from condinst_infer.config.model import DetectConfig
 from condinst_infer.contract.metadata import Metadata, metadata_from_props
 from condinst_infer.contract.model_file import ModelFile, kind_of
+from condinst_infer.contract.tensors import NODE_INPUTS, NODE_OUTPUTS, TAIL
 from condinst_infer.errors import ModelFileError, require
 from condinst_infer.runtimes.ort import OrtSession
 
 Feeds = Mapping[str, np.ndarray]
 Intermediates = dict[str, np.ndarray]
 HEADS = ("class_logits", "box_regression", "centreness")
-# what goes into the nodes of a full graph
-_STAGES = {
-    "ClassNMS": ("candidate_boxes", "candidate_scores", "candidate_labels"),
-    "CandidateMaskHead": (
-        *("mask_features", "candidate_params", "candidate_centres"),
-        *("candidate_sizes", "candidate_count"),
-    ),
-    "MaskNMS": ("candidate_masks", "candidate_scores", "candidate_labels"),
-    "DynamicMaskHead": ("mask_features", "params", "centres", "sizes", "num_detections"),
-}
 
 
 class Lift(NamedTuple):
@@ -220,10 +211,12 @@ def _inner_tensors(proto: Any) -> dict[str, str]:
 
     The candidates of a graph with mask NMS are those that get masks, not all.
     """
+    named = (*NODE_INPUTS.values(), *NODE_OUTPUTS.values())
+    bare = {f"{TAIL}{stage}": stage for names in named for stage in names}
     inner = {}
     for node in proto.graph.node:
-        if node.op_type in _STAGES:
-            inner |= dict(zip(_STAGES[node.op_type], node.input, strict=True))
-        if node.op_type in ("ClassNMS", "MaskNMS"):
-            inner |= dict(zip(("keep", "kept_scores"), node.output[:-1], strict=False))
+        inner |= dict(zip(NODE_INPUTS.get(node.op_type, ()), node.input, strict=False))
+        inner |= dict(zip(NODE_OUTPUTS.get(node.op_type, ()), node.output, strict=False))
+        # of standard operators, which stand in the place of these nodes
+        inner |= {bare[name]: name for name in node.output if name in bare}
     return inner

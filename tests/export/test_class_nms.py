@@ -34,6 +34,16 @@ def test_class_nms_body_is_greedy_on_many_scenes(keep: int, classes: int) -> Non
             assert_greedy(body, scene, keep)
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("keep", [1, 20, 100])
+def test_unrolled_class_nms_body_is_greedy_on_many_scenes(keep: int, batch: int) -> None:
+    random, body = np.random.default_rng(keep + batch), session(nms_model(keep, batch))
+    for slots, classes in itertools.product((1, 2, 5, 50, 150, 500), (1, 80)):
+        for crowd in (5, 40):
+            scene = random_scene(random, batch=batch, slots=slots, classes=classes, crowd=crowd)
+            assert_greedy(body, scene, keep)
+
+
 @pytest.mark.parametrize("classes", [1, 80])
 def test_class_nms_body_is_greedy_at_full_size(classes: int) -> None:
     random = np.random.default_rng(classes)

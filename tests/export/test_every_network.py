@@ -12,8 +12,10 @@ from condinst_infer.config.presets import preset
 from condinst_infer.contract.metadata import props_from_onnx
 from condinst_infer.export.onnx_export import export_onnx
 from condinst_infer.model.condinst import CondInst, build_condinst
+from condinst_infer.processing.tail import full_from_detector
 from condinst_infer.quantization.qdq import Quantizer
-from condinst_infer.runtimes.openvino import OvSession
+from condinst_infer.runtimes.detector_cut import detector_from_full
+from condinst_infer.runtimes.openvino import OvSession, core
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.trt import build
 from condinst_infer.verification import self_test
@@ -25,6 +27,7 @@ from condinst_infer.verification.compare import (
     precision_of,
     report_on,
 )
+from condinst_infer.verification.rewritten import write_standard_ops
 from tests.support.reduced_networks import network_names, reduced_network
 
 QUICK = ("condinst_nano",)
@@ -99,7 +102,7 @@ def stored(path: Path) -> self_test.SelfTest:
     return found
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.long)])
 def test_float_files_compute_what_torch_does(
     precision: str, network: tuple[CondInst, str, Path]
 ) -> None:
@@ -115,6 +118,42 @@ def test_openvino_computes_what_torch_does(network: tuple[CondInst, str, Path]) 
     path = exported(network, "fp32")
     with closing(OvSession(path)) as session:
         self_test.check(session, stored(path))
+
+
+@pytest.mark.parametrize("static", [False, True], ids=["dynamic", "static"])
+def test_standard_operators_compute_the_same(
+    static: bool, network: tuple[CondInst, str, Path], tmp_path: Path
+) -> None:
+    plain, path = exported(network, "fp32"), tmp_path / "standard.onnx"
+    options = {"size": (128, 160), "batch": 2} if static else {}
+    assert write_standard_ops(plain, path, **options).ok  # pyright: ignore[reportArgumentType]
+    with closing(OrtSession(plain)) as a, closing(OrtSession(path)) as b:
+        ours = a.run(feeds())
+        assert report_on([(ours, b.run(feeds()))], precision_of(a, b)).ok
+        expected = precision_of(a, b)
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    compiled = core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found = {port.get_any_name(): array for port, array in compiled(feeds()).items()}
+    assert set(found) == set(ours) and report_on([(ours, found)], expected).ok
+
+
+def test_the_cut_in_memory_finds_the_same(network: tuple[CondInst, str, Path]) -> None:
+    plain = exported(network, "fp32")
+    graph = detector_from_full(plain)
+    if network[1] == "detector":
+        assert graph is None
+        return
+    with closing(OrtSession(plain)) as a, closing(OrtSession(plain, graph=graph)) as b:
+        ours, config = a.run(feeds()), a.metadata.config
+        found, names = full_from_detector(b.run(feeds()), config), list(b.outputs)
+        assert set(found) == set(ours) and report_on([(ours, found)], precision_of(a, b)).ok
+        expected = precision_of(a, b)
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    model = core().read_model(graph)
+    compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    outputs = compiled(feeds())
+    cut = full_from_detector({name: outputs[name] for name in names}, config)
+    assert report_on([(ours, cut)], expected).ok
 
 
 def test_int8_files_find_the_same_in_both_runtimes(network: tuple[CondInst, str, Path]) -> None:

@@ -93,6 +93,21 @@ def test_dynamic_mask_head_body_takes_maps_of_every_size(
     np.testing.assert_allclose(masks, expected, rtol=0, atol=3e-6)  # as above
 
 
+@pytest.mark.parametrize("head", HEADS, ids=str)
+@pytest.mark.parametrize("counts", [[0], [3, 7, 0]], ids=str)
+def test_dynamic_mask_head_body_without_a_loop_is_the_operation(
+    head: dict[str, Any], counts: list[int]
+) -> None:
+    config = override(CondInstConfig(), **head, max_detections=9)
+    inputs = mask_head_inputs(config, len(counts), counts, (8, 12))
+    expected = ops.dynamic_mask_head(**inputs, **config.mask_head_settings)
+    model = mask_head_model(config, static_batch=len(counts))
+    assert not {"Loop", "If"} & {node.op_type for body in model.functions for node in body.node}
+    (masks,) = run(session(model), arrays(inputs))
+    np.testing.assert_allclose(masks, expected, rtol=0, atol=3e-6)  # as above
+    assert all((mask[count:] == 0).all() for mask, count in zip(masks, counts, strict=True))
+
+
 @pytest.mark.parametrize("counts", [[0], [1], [7, 8], [14, 0, 21, 6]], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_slots_of_unused_groups_are_not_computed(dtype: torch.dtype, counts: list[int]) -> None:

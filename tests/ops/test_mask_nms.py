@@ -99,13 +99,15 @@ def test_an_equal_mask_is_kept_once_and_one_without_cells_never(kind: str) -> No
     assert scores.tolist() == [[0.5, 0, 0]]
 
 
-def body(kind: str, keep: int, dtype: int = FLOAT, **overrides: Any) -> onnx.ModelProto:
-    """A model of one MaskNMS with its function body."""
+def body(
+    kind: str, keep: int, dtype: int = FLOAT, batch: int | None = None, **overrides: Any
+) -> onnx.ModelProto:
+    """A model of one MaskNMS with its function body; with `batch`, that without a loop."""
     settings = {"nms": "mask", "mask_nms": kind, "max_detections": keep, "nms_iou": 0.5}
     config = override(CondInstConfig(), **{**settings, **overrides})
     inputs = {"masks": (dtype, 4), "scores": (FLOAT, 2), "labels": (INT, 2)}
     outputs = {"keep": (INT, 2), "kept_scores": (FLOAT, 2), "count": (INT, 1)}
-    return one_node_model("MaskNMS", config, inputs, outputs)
+    return one_node_model("MaskNMS", config, inputs, outputs, batch)
 
 
 @every_kind
@@ -116,6 +118,17 @@ def test_mask_nms_body_in_onnx_runtime(
     runner = session(body(kind, keep))
     for scene in scenes(batch, candidates, size):
         assert_same(run(runner, scene._asdict()), loop_mask_nms(scene, kind, keep=keep))
+
+
+@every_size
+def test_unrolled_mask_nms_body_is_greedy(
+    batch: int, candidates: int, keep: int, size: tuple[int, int]
+) -> None:
+    model = body("greedy", keep, batch=batch)
+    assert not any(node.op_type == "Loop" for node in model.functions[0].node)
+    runner = session(model)
+    for scene in scenes(batch, candidates, size):
+        assert_same(run(runner, scene._asdict()), loop_mask_nms(scene, "greedy", keep=keep))
 
 
 @every_kind

@@ -26,8 +26,12 @@ def one_node_model(
     config: CondInstConfig,
     inputs: Mapping[str, tuple[int, int]],
     outputs: Mapping[str, tuple[int, int]],
+    static_batch: int | None = None,
 ) -> onnx.ModelProto:
-    """A checked model whose only node is `name`, with the body for `config`; (type, rank) each."""
+    """A checked model whose only node is `name`, with the body for `config`; (type, rank) each.
+
+    With `static_batch` it is the body without a loop, for so many images.
+    """
 
     def infos(specs: Mapping[str, tuple[int, int]]) -> list[onnx.ValueInfoProto]:
         return [
@@ -35,7 +39,8 @@ def one_node_model(
             for key, (dtype, rank) in specs.items()
         ]
 
-    (body,) = (body for body in functions(config) if body.name == name)
+    bodies = functions(config, static_batch=static_batch)
+    (body,) = (body for body in bodies if body.name == name)
     # the body reads no attribute, but a node without the declared ones is not whole
     unread: dict[str, Any] = dict.fromkeys(body.attribute, [0])
     node = helper.make_node(name, list(inputs), list(outputs), domain=DOMAIN, **unread)
@@ -49,15 +54,18 @@ def one_node_model(
     return model
 
 
-def nms_model(keep: int) -> onnx.ModelProto:
+def nms_model(keep: int, static_batch: int | None = None) -> onnx.ModelProto:
     config = override(CondInstConfig(), max_detections=keep)
-    return one_node_model("ClassNMS", config, NMS_INPUTS, NMS_OUTPUTS)
+    return one_node_model("ClassNMS", config, NMS_INPUTS, NMS_OUTPUTS, static_batch)
 
 
-def mask_head_model(config: CondInstConfig, dtype: int = FLOAT) -> onnx.ModelProto:
+def mask_head_model(
+    config: CondInstConfig, dtype: int = FLOAT, static_batch: int | None = None
+) -> onnx.ModelProto:
     inputs = {"features": (dtype, 4), "params": (dtype, 3), "centres": (FLOAT, 3)}
     inputs |= {"sizes": (FLOAT, 2), "count": (INT, 1)}
-    return one_node_model("DynamicMaskHead", config, inputs, {"masks": (dtype, 4)})
+    outputs = {"masks": (dtype, 4)}
+    return one_node_model("DynamicMaskHead", config, inputs, outputs, static_batch)
 
 
 def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:

@@ -203,6 +203,17 @@ def test_tensorrt_builds_with_our_kernels_and_runs_the_golden_input(
     assert config._profile._shapes == {"images": [*images], "image_sizes": [*sizes]}
 
 
+def test_a_file_in_standard_operators_is_built_with_a_note(
+    condinst: Run, trt: ModuleType, with_golden: Path, tmp_path: Path
+) -> None:
+    standard, path = tmp_path / "standard.onnx", tmp_path / "model.engine"
+    assert condinst("export", with_golden, "-o", standard, "--standard-ops")[0] == 0
+    status, text, _ = condinst("build", standard, "-o", path)
+    assert status == 0 and text.startswith("note: the file is in standard operators")
+    assert "ClassNMS" not in text and read(path)[0].plugin == ()
+    assert "note:" not in condinst("build", standard, "-o", path, "--no-plugin")[1]
+
+
 def test_an_engine_that_computes_something_else_is_not_written(
     condinst: Run,
     trt: ModuleType,
