@@ -108,7 +108,7 @@ def check_every_call(
     [
         ("nano_onnx", 23),
         pytest.param("nano_onnx", 1, marks=pytest.mark.slow),
-        pytest.param("detector_onnx", 1, marks=pytest.mark.slow),
+        pytest.param("detector_onnx", 1, marks=pytest.mark.long),
     ],
 )
 def test_any_refused_call_gives_the_result_or_a_sentence(

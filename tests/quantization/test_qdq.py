@@ -243,7 +243,7 @@ DEFORMABLE = {"backbone_type": "resnet50", "deform_stages": (False, True, True, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["cpu", "tensorrt"])
+@pytest.mark.parametrize("target", ["cpu", pytest.param("tensorrt", marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     ("name", "changes"), [("condinst_rt_dla34", {}), ("condinst_nano", DEFORMABLE)]
 )
