@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from benchmarks.report import accuracy, operations, plots, summary, tables
+from benchmarks.report import accuracy, operations, plots, runtimes, summary, tables
 from docs import architecture_picture, command_line
 from tests.support import architecture
 
@@ -27,6 +27,7 @@ def parts() -> dict[str, str]:
         **tables.parts(),
         **operations.parts(),
         **accuracy.parts(),
+        **runtimes.parts(),
         **command_line.parts(),
         "rooms": architecture.table(),
         "c_header": f"```c\n{(HEADERS / 'condinst.h').read_text()}```",
