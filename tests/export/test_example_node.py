@@ -85,10 +85,10 @@ MIN_SCALE = override(SHORT_FIRST, resize_rule="min_scale")
         pytest.param((48, 72), SHORT_FIRST, None, id="enlarge to twice the size"),
         pytest.param((401, 333), SHORT_FIRST, None, id="shrink an odd size"),
         pytest.param((96, 160), SHORT_FIRST, None, id="leave as it is"),
-        pytest.param((31, 390), SHORT_FIRST, None, id="the longer side is the limit"),
+        pytest.param((87, 320), SHORT_FIRST, None, id="the longer side is the limit"),
         pytest.param((1, 1), SHORT_FIRST, None, id="one pixel"),
         pytest.param((1, 600), SHORT_FIRST, None, id="one row"),
-        pytest.param((117, 234), MIN_SCALE, None, id="the other rule"),
+        pytest.param((87, 320), MIN_SCALE, None, id="by the other rule a row more"),
         pytest.param((90, 120), SHORT_FIRST, (64, 96), id="down to a fixed canvas"),
         pytest.param((90, 120), SHORT_FIRST, (128, 192), id="on a fixed canvas"),
     ],
@@ -107,34 +107,49 @@ def test_network_input_is_that_of_the_package(
     assert np.abs(difference).max() <= (0 if platform.machine() in X86 else 1)
 
 
-def blobs(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Probabilities of masks, smooth and at all borders: float32 [count, height, width]."""
-    rng = np.random.default_rng(seed)
-    masks = rng.random((count, height, width), np.float32)
-    return np.stack([np.clip(cv2.blur(mask, (5, 5)) * 4 - 1.5, 0, 1) for mask in masks])
+def blobs(height: int, width: int) -> np.ndarray:
+    """Probabilities of masks, smooth and at all borders: float32 [6, height, width]."""
+    masks = np.random.default_rng(0).random((6, height, width), np.float32)
+    masks = np.stack([np.clip(cv2.blur(mask, (5, 5)) * 4 - 1.5, 0, 1) for mask in masks])
+    masks[2] = 0
+    masks[3, :, : width // 2] = 0
+    return masks
+
+
+def rectangles(height: int, width: int) -> np.ndarray:
+    """Probabilities 0 and 1, in all, upper, lower, left, right and inner cells: as `blobs`."""
+    masks = np.zeros((6, height, width), np.float32)
+    y, x = height // 2, width // 2
+    masks[0] = masks[1, :y] = masks[2, y:] = masks[3, :, :x] = masks[4, :, x:] = 1
+    masks[4, :5, x : x + 5] = 0
+    masks[5, 5:y, 5:x] = 1
+    return masks
 
 
 @pytest.mark.parametrize("nms", ["box", "mask"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_instances_are_those_of_the_package(nms: str, dtype: str, call: Call) -> None:
-    config = override(SHORT_FIRST, nms=nms, mask_stride=4)
-    size = (70, 91)
+@pytest.mark.parametrize(
+    ("size", "stride", "masks_of"), [((70, 91), 4, blobs), ((30, 40), 2, rectangles)]
+)
+def test_instances_are_those_of_the_package(
+    nms: str, dtype: str, size: tuple[int, int], stride: int, masks_of: Call, call: Call
+) -> None:
+    config = override(SHORT_FIRST, nms=nms, mask_stride=stride)
     net_size, (height, width) = placement(size, config.input, None)
-    masks = blobs(6, height // 4, width // 4)
-    masks[2] = 0
-    masks[3, :, : net_size[1] // 4] = 0  # what is left lies in the padding
+    masks = masks_of(height // stride, width // stride)
     boxes = np.array(
         [
             *([3, 4, 50, 60], [-5, -9, 400, 300], [10, 10, 20, 20], [9, 9, 9, 30]),
-            *([400, 5, 500, 50], [0, 0, 1, 1]),
+            *([400, 5, 500, 50], [1, 1, 2, 2], [0, 0, 5, 5]),
         ],
         np.float32,
     )
+    masks = np.concatenate([masks, masks[:1]])
     outputs = {
-        "num_detections": np.array([5], np.int32),  # the last slot is not used
+        "num_detections": np.array([6], np.int32),  # the last slot is not used
         "boxes": boxes[None],
-        "scores": np.linspace(0.9, 0.1, 6, dtype=np.float32)[None],
-        "labels": np.arange(6, dtype=np.int32)[None],
+        "scores": np.linspace(0.9, 0.1, 7, dtype=np.float32)[None],
+        "labels": np.arange(7, dtype=np.int32)[None],
         "masks": masks.astype(dtype)[None],
     }
     placed = PlacedImage(np.zeros((*size, 3), np.uint8), net_size, (height, width))
@@ -148,7 +163,7 @@ def test_instances_are_those_of_the_package(nms: str, dtype: str, call: Call) ->
     }
     given = {"netSize": list(net_size), "imageSize": list(size)}
     (found,) = call(["instancesFromOutputs", tensors, given, dictionary(Metadata(config))])
-    assert 2 <= len(found) == len(expected)
+    assert 4 <= len(found) == len(expected)
     assert [one["label"] for one in found] == expected.labels.tolist()
     assert (np.array([one["score"] for one in found]) == expected.scores).all()
     assert (np.array([one["box"] for one in found]) == expected.boxes).all()

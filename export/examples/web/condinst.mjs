@@ -204,7 +204,7 @@ function pixelsOf({ low, high }, first, last) {
   return start < 0 ? [0, 0] : [start, low.findLastIndex((cell) => cell <= last) + 1];
 }
 
-/** The box of the pixels of a mask, from its runs; zeros if it is empty. */
+/** The box of the pixels of a mask, from its runs; one without area if it is empty. */
 function boxOfRuns(counts, height) {
   const box = [Infinity, Infinity, 0, 0];
   counts.reduce((start, length, run) => {
@@ -219,5 +219,5 @@ function boxOfRuns(counts, height) {
     }
     return start + length;
   }, 0);
-  return counts.length > 1 ? box : [0, 0, 0, 0];
+  return box;
 }
