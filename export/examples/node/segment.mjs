@@ -1,8 +1,10 @@
-// Finds the instances in an image with a model that `condinst export` wrote. Once: npm ci
+// Finds the instances in an image with a file that `condinst export` wrote. In this folder:
 //
+//     npm ci --ignore-scripts
 //     node segment.mjs MODEL.onnx IMAGE.png -o instances.json
 //
-// npm ci --ignore-scripts leaves out a download of CUDA's libraries, which is only for GPUs.
+// The scripts left out download CUDA's libraries, which nothing here uses. Keep ../web beside this
+// folder: it has the code that the page there shares.
 
 import { readFile, writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
