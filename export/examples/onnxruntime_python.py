@@ -65,7 +65,7 @@ def find_instances(session, model, image):
     limit = np.array([size[1], size[0]] * 2, np.float32)
     stride = config["mask"]["mask_stride"]
     axes = [
-        mask_axis(cells, stride, net, pixels)
+        paste_matrix(cells, stride, net, pixels)
         for cells, net, pixels in zip(out["masks"].shape[1:], net_size, size, strict=True)
     ]
     instances = []
@@ -140,37 +140,30 @@ def enlarged_axis(inputs, outputs):
 # --- 5. paste ------------------------------------------------------------------------------------
 
 
-def mask_axis(cells, stride, net, pixels):
-    """From image pixels through network pixels to mask cells, along one axis.
+def paste_matrix(cells, stride, net, pixels):
+    """Weights of mask cells in image pixels along one axis, float32 [pixels, cells].
 
-    Returns, for each pixel, the two cells it lies between and the weight of the second.
+    Pixels of the image lie between pixels of the network, and those between two cells.
     """
     half, scale = np.float32(0.5), np.float32(net) / np.float32(pixels)
     place = np.clip((np.arange(pixels, dtype=np.float32) + half) * scale - half, 0, net - 1)
-    cell = np.clip((place - stride // 2) / stride, 0, cells - 1)  # all in float32
+    cell = np.clip((place - stride // 2) / stride, 0, cells - 1)  # all of it in float32
     low = cell.astype(int)
-    return low, np.minimum(low + 1, cells - 1), cell - low
+    high = np.minimum(low + 1, cells - 1)
+    weights = np.zeros((pixels, cells), np.float32)
+    np.add.at(weights, (np.arange(pixels), low), 1 - (cell - low))
+    np.add.at(weights, (np.arange(pixels), high), cell - low)
+    return weights
 
 
 def paste(mask, rows, columns):
     """The mask in the image, bool [H, W], from probabilities [h, w] at the mask stride."""
-    pasted = np.zeros((len(rows[0]), len(columns[0])), bool)
-    mask = mask.astype(np.float32)
+    pasted = np.zeros((len(rows), len(columns)), bool)
     above = mask > 0.5
-    # a pixel can exceed 0.5 only where one of its cells does; the others are left out
-    y, x = reading(rows, above.any(axis=1)), reading(columns, above.any(axis=0))
-    low, high, part = (values[x] for values in columns)
-    wide = mask[:, low] * (1 - part) + mask[:, high] * part
-    low, high, part = (values[y] for values in rows)
-    found = wide[low] * (1 - part)[:, None] + wide[high] * part[:, None]
-    pasted[np.ix_(y, x)] = found > 0.5
+    # a pixel can exceed 0.5 only where a cell does that it reads; the others are left out
+    y, x = (np.flatnonzero(m @ above.any(axis)) for m, axis in ((rows, 1), (columns, 0)))
+    pasted[np.ix_(y, x)] = rows[y] @ (mask.astype(np.float32) @ columns[x].T) > 0.5
     return pasted
-
-
-def reading(axis, cells):
-    """The pixels that read one of `cells`, bool."""
-    low, high, _ = axis
-    return np.flatnonzero(cells[low] | cells[high])
 
 
 def box_of(mask):
