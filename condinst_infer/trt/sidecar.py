@@ -19,7 +19,7 @@ from condinst_infer.system.files import atomic_file
 from condinst_infer.trt.shape_profile import ShapeProfile
 
 FORMAT = 3  # of this file
-_DIGEST = "sidecar_sha256"
+DIGEST = "sidecar_sha256"
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Sidecar:
     def to_json(self) -> str:
         """This as text with its own digest, which shows later tampering."""
         data = self.to_dict()
-        return json.dumps({**data, _DIGEST: _digest(data)}, indent=2) + "\n"
+        return json.dumps({**data, DIGEST: _digest(data)}, indent=2) + "\n"
 
 
 def sidecar_path(engine: Path) -> Path:
@@ -182,7 +182,7 @@ def read(path: Path) -> tuple[Sidecar, bytes]:
 def _parse(beside: Path, again: str) -> Sidecar:
     try:
         data: dict[str, Any] = dict(json.loads(beside.read_bytes()))
-        digest, found_format = data.pop(_DIGEST), data["format"]
+        digest, found_format = data.pop(DIGEST), data["format"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ModelFileError(f"{beside} is damaged or not ours. {again}") from None
     if digest != _digest(data):

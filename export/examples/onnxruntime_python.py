@@ -181,7 +181,7 @@ def runs_from_mask(mask):
     """COCO RLE, uncompressed: lengths of runs down the columns, zeros first."""
     pixels = mask.T.ravel()
     edges = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
-    counts = np.diff([0, *edges, len(pixels)]).tolist()
+    counts = np.diff(edges, prepend=0, append=len(pixels)).tolist()
     return {"size": list(mask.shape), "counts": [0, *counts] if pixels[0] else counts}
 
 
