@@ -12,15 +12,20 @@ from condinst_infer.cli.options import Verb, add_json
 from condinst_infer.config.model import CondInstConfig, config_from_dict
 from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.contract.model_file import ModelFile, kind_of, model_path
-from condinst_infer.errors import CheckpointError, require
+from condinst_infer.errors import CheckpointError, ConfigError, ModelFileError, require
 
 
 @dataclass(frozen=True, kw_only=True)
 class InfoOptions:
-    """Options of `condinst info`."""
+    """Options of `condinst info`; ConfigError if two of them exclude each other."""
 
     file: Path
     json: bool
+    contract: bool
+
+    def __post_init__(self) -> None:
+        if self.json and self.contract:
+            raise ConfigError("--contract is a text for people; give it without --json.")
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -31,11 +36,19 @@ def add_options(parser: ArgumentParser) -> None:
         metavar="FILE",
         help="an .onnx, .engine or .safetensors file, or nuclei, the model that ships",
     )
+    parser.add_argument(
+        "--contract",
+        action="store_true",
+        help="print what to do before and after the network of this file, without this package",
+    )
     add_json(parser)
 
 
 def run(options: InfoOptions) -> int:
     """Print what is inside a model file."""
+    if options.contract:
+        print(_contract(options.file))
+        return 0
     readers = {
         ModelFile.ONNX: _onnx_info,
         ModelFile.ENGINE: _engine_info,
@@ -50,6 +63,26 @@ def run(options: InfoOptions) -> int:
     config = config_from_dict(data.pop("config"))
     _print_facts(_config_info(config) | data)
     return 0
+
+
+def _contract(path: Path) -> str:
+    """The contract of a file that has one."""
+    from condinst_infer.cli.info_contract import contract_text
+
+    kind = kind_of(path)
+    if kind is ModelFile.ONNX:
+        from condinst_infer.runtimes.ort import OrtSession
+
+        return contract_text(OrtSession(path).metadata, path.name)
+    if kind is ModelFile.ENGINE:
+        from condinst_infer.trt import sidecar
+
+        beside, _ = sidecar.read(path)
+        return contract_text(beside.metadata(path), path.name, str(beside.profile))
+    raise ModelFileError(
+        f"{path} is a checkpoint, which only this package runs; an exported file has a contract. "
+        f"Export it: condinst export {path} -o {path.with_suffix('.onnx').name}"
+    )
 
 
 def _print_facts(facts: Mapping[str, Any], indent: str = "") -> None:
