@@ -36,9 +36,7 @@ def main():
         print(f"{name} {instance['score']:.3f} at {x1:.1f} {y1:.1f} {x2:.1f} {y2:.1f}")
     if options.overlay:
         draw(image, instances).save(options.overlay)
-    for instance in instances:
-        instance["segmentation"] = runs_from_mask(instance.pop("mask"))
-    Path(options.output).write_text(json.dumps(instances))
+    write(options.output, instances)
 
 
 def read_image(path):
@@ -50,34 +48,19 @@ def read_image(path):
 
 def find_instances(session, model, image):
     """Dicts of label, score, box in image pixels and mask bool [H, W], best score first."""
-    config = model["config"]
-    size = image.shape[:2]
-    net_size, canvas = sizes(size, config["input"], model["size"])
+    feeds = prepare(model, image)
+    names = [output.name for output in session.get_outputs()]
+    outputs = dict(zip(names, session.run(names, feeds), strict=True))
+    return instances_of(model, outputs, feeds["image_sizes"][0].tolist(), image.shape[:2])
+
+
+def prepare(model, image):
+    """The inputs of the network."""
+    net_size, canvas = sizes(image.shape[:2], model["config"]["input"], model["size"])
     batch = model["batch"] or 1  # a static batch is filled up: only the first image is read
     images = np.zeros((batch, *canvas, 3), np.uint8)
     images[0, : net_size[0], : net_size[1]] = resize(image, net_size)
-    image_sizes = np.array([net_size] * batch, np.int32)
-    names = [output.name for output in session.get_outputs()]
-    outputs = session.run(names, {"images": images, "image_sizes": image_sizes})
-    out = {name: values[0] for name, values in zip(names, outputs, strict=True)}
-
-    scale = np.array([size[1] / net_size[1], size[0] / net_size[0]] * 2, np.float32)
-    limit = np.array([size[1], size[0]] * 2, np.float32)
-    stride = config["mask"]["mask_stride"]
-    axes = [
-        paste_matrix(cells, stride, net, pixels)
-        for cells, net, pixels in zip(out["masks"].shape[1:], net_size, size, strict=True)
-    ]
-    instances = []
-    for k in range(out["num_detections"]):
-        box = np.clip(out["boxes"][k] * scale, 0, limit)
-        mask = paste(out["masks"][k], *axes)
-        if config["detect"].get("nms") == "mask":  # such models have no boxes of their own
-            box = box_of(mask)
-        if box[2] > box[0] and box[3] > box[1]:
-            found = {"label": int(out["labels"][k]), "score": float(out["scores"][k])}
-            instances.append({**found, "box": box.tolist(), "mask": mask})
-    return instances
+    return {"images": images, "image_sizes": np.array([net_size] * batch, np.int32)}
 
 
 # --- 2. sizes ------------------------------------------------------------------------------------
@@ -137,7 +120,28 @@ def enlarged_axis(inputs, outputs):
     return np.clip([low, low + 1], 0, inputs - 1).astype(np.int32), weights.astype(np.int32)
 
 
-# --- 5. paste ------------------------------------------------------------------------------------
+# --- 5. back to the image ------------------------------------------------------------------------
+
+
+def instances_of(model, outputs, net_size, size):
+    """The instances of the first image of a batch, (height, width) pixels large."""
+    config = model["config"]
+    boxes, scores, labels, masks = (outputs[n][0] for n in ("boxes", "scores", "labels", "masks"))
+    scale = np.array([size[1] / net_size[1], size[0] / net_size[0]] * 2, np.float32)
+    boxes = np.clip(boxes * scale, 0, np.array([size[1], size[0]] * 2, np.float32))
+    rows, columns = (
+        paste_matrix(cells, config["mask"]["mask_stride"], net, pixels)
+        for cells, net, pixels in zip(masks.shape[1:], net_size, size, strict=True)
+    )
+    instances = []
+    for k in range(outputs["num_detections"][0]):
+        box, mask = boxes[k], paste(masks[k], rows, columns)
+        if config["detect"].get("nms") == "mask":  # such models have no boxes of their own
+            box = box_of(mask)
+        if box[2] > box[0] and box[3] > box[1]:
+            found = {"label": int(labels[k]), "score": float(scores[k])}
+            instances.append({**found, "box": box.tolist(), "mask": mask})
+    return instances
 
 
 def paste_matrix(cells, stride, net, pixels):
@@ -175,6 +179,14 @@ def box_of(mask):
 
 
 # --- 6. results ----------------------------------------------------------------------------------
+
+
+def write(path, instances):
+    """Write a JSON list; masks become COCO RLE."""
+    texts = [{k: v for k, v in one.items() if k != "mask"} for one in instances]
+    for text, one in zip(texts, instances, strict=True):
+        text["segmentation"] = runs_from_mask(one["mask"])
+    Path(path).write_text(json.dumps(texts))
 
 
 def runs_from_mask(mask):
