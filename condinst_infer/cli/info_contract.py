@@ -49,7 +49,7 @@ def _lines(label: str, text: str | list[str]) -> Iterator[str]:
 
 
 def _before(metadata: Metadata) -> Steps:
-    """What is done to an image before the network."""
+    """The steps before the network."""
     config = metadata.config.input
     short, long = config.short_side, config.long_side
     side = f"the shorter side becomes {short}, or less where the longer one would pass {long}"
@@ -106,7 +106,7 @@ def _with_numbers(specs: Mapping[str, TensorSpec], metadata: Metadata) -> dict[s
 
 
 def _tail(config: CondInstConfig) -> Steps:
-    """What a detector graph leaves out."""
+    """The steps that a detector graph leaves out."""
     detect, mask = config.detect, config.mask
     widths = [config.mask_layers[0][1], *(outs for outs, _ in config.mask_layers)]
     inputs = [] if mask.coordinates == "none" else [f"{mask.coordinates} coordinates"]
@@ -126,7 +126,7 @@ def _tail(config: CondInstConfig) -> Steps:
 
 
 def _after(config: CondInstConfig) -> Steps:
-    """What is done with instances after the network."""
+    """The steps after the network."""
     stride, settings = config.mask.mask_stride, config.panoptic
     box = "x * width / columns and y * height / rows of the resized image, clipped to the image"
     if config.detect.nms == "mask":
