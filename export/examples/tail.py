@@ -27,7 +27,7 @@ def instances(outputs: Mapping[str, np.ndarray], index: int = 0) -> Iterator[dic
     config = metadata["config"]
     detect, mask = config["detect"], config["mask"]
     if metadata["graph"] != "detector" or detect.get("nms", "box") != "box":
-        raise SystemExit("tail.py finishes files of --graph detector with box NMS, not this one.")
+        raise ValueError("tail.py finishes files of --graph detector with box NMS, not this one.")
     names = ("boxes", "scores", "labels", "locations")
     boxes, scores, labels, locations = (outputs[f"candidate_{name}"][index] for name in names)
     features = outputs["mask_features"][index]  # [C, h, w], float16 in files of that precision
@@ -36,7 +36,7 @@ def instances(outputs: Mapping[str, np.ndarray], index: int = 0) -> Iterator[dic
     feature_stride = 2 ** mask["mask_levels"][0]  # network pixels per cell of the features
     factor = feature_stride // mask["mask_stride"]
     centres, sizes = places(config["heads"], features.shape[1:], feature_stride)
-    pixels = cell_centres(*features.shape[1:], feature_stride).T  # [2, h*w]
+    pixels = cell_centres(features.shape[1:], feature_stride).T  # [2, h*w]
     kept = class_nms(boxes, scores, labels, detect["nms_iou"], detect["max_detections"])
     # boxes from network pixels to those of the image
     (height, width), (net_height, net_width) = image_size, net_size
@@ -80,9 +80,9 @@ def class_nms(
     return kept
 
 
-def cell_centres(rows: int, columns: int, stride: int) -> np.ndarray:
-    """(x, y) in network pixels of all cells, float32 [rows*columns, 2]: i * stride + stride // 2."""
-    y, x = np.mgrid[:rows, :columns] * stride + stride // 2
+def cell_centres(cells: tuple[int, ...], stride: int) -> np.ndarray:
+    """(x, y) of all cells in network pixels, float32 [rows*columns, 2]."""
+    y, x = np.indices(cells) * stride + stride // 2
     return np.stack([x.ravel(), y.ravel()], axis=1).astype(np.float32)
 
 
@@ -92,14 +92,14 @@ def places(
     """Centres [A, 2] of all locations and the object sizes [A] they stand for (section 3.2)."""
     centres, sizes = [], []
     for level, size in zip(heads["head_levels"], heads["sizes_of_interest"], strict=True):
-        rows, columns = (-(-side * stride // 2**level) for side in cells)  # rounded up
-        centres.append(cell_centres(rows, columns, 2**level))
-        sizes.append(np.full(rows * columns, size, np.float32))
+        grid = tuple(-(-side * stride // 2**level) for side in cells)  # rounded up
+        centres.append(cell_centres(grid, 2**level))
+        sizes.append(np.full(len(centres[-1]), size, np.float32))
     return np.concatenate(centres), np.concatenate(sizes)
 
 
 def mask_inputs(
-    features: np.ndarray, pixels: np.ndarray, centre: np.ndarray, size: float, mask: dict[str, Any]
+    features: np.ndarray, pixels: np.ndarray, centre: np.ndarray, size: Any, mask: dict[str, Any]
 ) -> np.ndarray:
     """Inputs of a mask head, float32 [in, h*w]: coordinates first, then the features."""
     inputs = []
@@ -178,8 +178,11 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("instances.json"))
     parser.add_argument("--index", type=int, default=0, help="which image of the batch")
     args = parser.parse_args()
-    with np.load(args.outputs) as file:
-        found = list(instances(dict(file), args.index))
+    try:
+        with np.load(args.outputs) as file:
+            found = list(instances(dict(file), args.index))
+    except ValueError as error:
+        parser.error(str(error))
     for one in found:
         one["segmentation"] = runs(one.pop("mask"))
     args.output.write_text(json.dumps(found))
