@@ -411,6 +411,29 @@ inline std::vector<std::int64_t> runs(const Mask &mask, Size image) {
     return counts;
 }
 
+// The instances as JSON, a list of what tail.py writes too.
+inline std::string json_from_instances(const std::vector<Instance> &found, Size image) {
+    std::ostringstream text;
+    text.imbue(std::locale::classic());
+    text.precision(9);  // enough to give the same float32 again
+    const char *before = "[";
+    for (const Instance &one : found) {
+        text << before << "{\"label\": " << one.label << ", \"score\": " << one.score
+             << ", \"box\": [" << one.box[0] << ", " << one.box[1] << ", " << one.box[2] << ", "
+             << one.box[3] << "], \"segmentation\": {\"size\": [" << image.height << ", "
+             << image.width << "], \"counts\": ";
+        before = "[";
+        for (std::int64_t count : runs(one.mask, image)) {
+            text << before << count;
+            before = ", ";
+        }
+        text << "]}}";
+        before = ",\n ";
+    }
+    text << (found.empty() ? "[]\n" : "]\n");
+    return text.str();
+}
+
 }  // namespace condinst
 
 #endif

@@ -9,10 +9,10 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
+#include <cstdint>
 #include <exception>
 #include <fstream>
-#include <locale>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -146,28 +146,6 @@ class Network {
     ov::InferRequest request;
 };
 
-static void write_json(const std::string &path, const std::vector<Instance> &found, Size image) {
-    std::ofstream file(path);
-    file.imbue(std::locale::classic());
-    file.precision(9);  // enough to give the same float32 again
-    const char *before = "[";
-    for (const Instance &one : found) {
-        file << before << "{\"label\": " << one.label << ", \"score\": " << one.score
-             << ", \"box\": [" << one.box[0] << ", " << one.box[1] << ", " << one.box[2] << ", "
-             << one.box[3] << "], \"segmentation\": {\"size\": [" << image.height << ", "
-             << image.width << "], \"counts\": [";
-        const char *comma = "";
-        for (std::int64_t count : condinst::runs(one.mask, image)) {
-            file << comma << count;
-            comma = ", ";
-        }
-        file << "]}}";
-        before = ",\n ";
-    }
-    file << (found.empty() ? "[]\n" : "]\n");
-    if (!file.flush()) throw std::runtime_error(path + " can't be written");
-}
-
 static void write_overlay(const std::string &path, const std::vector<Instance> &found,
                           cv::Mat image) {
     for (std::size_t k = 0; k < found.size(); ++k) {
@@ -203,7 +181,11 @@ static int run(const Options &options) {
         std::printf("label %d, score %.3f, box %.1f %.1f %.1f %.1f\n", one.label, one.score,
                     one.box[0], one.box[1], one.box[2], one.box[3]);
     std::printf("%zu instances\n", found.size());
-    if (!options.json.empty()) write_json(options.json, found, {image.rows, image.cols});
+    if (!options.json.empty()) {
+        std::ofstream file(options.json);
+        file << condinst::json_from_instances(found, {image.rows, image.cols});
+        if (!file.flush()) throw std::runtime_error(options.json + " can't be written");
+    }
     if (!options.overlay.empty()) write_overlay(options.overlay, found, image.clone());
     return EXIT_SUCCESS;
 }
