@@ -396,17 +396,18 @@ inline std::vector<std::int64_t> runs(const Mask &mask, Size image) {
         start = position;
         inside = !inside;
     };
-    for (int column = 0; column < mask.size.width; ++column) {
+    // the column behind the mask too, where a run of full height ends
+    for (int column = 0; column <= mask.size.width; ++column) {
         const std::int64_t top = static_cast<std::int64_t>(mask.x + column) * image.height + mask.y;
         for (int row = 0; row < mask.size.height; ++row) {
             const std::size_t at = static_cast<std::size_t>(row) * mask.size.width + column;
-            if (static_cast<bool>(mask.pixels[at]) != inside) change(top + row);
+            const bool set = column < mask.size.width && mask.pixels[at];
+            if (set != inside) change(top + row);
         }
         // a column of full height goes on at the top of the next
         if (inside && mask.size.height < image.height) change(top + mask.size.height);
     }
     const std::int64_t pixels = static_cast<std::int64_t>(image.height) * image.width;
-    if (inside) change(static_cast<std::int64_t>(mask.x + mask.size.width) * image.height);
     if (start < pixels) counts.push_back(pixels - start);
     return counts;
 }

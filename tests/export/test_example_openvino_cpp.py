@@ -101,7 +101,7 @@ def test_a_fixed_canvas_shrinks_the_picture(
     program: Path, files: dict[str, Path], tmp_path: Path
 ) -> None:
     full, path = tmp_path / "full.onnx", tmp_path / "detector.onnx"
-    export_onnx(checkpoint.load(DATA / "nuclei.safetensors"), full, size=(320, 448), batch=1)
+    export_onnx(checkpoint.load(DATA / "nuclei.safetensors"), full, size=(352, 448), batch=1)
     path.write_bytes(detector_from_full(full) or b"")
     found = tmp_path / "found.json"
     done = run_program(program, path, files["nuclei.png"], "-o", found)

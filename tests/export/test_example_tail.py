@@ -36,6 +36,7 @@ from tests.support.detector_outputs import (
     wanted,
 )
 from tests.support.example_instances import assert_same_instances
+from tests.support.nms_reference import greedy_nms, random_scene
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "export/examples/tail.py"
@@ -63,6 +64,16 @@ def test_numpy_finds_what_the_package_finds(name: str) -> None:
         assert_same(found, wanted(outputs, config, index))
         counts.append(len(found))
     assert min(counts[:2]) > counts[2] == 0 and max(counts) <= config.detect.max_detections
+
+
+def test_box_nms_decides_ties_and_exact_overlaps_as_a_plain_loop() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(6):  # a third of them on a grid
+        scene = random_scene(random, batch=1, slots=90, classes=2)
+        for most in (5, 200):
+            kept = tail.class_nms(*(part[0] for part in scene), 0.5, most)
+            keep, count = greedy_nms(scene, threshold=0.5, keep=most)
+            assert kept == keep[0, : count[0]].tolist()
 
 
 def test_maps_in_float16_give_the_masks_of_a_file_in_float16() -> None:

@@ -21,7 +21,7 @@ from tests.support.reduced_networks import reduced_network
 
 CANVAS = (96, 160)
 NET_SIZES = ((96, 160), (69, 91), (95, 160))  # of three images on the canvas
-IMAGE_SIZES = ((61, 203), (131, 89), (1, 7))  # before they were resized
+IMAGE_SIZES = ((61, 203), (1, 89), (131, 7))  # before they were resized
 # no field, though it looks like one to a search that ignores quotes
 CLASS = 'a "mask_head_depth": 9, \\"nms\\": "mask"'
 P2 = {"neck_in_levels": (2, 3, 4, 5), "mask_levels": (2, 3, 4, 5)}
@@ -30,10 +30,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "factor 1, depth 1": {**P2, "mask_stride": 4, "mask_head_depth": 1},
     "factor 4, depth 2": {"mask_stride": 2, "mask_head_depth": 2},
     "depth 4, width 16": {"mask_head_depth": 4, "mask_head_width": 16},
-    "absolute": {"coordinates": "absolute", "score_root": False},
+    "absolute": {"coordinates": "absolute", "use_features": False, "score_root": False},
     "no coordinates": {"coordinates": "none"},
-    "no features": {"use_features": False},
-    "three instances": {"max_detections": 3},
+    "no features": {"use_features": False, "nms_iou": 0.5},
+    "five instances": {"max_detections": 5},
 }
 NEAR = np.float32(1e-4)  # a pixel may fall on either side where its probability is so near 0.5
 NETWORKS = [
@@ -52,18 +52,22 @@ def variant(name: str) -> CondInstConfig:
 def random_outputs(config: CondInstConfig, seed: int = 0) -> dict[str, Any]:
     """Outputs of a detector cut as tail.py takes them; the last of three images has no candidate.
 
-    Some candidates have equal scores, some no area, some lie in the padding.
+    Some candidates have no area, some lie in the padding.
     """
     random = np.random.default_rng(seed)
     scene = random_scene(random, batch=3, slots=120, classes=3)
-    scores = np.round(scene.scores, 2) if seed else scene.scores
+    scores, boxes = scene.scores, scene.boxes / 600 * np.float32(160)
+    if seed:  # on a grid: equal scores, and overlaps that are exactly 0.5
+        scores, boxes = np.round(scores, 2), np.round(boxes / 8) * 8
     scores[2] = -1
+    # the first two overlap by exactly 0.5
+    boxes[0, :2], scores[0, :2], scene.labels[0, :2] = [[4, 4, 44, 44], [4, 4, 24, 44]], 0.99, 0
     levels = [(-(-CANVAS[0] // s), -(-CANVAS[1] // s)) for s in config.strides]
     locations = sum(rows * columns for rows, columns in levels)
     cells = [side // config.mask_feature_stride for side in CANVAS]
     spread = config.mask.mask_head_width**-0.5  # logits of a few units in heads of any size
     return {
-        "candidate_boxes": scene.boxes / 600 * np.float32(160),
+        "candidate_boxes": boxes,
         "candidate_scores": scores,
         "candidate_labels": scene.labels,
         "candidate_locations": random.integers(0, locations, (3, 120)).astype(np.int32),
