@@ -1,6 +1,6 @@
 // preprocess.hpp - an image becomes the input of the network: size, resizing, padding.
 // The pixels are those of the Python package bit by bit, which takes OpenCV's bilinear resize to
-// enlarge and Pillow's antialiased one to shrink.
+// enlarge and Pillow's antialiased one to shrink (that of Pillow 13: see `resize`).
 #ifndef CONDINST_PREPROCESS_HPP
 #define CONDINST_PREPROCESS_HPP
 
@@ -107,13 +107,20 @@ inline cv::Mat pillow_across(const cv::Mat &image, int width) {
     return turned;
 }
 
-// `image`, BGR with 8 bits, at a size.
+// `image`, BGR with 8 bits, at a size. Only if neither side shrinks OpenCV does it.
 inline cv::Mat resize(const cv::Mat &image, Size size) {
+    const int fewer_rows = image.rows - size.height, fewer_columns = image.cols - size.width;
     cv::Mat resized;
-    if (size.height >= image.rows && size.width >= image.cols)
+    if (fewer_rows <= 0 && fewer_columns <= 0) {
         cv::resize(image, resized, {size.width, size.height}, 0, 0, cv::INTER_LINEAR);
-    else  // across, then down
+    } else if (fewer_rows > 0 && fewer_rows > 2 * fewer_columns) {
+        // down, then across, since Pillow 13; before it, never: a few pixels differ by one level
+        cv::transpose(image, resized);
+        resized = pillow_across(pillow_across(resized, size.height), size.width);
+        cv::transpose(cv::Mat(resized), resized);
+    } else {  // across, then down
         resized = pillow_across(pillow_across(image, size.width), size.height);
+    }
     return resized;
 }
 
