@@ -1,7 +1,8 @@
 // tail.hpp - the tail of a CondInst model: outputs of a file's detector cut become instances.
 // Header-only C++17, nothing but the standard library. The same as tail.py, which is shorter.
 //
-//     condinst::Config config = condinst::config_from_metadata(text);  // metadata_props["condinst"]
+//     // text: metadata_props["condinst"] of the file
+//     condinst::Config config = condinst::config_from_metadata(text);
 //     condinst::Outputs outputs;  // pointers to what the network put out for one image
 //     ...
 //     for (const condinst::Instance &found : condinst::instances(outputs, config, net, image))
@@ -44,7 +45,8 @@ struct Config {
     bool use_features = true;
 };
 
-// Outputs for one image, float32 and int32, as the file names them. Of a batch: pointers to image i.
+// Outputs for one image, float32 and int32, by their names in the file. In a batch: pointers to
+// image i.
 struct Outputs {
     const float *candidate_boxes = nullptr;                       // [M, 4]
     const float *candidate_scores = nullptr;                      // [M]

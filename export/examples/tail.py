@@ -10,6 +10,14 @@ The .npz holds all outputs of the file by their names, and
     image_sizes     [N, 2]  the input of this name: rows and columns of the resized images
     original_sizes  [N, 2]  rows and columns of the images before that
     metadata        the text metadata_props["condinst"] of the file
+
+With ONNX Runtime:
+
+    names = [output.name for output in session.get_outputs()]
+    outputs = dict(zip(names, session.run(names, feeds)))
+    metadata = session.get_modelmeta().custom_metadata_map["condinst"]
+    np.savez("detector_outputs.npz", **outputs, metadata=metadata, original_sizes=...,
+             image_sizes=feeds["image_sizes"])
 """
 
 import argparse

@@ -1,11 +1,14 @@
 // main.cpp - an image becomes masks in C++, with OpenVINO and OpenCV. CMakeLists.txt says how to
 // build it; no Python is needed to run it.
 //
-//     condinst_openvino MODEL.onnx IMAGE.png [-o instances.json] [--overlay overlay.png] [--repeat N]
+//     condinst_openvino MODEL.onnx IMAGE.png [-o instances.json] [--overlay overlay.png]
+//         [--repeat N]
 //
 // MODEL.onnx is one of two forms of the same network:
-//     condinst export MODEL -o standard.onnx --standard-ops          OpenVINO computes the masks
-//     condinst export CHECKPOINT -o detector.onnx --graph detector   ... up to NMS; tail.hpp the rest
+//     condinst export MODEL -o standard.onnx --standard-ops
+//         OpenVINO computes all up to the masks of the network's size
+//     condinst export CHECKPOINT -o detector.onnx --graph detector
+//         OpenVINO ends before NMS, tail.hpp does the rest
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>

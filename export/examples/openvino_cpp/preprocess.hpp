@@ -16,7 +16,7 @@
 
 namespace condinst {
 
-// How an image is placed: the size it is resized to, and the canvas it then lies on at the top left.
+// The size an image is resized to, and the canvas it then lies on at the top left.
 struct Placement {
     Size net, canvas;
 };
