@@ -1,4 +1,4 @@
-"""Write what is generated in README.md and docs/: tables, help texts, headers and pictures.
+"""Write what is generated in README.md, export/ and docs/: tables, help, headers and pictures.
 
     python -m docs.generate
 
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from benchmarks.report import accuracy, operations, plots, runtimes, summary, tables
+from benchmarks.report import accuracy, examples, operations, plots, runtimes, summary, tables
 from docs import architecture_picture, command_line
 from tests.support import architecture
 
@@ -28,6 +28,7 @@ def parts() -> dict[str, str]:
         **operations.parts(),
         **accuracy.parts(),
         **runtimes.parts(),
+        **examples.parts(),
         **command_line.parts(),
         "rooms": architecture.table(),
         "c_header": f"```c\n{(HEADERS / 'condinst.h').read_text()}```",
@@ -36,8 +37,9 @@ def parts() -> dict[str, str]:
 
 
 def pages() -> Iterator[Path]:
-    """README.md and the pages of docs/."""
+    """README.md, export/README.md and the pages of docs/."""
     yield ROOT / "README.md"
+    yield ROOT / "export" / "README.md"
     yield from sorted((ROOT / "docs").rglob("*.md"))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 import onnx
+import PIL
 import pytest
 
 from condinst_infer.config.model import CondInstConfig, override
@@ -74,7 +75,8 @@ def noise(height: int, width: int) -> np.ndarray:
 
 
 SHORT_FIRST = preset("condinst_nano", short_side=96, long_side=160)
-X86 = ("x86_64", "AMD64")  # on others OpenCV enlarges by kernels that may round otherwise
+X86 = ("x86_64", "AMD64")
+PILLOW = int(PIL.__version__.partition(".")[0])
 MIN_SCALE = override(SHORT_FIRST, resize_rule="min_scale")
 
 
@@ -86,6 +88,7 @@ MIN_SCALE = override(SHORT_FIRST, resize_rule="min_scale")
         pytest.param((401, 333), SHORT_FIRST, None, id="shrink an odd size"),
         pytest.param((96, 160), SHORT_FIRST, None, id="leave as it is"),
         pytest.param((87, 320), SHORT_FIRST, None, id="the longer side is the limit"),
+        pytest.param((600, 90), SHORT_FIRST, None, id="shrink a tall one, rows first"),
         pytest.param((1, 1), SHORT_FIRST, None, id="one pixel"),
         pytest.param((1, 600), SHORT_FIRST, None, id="one row"),
         pytest.param((87, 320), MIN_SCALE, None, id="by the other rule a row more"),
@@ -94,7 +97,11 @@ MIN_SCALE = override(SHORT_FIRST, resize_rule="min_scale")
     ],
 )
 def test_network_input_is_that_of_the_package(
-    size: tuple[int, int], config: CondInstConfig, canvas: tuple[int, int] | None, call: Call
+    size: tuple[int, int],
+    config: CondInstConfig,
+    canvas: tuple[int, int] | None,
+    call: Call,
+    request: pytest.FixtureRequest,
 ) -> None:
     image = noise(*size)
     pixels, canvas_of = network_image(image, config.input, canvas)
@@ -104,7 +111,9 @@ def test_network_input_is_that_of_the_package(
     (found,) = call(["networkInput", rgba, list(size), metadata])
     assert (found["shape"], found["netSize"]) == (list(images.shape), sizes[0].tolist())
     difference = np.array(found["images"]).reshape(images.shape) - images.astype(int)
-    assert np.abs(difference).max() <= (0 if platform.machine() in X86 else 1)
+    # Pillow before 13 never takes rows first; on other CPUs OpenCV's kernels may round otherwise
+    is_same = platform.machine() in X86 and (PILLOW >= 13 or "tall" not in request.node.name)
+    assert np.abs(difference).max() <= (0 if is_same else 1)
 
 
 def blobs(height: int, width: int) -> np.ndarray:

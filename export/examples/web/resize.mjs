@@ -10,9 +10,15 @@
 export function resize(pixels, [height, width], [newHeight, newWidth]) {
   // Pillow's weights have 22 bits, and each pass rounds. OpenCV's have 11: they stay in the first
   // pass, and the second drops bits at three places.
-  const [taps, across, down] = newHeight < height || newWidth < width
+  const shrinks = newHeight < height || newWidth < width;
+  const [taps, across, down] = shrinks
     ? [antialiasedTaps, [0, 0, 22], [0, 0, 22]]
     : [linearTaps, [0, 0, 0], [4, 16, 2]];
+  if (shrinks && height - newHeight > Math.max(0, 2 * (width - newWidth))) { // rows first, since
+    const turned = turn(pixels, height, width); // Pillow 13: up to one grey level apart
+    const tall = resizeAxis(turned, width, taps(height, newHeight), down);
+    return turn(resizeAxis(tall, newHeight, taps(width, newWidth), across), newWidth, newHeight);
+  }
   const wide = resizeAxis(pixels, height, taps(width, newWidth), across);
   return resizeAxis(wide, newWidth, taps(height, newHeight), down);
 }
@@ -37,6 +43,12 @@ function resizeAxis(pixels, lines, taps, [ofValue, ofProduct, ofSum]) {
     }
   });
   return result;
+}
+
+/** Swap the first two axes: [lines, inputs, 3] becomes [inputs, lines, 3]. */
+function turn(pixels, lines, inputs) {
+  const taps = Array.from({ length: inputs }, (_, i) => ({ reads: [i], weights: [1] }));
+  return resizeAxis(pixels, lines, taps, [0, 0, 0]);
 }
 
 /** Which inputs make each output, with weights that fall to both sides: antialiased bilinear. */
