@@ -120,7 +120,7 @@ def test_what_follows_a_detector_graph_is_a_stage(
     delay: Delay, detector_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     after = delay(full_from_detector, TAIL)
-    monkeypatch.setattr("condinst_infer.runtimes.runner.full_from_detector", after)
+    monkeypatch.setattr("condinst_infer.processing.tail.full_from_detector", after)
     row = measured(Silent(OrtSession(detector_onnx)), delay)
     (found,) = row["instances"]
     clocks = {name: round(times["p50"], 6) for name, times in row["clocks_ms"].items()}
