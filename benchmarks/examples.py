@@ -9,10 +9,8 @@ the pipeline with OpenVINO take turns for the times.
 
 import argparse
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -24,22 +22,23 @@ from threading import Thread
 from time import perf_counter
 from typing import Any
 
-import cv2
 import numpy as np
 
 import condinst_infer as ci
 from condinst_infer.contract.model_file import model_path
 from condinst_infer.processing.geometry import place_image
-from condinst_infer.processing.preprocess import read_image, resize, stack_images
+from condinst_infer.processing.preprocess import read_image
 from condinst_infer.profiling.environment import environment
 from condinst_infer.results.instances import Instances
 from condinst_infer.runtimes.detector_cut import detector_from_full
 from condinst_infer.runtimes.ort import OrtSession
+from condinst_infer.runtimes.runner import CpuRunner
 from condinst_infer.system.files import write_json
 from condinst_infer.verification.rewritten import write_standard_ops
 from tests.support.chromium import Chromium
 from tests.support.example_instances import mask_from_runs
-from tests.support.javascript_examples import EXAMPLES, install_example
+from tests.support.examples import EXAMPLES, run_without_package, write_nuclei_png
+from tests.support.javascript_examples import install_example
 from tests.support.waiting import eventually
 
 RESULT = Path(__file__).parent / "results" / "examples" / "nuclei.json"
@@ -55,8 +54,8 @@ class Bench:
     """The files that the examples are run on, all in `folder`."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.model, self.picture = folder, model_path("nuclei"), folder / "nuclei.png"
-        cv2.imwrite(str(self.picture), read_image(self.model.with_suffix(".jpg")))
+        self.folder, self.model = folder, model_path("nuclei")
+        self.picture = write_nuclei_png(folder)
         with ci.load(self.model) as pipeline:
             self.expected = pipeline(self.picture)
         self.standard, self.detector = folder / "standard.onnx", folder / "detector.onnx"
@@ -65,12 +64,9 @@ class Bench:
 
     def run(self, *words: object, cwd: Path | None = None) -> str:
         """Standard error of a program that can't import this package; its instances are checked."""
-        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        command = [str(word) for word in words]
-        where = cwd or self.folder
-        done = subprocess.run(command, capture_output=True, text=True, cwd=where, env=inherited)
+        done = run_without_package(*words, cwd=cwd or self.folder)
         if done.returncode:
-            raise RuntimeError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
+            raise RuntimeError(f"{done.args}: {done.stdout}{done.stderr}")
         return done.stderr
 
 
@@ -102,13 +98,12 @@ def tail(bench: Bench, output: Path) -> None:
     """Run tail.py on the outputs of the detector cut in ONNX Runtime."""
     session = OrtSession(bench.detector)
     image = read_image(bench.picture)
-    placed = place_image(image, session.metadata.config.input, None)
-    images, sizes = stack_images([resize(image, placed.net_size)], placed.canvas)
-    found: Any = session.run({"images": images, "image_sizes": sizes})
+    feeds = CpuRunner(session).feeds([place_image(image, session.metadata.config.input, None)])
+    found: Any = session.run(feeds)
     metadata = session.metadata.to_props()["condinst"]
     path = bench.folder / "outputs.npz"
     others: Any = {"original_sizes": [image.shape[:2]], "metadata": metadata}
-    np.savez(path, image_sizes=sizes, **others, **found)
+    np.savez(path, image_sizes=feeds["image_sizes"], **others, **found)
     bench.run(sys.executable, EXAMPLES / "tail.py", path, "-o", output)
 
 

@@ -23,9 +23,11 @@ from typing import Any
 import numpy as np
 
 from condinst_infer.contract.model_file import model_path
-from condinst_infer.processing.preprocess import network_image, read_image, stack_images
+from condinst_infer.processing.geometry import place_image
+from condinst_infer.processing.preprocess import read_image
 from condinst_infer.profiling.environment import environment
 from condinst_infer.runtimes.ort import OrtSession
+from condinst_infer.runtimes.runner import CpuRunner
 from condinst_infer.system.files import write_json
 from condinst_infer.verification.compare import match_slots
 from condinst_infer.verification.rewritten import write_standard_ops
@@ -173,9 +175,7 @@ def _mask_iou(a: np.ndarray, b: np.ndarray) -> float:
 def _feeds(plain: OrtSession) -> Arrays:
     """The micrograph that ships, as network input."""
     image = read_image(model_path("nuclei").with_suffix(".jpg"))
-    pixels, canvas = network_image(image, plain.metadata.config.input, None)
-    images, sizes = stack_images([pixels], canvas)
-    return {"images": images, "image_sizes": sizes}
+    return CpuRunner(plain).feeds([place_image(image, plain.metadata.config.input, None)])
 
 
 def main() -> None:

@@ -73,8 +73,8 @@ def load(
         path: .onnx (ONNX Runtime or OpenVINO), .engine (TensorRT) or .safetensors (PyTorch); or
             "nuclei", the model that ships, unless a path of that name exists.
         device: "cpu", "cuda", "cuda:1" for another GPU, or a torch.device of these; None is the
-            CPU, and the GPU for an .engine. On "cuda" an .onnx file must be a detector graph: our
-            kernels do the rest, also after the detector of a .safetensors, which PyTorch runs.
+            CPU, and the GPU for an .engine. On "cuda" our kernels do what follows the detector
+            of an .onnx, which is cut there when it is loaded, and of a .safetensors in PyTorch.
         threads: CPU threads of one call, at least 1; None shares all cores between `workers`.
         runtime: of an .onnx file on the CPU, "onnxruntime" or "openvino"; None is the first.
         precision: "fp32", "bf16" or "int8", in OpenVINO only; None is the file's own.

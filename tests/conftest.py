@@ -72,6 +72,18 @@ def nano_onnx(tmp_path_factory: Factory, nano_checkpoint: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tested_onnx(tmp_path_factory: Factory, nano_onnx: Path) -> Path:
+    """`nano_onnx` with a self-test."""
+    from condinst_infer.runtimes.ort import OrtSession
+    from condinst_infer.verification import self_test
+
+    path = Path(shutil.copy(nano_onnx, tmp_path_factory.mktemp("tested") / "model.onnx"))
+    with closing(OrtSession(path)) as session:
+        self_test.store(path, session, session)
+    return path
+
+
+@pytest.fixture(scope="session")
 def nano_static_onnx(tmp_path_factory: Factory, nano_checkpoint: Path) -> Path:
     """`nano_checkpoint` exported for two images of 128x160."""
     return _exported(tmp_path_factory, nano_checkpoint, "static.onnx", size=(128, 160), batch=2)

@@ -69,11 +69,13 @@ class ExportOptions:
         if drop is not None and not 0 <= drop < math.inf:  # also refuses NaN
             raise ConfigError(f"--max-accuracy-drop is {drop}; it must be at least 0.")
 
+    def given(self, names: Collection[str]) -> list[str]:
+        """Fields among `names` that have another value than their default."""
+        return [name for name in names if getattr(self, name) != _DEFAULTS.get(name)]
+
     def _check_alone(self) -> None:
         """ConfigError if something is wanted beside --metadata-from, which changes nothing else."""
-        names = ["triton", *_DEFAULTS, *_ONLY_CHECKPOINT, *_ONLY_INT8]
-        given = [name for name in names if getattr(self, name) != _DEFAULTS.get(name)]
-        if given:
+        if given := self.given(["triton", *_DEFAULTS, *_ONLY_CHECKPOINT, *_ONLY_INT8]):
             raise ConfigError(
                 f"{_option(given[0])} and --metadata-from exclude each other: that gives back what "
                 "the file was exported with."
@@ -379,8 +381,7 @@ def _check_exported(options: ExportOptions, *, but: Collection[str] = ()) -> Non
         but: options that are meant for such a file.
     """
     names = [name for name in (*_ONLY_CHECKPOINT, *_DEFAULTS) if name not in but]
-    given = [name for name in names if getattr(options, name) != _DEFAULTS.get(name)]
-    if given:
+    if given := options.given(names):
         raise ConfigError(
             f"{_option(given[0])} is chosen when a checkpoint is exported; "
             f"{options.model} is exported already."

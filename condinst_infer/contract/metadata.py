@@ -3,7 +3,8 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,10 +109,22 @@ def props_from_onnx(data: bytes, path: object) -> dict[str, str]:
         MissingExtraError: the package onnx is not installed.
     """
     onnx = require("onnx", "tensorrt")
-    try:
+    with onnx_errors(path):
         model = onnx.load_model_from_string(data)
+    return model_props(model)
+
+
+def model_props(model: Any) -> dict[str, str]:
+    """The metadata_props of an ONNX model in memory."""
+    return {prop.key: prop.value for prop in model.metadata_props}
+
+
+@contextmanager
+def onnx_errors(path: object) -> Iterator[None]:
+    """Let what stops the reading of `path` be a ModelFileError: it is not ONNX."""
+    try:
+        yield
     except Exception as error:  # protobuf's, which is not ours to import
         raise ModelFileError(
             f"{path} is not an ONNX file: {' '.join(str(error).split())}."
         ) from None
-    return {prop.key: prop.value for prop in model.metadata_props}

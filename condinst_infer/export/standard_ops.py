@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx.inliner
 
-from condinst_infer.contract.metadata import Metadata, metadata_from_props
+from condinst_infer.contract.metadata import Metadata, metadata_from_props, model_props
 from condinst_infer.contract.tensors import NODE_INPUTS, NODE_OUTPUTS, TAIL, output_shapes
 from condinst_infer.errors import ConfigError, require
 from condinst_infer.export.function_bodies import functions
@@ -33,7 +33,7 @@ def with_standard_ops(
         ConfigError: `proto` is of another size or batch already, or what could be unrolled is not
             in functions any more.
     """
-    props = {prop.key: prop.value for prop in proto.metadata_props}
+    props = model_props(proto)
     metadata = _fix(metadata_from_props(props, "the graph"), size, batch)
     is_static = metadata.size is not None and metadata.batch is not None
     if is_static and {"Loop", "If"} & {node.op_type for node in proto.graph.node}:

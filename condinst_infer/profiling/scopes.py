@@ -69,10 +69,11 @@ class FrameScopes:
         runner, batch = self._runner, self._batch
         if isinstance(runner, CudaRunner):  # `network` reads what `run` left
             return {"run": lambda: runner.run(batch), "engine": lambda: runner.network(batch)}
-        feeds, outputs = runner.feeds(batch), runner.run(batch)
+        feeds = runner.feeds(batch)
+        found = runner.session.run(feeds)
+        outputs = runner.finish(found)
         tail: Functions = {}
         if runner.metadata.graph == "detector":
-            found = runner.session.run(feeds)
             tail["tail"] = lambda: runner.finish(found)
         return tail | {
             "engine": lambda: runner.session.run(feeds),

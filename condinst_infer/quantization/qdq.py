@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from condinst_infer.contract.metadata import metadata_from_props
+from condinst_infer.contract.metadata import metadata_from_props, model_props
 from condinst_infer.errors import ConfigError, require
 
 TARGETS = ("cpu", "tensorrt")
@@ -57,7 +57,7 @@ class Quantizer:
         require("onnxruntime", "export")
         self.target = target
         self._graph = onnx.load(str(path))
-        props = {prop.key: prop.value for prop in self._graph.metadata_props}
+        props = model_props(self._graph)
         self._metadata = metadata_from_props(props, path)
         if self._metadata.precision != "fp32":
             raise ConfigError(f"{path} is {self._metadata.precision}; int8 is made of fp32.")

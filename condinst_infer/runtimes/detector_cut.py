@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from condinst_infer.contract.metadata import metadata_from_props
+from condinst_infer.contract.metadata import metadata_from_props, model_props, onnx_errors
 from condinst_infer.contract.tensors import contract_outputs
 from condinst_infer.errors import ModelFileError, require
 
@@ -32,13 +32,9 @@ def detector_from_full(path: Path) -> bytes | None:
     onnx = require("onnx", "gpu")
     if not path.is_file():
         raise ModelFileError(f"{path} does not exist or is not a file.")
-    try:
+    with onnx_errors(path):
         proto = onnx.load(path)
-    except Exception as error:  # protobuf's, which is not ours to import
-        raise ModelFileError(
-            f"{path} is not an ONNX file: {' '.join(str(error).split())}."
-        ) from None
-    props = {prop.key: prop.value for prop in proto.metadata_props}
+    props = model_props(proto)
     metadata = metadata_from_props(props, path)
     if metadata.graph != "full":
         return None

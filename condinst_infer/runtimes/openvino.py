@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from condinst_infer.config.validation import check_threads, check_workers
-from condinst_infer.contract.metadata import Metadata, metadata_from_props
+from condinst_infer.contract.metadata import Metadata, metadata_from_props, model_props
 from condinst_infer.contract.session import NodeTime
 from condinst_infer.contract.tensors import TensorSpec, check_contract, check_feeds
 from condinst_infer.errors import ConfigError, ModelFileError, SessionError, require
@@ -69,7 +69,7 @@ class OvSession:
             raise ModelFileError(f"{self.path} does not exist or is not a file.")
         require("openvino", "openvino")
         proto = _proto(self.path)
-        props = {entry.key: entry.value for entry in proto.metadata_props}
+        props = model_props(proto)
         metadata = metadata_from_props(props, self.path)
         self.inputs = _specs(proto.graph.input)
         self.outputs = _specs(proto.graph.output)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from condinst_infer.config.model import DetectConfig
-from condinst_infer.contract.metadata import Metadata, metadata_from_props
+from condinst_infer.contract.metadata import Metadata, metadata_from_props, model_props
 from condinst_infer.contract.model_file import ModelFile, kind_of
 from condinst_infer.contract.tensors import NODE_INPUTS, NODE_OUTPUTS, TAIL
 from condinst_infer.errors import ModelFileError, require
@@ -123,6 +123,21 @@ class TorchIntermediates:
         """Nothing to do: the network is the caller's."""
 
 
+def load_proto(path: Path) -> Any:
+    """The ONNX model in a file.
+
+    Raises:
+        ModelFileError: it can't be read.
+        MissingExtraError: the package onnx is not installed.
+    """
+    onnx = require("onnx", "export")
+    try:
+        return onnx.load(str(path))
+    except Exception as error:  # of the file system or of protobuf
+        OrtSession(path)  # says the same in one sentence
+        raise ModelFileError(f"{path} can't be read: {error}.") from None
+
+
 class OnnxIntermediates:
     """The stages of an exported file, from one session of a copy in memory.
 
@@ -131,12 +146,8 @@ class OnnxIntermediates:
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         onnx = require("onnx", "export")
-        try:
-            proto = onnx.load(str(path))
-        except Exception as error:  # of the file system or of protobuf
-            OrtSession(path, threads=threads)  # says the same in one sentence
-            raise ModelFileError(f"{path} can't be read: {error}.") from None
-        props = {prop.key: prop.value for prop in proto.metadata_props}
+        proto = load_proto(path)
+        props = model_props(proto)
         self.metadata = metadata_from_props(props, path)
         boxes = self.metadata.config.detect.nms == "box"
         heads = [name for name in HEADS if boxes or name != "box_regression"]

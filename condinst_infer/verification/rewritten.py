@@ -3,17 +3,17 @@
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import onnx
 
-from condinst_infer.contract.metadata import Metadata, metadata_from_props
+from condinst_infer.contract.metadata import Metadata, metadata_from_props, model_props
 from condinst_infer.contract.tensors import contract_outputs
 from condinst_infer.errors import ModelFileError, ParityError
 from condinst_infer.export.standard_ops import has_own_nodes, with_standard_ops
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.verification import self_test
 from condinst_infer.verification.compare import ComparisonReport, compare
+from condinst_infer.verification.intermediates import load_proto
 
 
 def write_standard_ops(
@@ -33,23 +33,26 @@ def write_standard_ops(
         ModelFileError: `source` is not ours, or changed after export.
         ParityError: the two files compute different things.
     """
-    proto = _load(source)
-    stored = self_test.self_test_from_props(_props(proto), source)
+    proto = load_proto(source)
+    stored = self_test.self_test_from_props(model_props(proto), source)
     model = with_standard_ops(proto, size=size, batch=batch)
-    metadata = metadata_from_props(_props(model), path)
+    metadata = metadata_from_props(model_props(model), path)
     shape = stored and (metadata.batch or stored.shape[0], *(metadata.size or stored.shape[1:]))
     if stored is not None and shape != stored.shape:
-        _set_props(model, {k: v for k, v in _props(model).items() if self_test.KEY not in k})
+        onnx.helper.set_model_props(
+            model, {k: v for k, v in model_props(model).items() if self_test.KEY not in k}
+        )
     onnx.save(model, str(path))
     report = compare(source, path)
     if not report.ok:
         raise ParityError(f"the file computes something else than {source}:\n{report}")
     if stored is None:
         return report
-    with closing(OrtSession(path)) as session, closing(OrtSession(source)) as before:
+    with closing(OrtSession(path)) as session:
         if shape == stored.shape:
             self_test.check(session, stored)
-        else:
+            return report
+        with closing(OrtSession(source)) as before:
             self_test.check(before, stored)
             self_test.store(path, before, session)
     return report
@@ -65,7 +68,7 @@ def write_with_metadata(stripped: Path, source: Path, path: Path) -> self_test.S
         ModelFileError: one of the files is not ONNX, or `source` is not ours or has no self-test.
         ParityError: the file computes something else than `source` did at export.
     """
-    props = _props(_load(source))
+    props = model_props(load_proto(source))
     metadata = metadata_from_props(props, source)
     stored = self_test.self_test_from_props(props, source)
     if stored is None:
@@ -73,8 +76,8 @@ def write_with_metadata(stripped: Path, source: Path, path: Path) -> self_test.S
             f"{source} was exported without a self-test, so nothing tells whether {stripped} is "
             "the same model."
         )
-    model = _load(stripped)
-    _set_props(model, props | _as_found(metadata, model).to_props())
+    model = load_proto(stripped)
+    onnx.helper.set_model_props(model, props | _as_found(metadata, model).to_props())
     onnx.save(model, str(path))
     with closing(OrtSession(path)) as session:
         self_test.check(session, stored)
@@ -95,19 +98,3 @@ def _as_found(metadata: Metadata, model: onnx.ModelProto) -> Metadata:
         size=(height, width) if height and width else None,
         standard_ops=not has_own_nodes(model),
     )
-
-
-def _load(path: Path) -> onnx.ModelProto:
-    try:
-        return onnx.load(str(path))
-    except Exception as error:  # of the file system or of protobuf
-        OrtSession(path)  # says the same in one sentence
-        raise ModelFileError(f"{path} can't be read: {error}.") from None
-
-
-def _props(model: Any) -> dict[str, str]:
-    return {prop.key: prop.value for prop in model.metadata_props}
-
-
-def _set_props(model: onnx.ModelProto, props: dict[str, str]) -> None:
-    onnx.helper.set_model_props(model, props)

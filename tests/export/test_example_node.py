@@ -1,7 +1,6 @@
 """The example for Node, and the JavaScript that it shares with the page: as the package does it."""
 
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -23,7 +22,8 @@ from condinst_infer.processing.geometry import PlacedImage, placement
 from condinst_infer.processing.postprocess import BatchOutputs, instances_from_outputs
 from condinst_infer.processing.preprocess import network_image, read_image, stack_images
 from tests.support.example_instances import assert_same_instances, mask_from_runs
-from tests.support.javascript_examples import EXAMPLES, install_example
+from tests.support.examples import EXAMPLES, run_without_package, write_nuclei_png
+from tests.support.javascript_examples import install_example
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="node is missing")
 Call = Callable[..., Any]
@@ -225,12 +225,9 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(example: Path, model: Path, image: Path) -> Path:
     """Run the example in the folder of the image; the instances it writes."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     output = image.with_suffix(".json")
-    command = ["node", example / "segment.mjs", model, image.name, "-o", output.name]
-    done = subprocess.run(
-        list(map(str, command)), cwd=image.parent, env=environment, capture_output=True, text=True
-    )
+    command = ("node", example / "segment.mjs", model, image.name, "-o", output.name)
+    done = run_without_package(*command, cwd=image.parent)
     assert done.returncode == 0, done.stderr
     assert f"{len(json.loads(output.read_text()))} instances in " in done.stdout
     return output
@@ -240,8 +237,7 @@ def run(example: Path, model: Path, image: Path) -> Path:
 def test_node_finds_the_instances_of_the_pipeline(
     example: Path, demo_folder: Path, tmp_path: Path
 ) -> None:
-    model, path = demo_folder / "nuclei.onnx", tmp_path / "nuclei.png"
-    cv2.imwrite(str(path), read_image(demo_folder / "nuclei.jpg"))
+    model, path = demo_folder / "nuclei.onnx", write_nuclei_png(tmp_path)
     assert assert_same_instances(run(example, model, path), model, path, exact=False) == 156
 
 

@@ -1,7 +1,6 @@
 """export/examples/onnxruntime_python.py: it runs without this package and finds the same."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,17 +13,15 @@ from PIL import Image
 from condinst_infer.config.model import CondInstConfig
 from tests.support.bright_model import bright_config, write_bright_model
 from tests.support.example_instances import assert_same_instances
+from tests.support.examples import EXAMPLES, run_without_package
 
-EXAMPLE = Path(__file__).parents[2] / "export" / "examples" / "onnxruntime_python.py"
+EXAMPLE = EXAMPLES / "onnxruntime_python.py"
 
 
 def run(model: Path, image: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """The example in a folder where Python finds none of ours; it fails on a warning."""
-    words = [sys.executable, "-W", "error", str(EXAMPLE), str(model), str(image), *options]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    return subprocess.run(
-        words, cwd=image.parent, env=environment, capture_output=True, text=True, check=False
-    )
+    words = (sys.executable, "-W", "error", EXAMPLE, model, image, *options)
+    return run_without_package(*words, cwd=image.parent)
 
 
 def found(model: Path, image: Path) -> int:

@@ -3,14 +3,12 @@
 import ast
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
@@ -36,10 +34,11 @@ from tests.support.detector_outputs import (
     wanted,
 )
 from tests.support.example_instances import assert_same_instances
+from tests.support.examples import EXAMPLES, run_without_package, write_nuclei_png
 from tests.support.nms_reference import greedy_nms, random_scene
 
 ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "export/examples/tail.py"
+EXAMPLE = EXAMPLES / "tail.py"
 
 
 def _example() -> Any:
@@ -131,28 +130,18 @@ def test_other_files_are_refused_in_a_sentence(graph: str, changes: dict[str, An
         next(tail.instances(outputs))
 
 
-def picture(folder: Path) -> Path:
-    """The shipped picture as PNG, which every decoder reads alike."""
-    image = read_image(ROOT / "condinst_infer/data/nuclei.jpg")
-    assert cv2.imwrite(str(folder / "nuclei.png"), image)
-    return folder / "nuclei.png"
-
-
 def run_example(
     outputs: Mapping[str, Any], folder: Path, index: int = 1
 ) -> subprocess.CompletedProcess[str]:
     """A run of tail.py that can't import this package."""
     np.savez(folder / "outputs.npz", **outputs)
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    return subprocess.run(
-        [sys.executable, EXAMPLE, "outputs.npz", "-o", "instances.json", "--index", str(index)],
-        cwd=folder, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+    words = (sys.executable, EXAMPLE, "outputs.npz", "-o", "instances.json", "--index", index)
+    return run_without_package(*words, cwd=folder)
 
 
 @pytest.mark.slow
 def test_the_program_finds_all_nuclei(tmp_path: Path) -> None:
-    path, session = picture(tmp_path), nuclei_detector()
+    path, session = write_nuclei_png(tmp_path), nuclei_detector()
     image = read_image(path)
     placed = place_image(image, session.metadata.config.input, None)
     outputs = outputs_of(session, [image], [placed.net_size], placed.canvas)

@@ -18,6 +18,7 @@ import pytest
 from condinst_infer.processing.preprocess import read_image
 from tests.support.chromium import Chromium
 from tests.support.example_instances import assert_same_instances, mask_from_runs
+from tests.support.examples import write_nuclei_png
 from tests.support.javascript_examples import install_example
 from tests.support.waiting import eventually
 
@@ -82,11 +83,9 @@ def is_open(port: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def picture(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The micrograph that ships, as PNG."""
-    path = tmp_path_factory.mktemp("picture") / "nuclei.png"
-    cv2.imwrite(str(path), read_image(demo_folder / "nuclei.jpg"))
-    return path
+    return write_nuclei_png(tmp_path_factory.mktemp("picture"))
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from shutil import copy
 from typing import Any
 
 import numpy as np
@@ -102,15 +101,6 @@ def test_operators_shapes_and_metadata(files: tuple[Path, Path]) -> None:
     else:
         plain = metadata_from_props(props(files[0]), files[0])
         assert (metadata.config, metadata.size) == (plain.config, None)
-
-
-@pytest.fixture(scope="module")
-def tested_onnx(nano_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`nano_onnx` with a self-test."""
-    path = Path(copy(nano_onnx, tmp_path_factory.mktemp("tested") / "model.onnx"))
-    with closing(OrtSession(path)) as session:
-        self_test.store(path, session, session)
-    return path
 
 
 def test_the_self_test_stays_or_fits_the_fixed_size(tested_onnx: Path, tmp_path: Path) -> None:

@@ -218,22 +218,21 @@ def assert_same_files(full: Path, cut: Path, **options: Any) -> None:
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    ("full", "cut"),
+    [
+        ("nano_onnx", "detector_onnx"),
+        pytest.param("mask_nms_onnx", "mask_nms_detector_onnx", marks=pytest.mark.slow),
+    ],
+    ids=["box", "mask"],
+)
 def test_a_detector_file_finds_what_the_full_file_finds(
-    runtime: str, nano_onnx: Path, detector_onnx: Path
+    full: str, cut: str, runtime: str, request: pytest.FixtureRequest
 ) -> None:
     if runtime == "openvino":
         pytest.importorskip("openvino", reason="openvino is not installed")
-    assert_same_files(nano_onnx, detector_onnx, runtime=runtime)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_a_detector_file_with_mask_nms(
-    runtime: str, mask_nms_onnx: Path, mask_nms_detector_onnx: Path
-) -> None:
-    if runtime == "openvino":
-        pytest.importorskip("openvino", reason="openvino is not installed")
-    assert_same_files(mask_nms_onnx, mask_nms_detector_onnx, runtime=runtime)
+    files = (request.getfixturevalue(name) for name in (full, cut))
+    assert_same_files(*files, runtime=runtime)
 
 
 @pytest.mark.parametrize(
