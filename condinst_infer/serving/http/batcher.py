@@ -41,8 +41,9 @@ class Batcher(Generic[Item, Result]):
         self._changed = threading.Condition()
         self._turn = threading.Lock()  # of the one thread that collects a batch
         self._closing = False
+        self._call_s: list[float | None] = [None] * workers  # age of the call of each thread
         self._threads = [
-            threading.Thread(target=self._run, name=f"condinst-serve-{k}", daemon=True)
+            threading.Thread(target=self._run, args=[k], name=f"condinst-serve-{k}", daemon=True)
             for k in range(workers)
         ]
         for thread in self._threads:
@@ -67,13 +68,37 @@ class Batcher(Generic[Item, Result]):
         future.add_done_callback(self._forget)
         return future
 
-    def close(self) -> None:
-        """Do what was submitted, then end the threads; a second call does nothing."""
+    def age_calls(self, seconds: float) -> None:
+        """Let `seconds` pass for the calls of `work` in progress.
+
+        Whoever watches them calls this, so that time in which the process was stopped or the
+        machine slept makes no call look as if it hangs.
+        """
+        with self._changed:
+            self._call_s = [age if age is None else age + seconds for age in self._call_s]
+
+    def hanging(self, limit_s: float) -> int:
+        """Number of threads whose call is older than `limit_s`, or that have died."""
+        with self._changed:
+            pairs = zip(self._threads, self._call_s, strict=True)
+            return sum(not thread.is_alive() or (age or 0) > limit_s for thread, age in pairs)
+
+    def close(self, limit_s: float | None = None) -> bool:
+        """Do what was submitted, then end the threads; a second call does nothing.
+
+        Args:
+            limit_s: how long to wait for the threads; None waits for ever.
+
+        Returns:
+            True if all threads have ended; no one can end those that hang.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+        end = None if limit_s is None else time.monotonic() + limit_s
         for thread in self._threads:
-            thread.join()
+            thread.join(None if end is None else max(0.0, end - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def _forget(self, future: "Future[Result]") -> None:
         """Let go of a cancelled job, which else would hold its item until a thread is free."""
@@ -81,8 +106,8 @@ class Batcher(Generic[Item, Result]):
             with self._changed:
                 self._jobs = deque(job for job in self._jobs if job.future is not future)
 
-    def _run(self) -> None:
-        while self._do(self._take_batch()):
+    def _run(self, thread: int) -> None:
+        while self._do(self._take_batch(), thread):
             pass
 
     def _take_batch(self) -> list[_Job[Item, Result]]:
@@ -97,10 +122,10 @@ class Batcher(Generic[Item, Result]):
                 return [self._jobs.popleft() for _ in range(min(self._batch, len(self._jobs)))]
             return []
 
-    def _do(self, jobs: list[_Job[Item, Result]]) -> bool:
+    def _do(self, jobs: list[_Job[Item, Result]], thread: int) -> bool:
         """Do them; False if there are none."""
         wanted = [job for job in jobs if job.future.set_running_or_notify_cancel()]
-        results = self._results([job.item for job in wanted]) if wanted else []
+        results = self._results([job.item for job in wanted], thread) if wanted else []
         for job, result in zip(wanted, results, strict=True):
             if isinstance(result, Exception):
                 job.future.set_exception(result)
@@ -108,8 +133,17 @@ class Batcher(Generic[Item, Result]):
                 job.future.set_result(result)
         return bool(jobs)
 
-    def _results(self, items: list[Item]) -> Sequence[Result | Exception]:
+    def _results(self, items: list[Item], thread: int) -> Sequence[Result | Exception]:
+        self._set_age(thread, 0.0)
         try:
             return self._work(items)
         except Exception as error:  # a thread outlives whatever its work does
             return [error] * len(items)
+        except BaseException as error:  # a panic of Rust code is one
+            return [RuntimeError(f"{type(error).__name__}: {error}")] * len(items)
+        finally:
+            self._set_age(thread, None)
+
+    def _set_age(self, thread: int, age: float | None) -> None:
+        with self._changed:
+            self._call_s[thread] = age

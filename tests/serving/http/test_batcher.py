@@ -122,3 +122,39 @@ def test_closing_does_what_was_submitted_and_then_nothing() -> None:
         with pytest.raises(RuntimeError, match="closed"):
             made.submit(1)
     assert not [one for one in threading.enumerate() if one.name.startswith("condinst-serve")]
+
+
+def test_what_python_does_not_call_an_error_is_the_result_too() -> None:
+    class Panic(BaseException):
+        """As of a library in Rust."""
+
+    def work(items: list[int]) -> list[int]:
+        raise Panic("inside")
+
+    with batcher(work) as made:
+        for _ in range(2):  # the thread outlives the first
+            with pytest.raises(RuntimeError, match="Panic: inside"):
+                made.submit(1).result(20)
+        made.age_calls(1.0)
+        assert made.hanging(0) == 0
+
+
+def test_a_call_that_does_not_return_hangs_until_it_does() -> None:
+    begun, free = threading.Event(), threading.Event()
+
+    def work(items: list[int]) -> list[int]:
+        begun.set()
+        assert free.wait(20)
+        return doubled(items)
+
+    with batcher(work, workers=2) as made:
+        job = made.submit(1)
+        assert begun.wait(20)
+        made.age_calls(4.0)
+        assert (made.hanging(3.9), made.hanging(4.0)) == (1, 0)  # the other thread has no work
+        made.age_calls(4.0)
+        assert made.hanging(7.9) == 1
+        assert not made.close(0.01)
+        free.set()
+        assert job.result(20) == 2 and made.close(20)
+        assert made.hanging(100.0) == 2  # both have ended
