@@ -1,9 +1,14 @@
 """`condinst serve`: a model behind HTTP."""
 
 import argparse
+import logging
+import os
 from argparse import ArgumentParser
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from condinst_infer.cli.options import (
     MAX_WORKERS,
@@ -14,9 +19,12 @@ from condinst_infer.cli.options import (
     positive,
 )
 from condinst_infer.contract.metadata import file_sha256
-from condinst_infer.errors import require
+from condinst_infer.errors import ModelFileError, require
 from condinst_infer.pipeline import load
 from condinst_infer.serving.http.limits import ServerLimits
+
+if TYPE_CHECKING:
+    from condinst_infer.serving.http.app import HttpApp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,36 +97,60 @@ def run(options: ServeOptions) -> int:
     """Serve until a signal comes and all requests in flight have their response."""
     for module in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
         require(module, "serve")
-    from condinst_infer.serving.http.app import HttpApp
+    from condinst_infer.serving.http.console import STDERR, ConsoleHandler, say
     from condinst_infer.serving.http.server import HttpServer, bind
 
+    logging.basicConfig(handlers=[ConsoleHandler()])
+    with ExitStack() as stack:
+        listener = stack.enter_context(bind(options.host, options.port))
+        load_app = partial(_load_app, options, stack)
+        announce = partial(_announce, *listener.getsockname()[:2])
+        ending = HttpServer(load_app, options.timeout, announce).serve_until_signal(listener)
+        if ending.text:
+            say(STDERR, f"condinst: {ending.text}")
+        if ending.threads:  # at the end of Python they would run into freed libraries
+            os._exit(ending.status)
+    return ending.status
+
+
+def _load_app(options: ServeOptions, stack: ExitStack) -> "HttpApp":
+    """Load the model and make the application; `stack` closes the pipeline."""
+    from condinst_infer.serving.http.app import HttpApp
+
     workers = options.workers_for(MAX_WORKERS * options.batch)
-    with bind(options.host, options.port) as listener:
-        host, port = listener.getsockname()[:2]
-        with load(
-            options.model,
-            **options.for_load(),
-            workers=workers,
-            max_pixels=options.max_pixels,
-            max_batch=options.batch,
-        ) as pipeline:
-            limits = ServerLimits(
-                max_bytes=options.max_bytes,
-                max_pixels=options.max_pixels,
-                queue=options.queue,
-                timeout_s=options.timeout,
-                workers=workers,
-                batch=max(options.batch, pipeline.metadata.batch or 1),
-                wait_ms=options.wait_ms,
-            )
-            app = HttpApp(pipeline, file_sha256(options.model), limits)
-            host = f"[{host}]" if ":" in host else host
-            line = f"{pipeline.config.name} is at http://{host}:{port} (workers: {workers})"
-            try:
-                HttpServer(app, lambda: print(line, flush=True)).serve_until_signal(listener)
-            finally:
-                app.close()
-    return 0
+    pipeline = load(
+        options.model,
+        **options.for_load(),
+        workers=workers,
+        max_pixels=options.max_pixels,
+        max_batch=options.batch,
+    )
+    stack.enter_context(pipeline)
+    limits = ServerLimits(
+        max_bytes=options.max_bytes,
+        max_pixels=options.max_pixels,
+        queue=options.queue,
+        timeout_s=options.timeout,
+        workers=workers,
+        batch=max(options.batch, pipeline.metadata.batch or 1),
+        wait_ms=options.wait_ms,
+    )
+    try:
+        digest = file_sha256(options.model)
+    except OSError as error:
+        raise ModelFileError(f"{options.model} can't be read: {error.strerror}.") from None
+    return HttpApp(pipeline, digest, limits)
+
+
+def _announce(host: str, port: int, app: "HttpApp") -> None:
+    """Print the address on stdout, or on stderr if that can't be written."""
+    from condinst_infer.serving.http.console import STDERR, STDOUT, say
+
+    host = f"[{host}]" if ":" in host else host
+    name, workers = app.pipeline.config.name, app.limits.workers
+    line = f"{name} is at http://{host}:{port} (workers: {workers})"
+    if not say(STDOUT, line):
+        say(STDERR, f"condinst: {line}")
 
 
 def _port(text: str) -> int:
@@ -144,7 +176,8 @@ VERB = Verb(
     "  curl -F image=@street.jpg 'http://127.0.0.1:8000/predict?score_threshold=0.4'\n"
     "  curl -F image=@street.jpg 'http://127.0.0.1:8000/predict?output=overlay' -o o.png\n\n"
     "There is no password and no encryption: leave the host as it is, or put a proxy before "
-    "it.\nSIGTERM and Ctrl-C end it once all requests in flight have their response.",
+    "it.\nSIGTERM and Ctrl-C end it once all requests in flight have their response; a second one "
+    "at once. The exit\nstatus is 143 and 130, or 1 if a worker hung.",
     add_options,
     ServeOptions,
     run,

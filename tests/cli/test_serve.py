@@ -1,12 +1,9 @@
-"""`condinst serve` as a process: its options, and that it ends when everyone has an answer."""
+"""`condinst serve`: its options, and that it ends when everyone has an answer."""
 
-import re
 import signal
 import socket
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,25 +11,7 @@ import pytest
 from condinst_infer.contract.metadata import file_sha256
 from tests.support.command_line import Run, assert_refused
 from tests.support.http_server import Held, picture, png, serving
-
-
-@contextmanager
-def process(model: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """`condinst serve` and the port it says it listens at."""
-    command = [sys.executable, "-m", "condinst_infer", "serve", str(model), "--port", "0", *words]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as server:
-        try:
-            assert server.stdout is not None
-            line = server.stdout.readline()
-            found = re.fullmatch(
-                r"condinst_nano is at http://127\.0\.0\.1:(\d+) \(workers: 1\)\n", line
-            )
-            assert found, line
-            yield server, int(found[1])
-        finally:
-            server.kill()
+from tests.support.serve_process import ENDED, process
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -59,8 +38,8 @@ def test_a_signal_ends_it_after_the_answer_in_flight(
             while part := busy.recv(65_536):
                 reply += part
         assert reply.startswith(b"HTTP/1.1 200") and b'"masks"' in reply
-        assert server.wait(20) == 0
-        assert server.stderr is not None and server.stderr.read() == ""
+        assert server.wait(20) == 128 + number
+        assert server.stderr is not None and server.stderr.read() == ENDED
 
 
 def test_work_in_the_queue_is_done_before_it_ends() -> None:

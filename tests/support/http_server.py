@@ -13,7 +13,7 @@ from condinst_infer.pipeline import Pipeline
 from condinst_infer.results.instances import Instances
 from condinst_infer.serving.http.app import HttpApp
 from condinst_infer.serving.http.limits import ServerLimits
-from condinst_infer.serving.http.server import HttpServer, bind
+from condinst_infer.serving.http.server import Ending, HttpServer, bind
 from tests.support.fake_session import FakeSession
 
 TIMEOUT = httpx.Timeout(30)
@@ -42,10 +42,14 @@ class Running:
         self.address = self.listener.getsockname()
         self.url = f"http://127.0.0.1:{self.address[1]}"
         started = threading.Event()
-        self.server = HttpServer(self.door, started.set)
-        self.thread = threading.Thread(target=self.server.serve_until_signal, args=[self.listener])
+        self.server = HttpServer(lambda: self.door, limits.timeout_s, lambda _: started.set())
+        self.ending: Ending | None = None
+        self.thread = threading.Thread(target=self._serve)
         self.thread.start()
         assert started.wait(30)
+
+    def _serve(self) -> None:
+        self.ending = self.server.serve_until_signal(self.listener)
 
     def stop(self) -> None:
         self.server.should_exit = True

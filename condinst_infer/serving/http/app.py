@@ -62,7 +62,7 @@ class HttpApp:
     """
 
     def __init__(self, pipeline: Pipeline, digest: str, limits: ServerLimits) -> None:
-        self.limits, self._pipeline, self._in_flight = limits, pipeline, 0
+        self.limits, self.pipeline, self._in_flight = limits, pipeline, 0
         config = pipeline.config
         self._model = {
             "model": config.name,
@@ -82,9 +82,9 @@ class HttpApp:
         )
         self.asgi = CountingApp(self.app, self.metrics)
 
-    def close(self) -> None:
-        """Finish what is in work and end the threads."""
-        self.batcher.close()
+    def close(self, limit_s: float | None = None) -> bool:
+        """Finish what is in work and end the threads; False if some have not ended in time."""
+        return self.batcher.close(limit_s)
 
     def _routes(self) -> list[str]:
         """Make the routes; their paths."""
@@ -107,8 +107,15 @@ class HttpApp:
             return await self._respond(request, query)
 
         async def health() -> Response:
-            ready = self.batcher.alive
-            return JSONResponse(self._model | {"ready": ready}, 200 if ready else 503)
+            hanging = self.batcher.hanging(self.limits.timeout_s)
+            ready = self.batcher.alive and not hanging
+            state = {
+                "status": "ok" if ready else "hanging" if hanging else "stopping",
+                "ready": ready,
+                "workers": self.limits.workers,
+                "hanging": hanging,
+            }
+            return JSONResponse(self._model | state, 200 if ready else 503)
 
         async def counts() -> Response:
             return Response(self.metrics.text(), media_type=metrics.TYPE)
@@ -116,7 +123,7 @@ class HttpApp:
         app = self.app
         app.get("/", include_in_schema=False)(root)
         app.post("/predict", summary="Find the instances of an image", **_DOCUMENTED)(predict)
-        if self._pipeline.config.is_panoptic:
+        if self.pipeline.config.is_panoptic:
             say = "Find out what every pixel of an image shows"
             app.post("/panoptic", summary=say, **_DOCUMENTED)(panoptic)
         app.get("/health", summary="The model, and whether it works")(health)
@@ -175,7 +182,7 @@ class HttpApp:
         """ConfigError if the model can't honour them; before anything is read or queued."""
         panoptic = isinstance(parameters, PanopticParameters)
         check = panoptic_settings if panoptic else filter_for
-        check(self._pipeline.config, **parameters.options())
+        check(self.pipeline.config, **parameters.options())
 
 
 async def _while_connected(request: Request, future: "Future[PredictResponse]") -> PredictResponse:
