@@ -33,7 +33,7 @@ from condinst_infer.results.instances import Instances
 from condinst_infer.runtimes.detector_cut import detector_from_full
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.runtimes.runner import CpuRunner
-from condinst_infer.system.files import write_json
+from condinst_infer.system.outputs import write_json
 from condinst_infer.verification.rewritten import write_standard_ops
 from tests.support.chromium import Chromium
 from tests.support.example_instances import mask_from_runs

@@ -28,7 +28,7 @@ from condinst_infer.export.onnx_export import export_onnx
 from condinst_infer.profiling.environment import environment, write_result
 from condinst_infer.quantization.int8 import export_int8
 from condinst_infer.results.draw import overlay
-from condinst_infer.system.files import atomic_file
+from condinst_infer.system.outputs import atomic_file
 from condinst_infer.train.records import crop_from_rle
 
 DATA = Path(condinst_infer.__file__).parent / "data"

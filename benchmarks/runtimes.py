@@ -28,7 +28,7 @@ from condinst_infer.processing.preprocess import read_image
 from condinst_infer.profiling.environment import environment
 from condinst_infer.runtimes.ort import OrtSession
 from condinst_infer.runtimes.runner import CpuRunner
-from condinst_infer.system.files import write_json
+from condinst_infer.system.outputs import write_json
 from condinst_infer.verification.compare import match_slots
 from condinst_infer.verification.rewritten import write_standard_ops
 

@@ -21,7 +21,7 @@ from condinst_infer.export.onnx_export import export_onnx
 from condinst_infer.model.condinst import build_condinst
 from condinst_infer.quantization.agreement import feeds_of
 from condinst_infer.quantization.qdq import Quantizer
-from condinst_infer.system.files import atomic_file
+from condinst_infer.system.outputs import atomic_file
 
 FRAME = (480, 640)  # (height, width), a common size of COCO
 MODELS = ("condinst_rt_r50_shtw", "condinst_r50")  # run on 512x704 and 800x1088 for such a frame

@@ -23,7 +23,7 @@ from condinst_infer.config.model_zoo import ADELAIDET, MMDET, PublishedModel
 from condinst_infer.contract.metadata import KEY
 from condinst_infer.errors import CheckpointError, ConfigError, InputError, require
 from condinst_infer.model.condinst import CondInst
-from condinst_infer.system.files import atomic_file
+from condinst_infer.system.outputs import atomic_file
 
 
 def save(model: CondInst, path: str | Path) -> None:

@@ -21,7 +21,7 @@ from condinst_infer.cli.options import (
 )
 from condinst_infer.errors import ConfigError
 from condinst_infer.profiling.benchmark import LabelledImages, benchmark
-from condinst_infer.system.files import atomic_file
+from condinst_infer.system.outputs import text_file
 from condinst_infer.system.progress import progress_bar
 from condinst_infer.system.timing import REPEATS, SIZES, WARMUP
 
@@ -126,9 +126,7 @@ def run(options: BenchOptions) -> int:
     labelled = None
     if options.annotations is not None and options.images is not None:
         labelled = LabelledImages(options.annotations, options.images, options.limit)
-    with atomic_file(options.output) if options.output else nullcontext() as part:
-        if part is not None:
-            part.touch()  # an output that can't be written is better known before minutes of work
+    with text_file(options.output) if options.output else nullcontext() as file:
         with progress_bar(100, "%", description="measuring") as bar:
             result = benchmark(
                 options.model,
@@ -141,8 +139,8 @@ def run(options: BenchOptions) -> int:
                 labelled=labelled,
                 progress=lambda share: bar.update(int(100 * share) - bar.n),
             )
-        if part is not None:
-            part.write_text(json.dumps(result, indent=2) + "\n")
+        if file is not None:
+            file.write(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result) if options.json else text(result))
     return 0
 
@@ -237,4 +235,6 @@ VERB = Verb(
     add_options,
     BenchOptions,
     run,
+    inputs=("model", "image", "annotations", "images"),
+    outputs={"output": "text"},
 )

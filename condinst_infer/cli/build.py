@@ -93,7 +93,6 @@ def run(options: BuildOptions) -> int:
     """Write an engine and its sidecar, after a run of the engine where there is a GPU for it."""
     check_output(options.output, ModelFile.ENGINE)
     with atomic_engine(options.output) as part:
-        part.touch()  # an output that can't be written is better known before minutes of building
         with _shown_progress() as progress:
             built = engine_from_onnx(
                 options.model,
@@ -189,4 +188,6 @@ VERB = Verb(
     add_options,
     BuildOptions,
     run,
+    inputs=("model",),
+    outputs={"output": "file", "timing_cache": "file"},
 )

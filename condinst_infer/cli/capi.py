@@ -1,5 +1,6 @@
 """`condinst capi`: the library for C and C++ of engines/capi, and flags for a compiler."""
 
+import errno
 import os
 import re
 import shutil
@@ -14,7 +15,8 @@ from pathlib import Path
 import condinst_infer
 from condinst_infer.cli.options import Verb
 from condinst_infer.errors import ConfigError
-from condinst_infer.system.files import atomic_file, native_sources
+from condinst_infer.system.files import native_sources
+from condinst_infer.system.outputs import atomic_file, write_link
 
 HEADERS = ("condinst.h", "condinst.hpp")
 TEMPLATES = {  # of engines/capi -> where it belongs
@@ -121,8 +123,7 @@ def build(folder: Path, compiler: str | None = None) -> None:
         _compile(
             [compiler, *_compiler_arguments(source, python), f"-Wl,-soname,{name}", "-o", str(part)]
         )
-    with atomic_file(folder / "lib" / "libcondinst.so") as part:
-        part.symlink_to(name)
+    write_link(folder / "lib" / "libcondinst.so", name)
     for header in HEADERS:
         with atomic_file(folder / "include" / header) as part:
             shutil.copyfile(source / header, part)
@@ -183,6 +184,8 @@ def _libpython() -> Path:
 def _compile(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
+        if (full := os.strerror(errno.ENOSPC)) in done.stderr:  # the linker says so, in no error
+            raise OSError(errno.ENOSPC, full)
         lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr]
         raise ConfigError(f"{command[0]} can't compile the library: {lines[0]}")
 
@@ -200,4 +203,5 @@ VERB = Verb(
     add_options,
     CApiOptions,
     run,
+    outputs={"output": "folder"},
 )

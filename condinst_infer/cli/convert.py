@@ -61,4 +61,5 @@ VERB = Verb(
     add_options,
     ConvertOptions,
     run,
+    outputs={"output": "folder"},
 )

@@ -48,4 +48,6 @@ def run(options: DemoOptions) -> int:
     return 0
 
 
-VERB = Verb("condinst demo -o overlay.jpg", add_options, DemoOptions, run)
+VERB = Verb(
+    "condinst demo -o overlay.jpg", add_options, DemoOptions, run, outputs={"output": "file"}
+)

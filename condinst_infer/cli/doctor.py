@@ -215,4 +215,5 @@ VERB = Verb(
     _add_options,
     DoctorOptions,
     run,
+    outputs={"output": "text"},
 )

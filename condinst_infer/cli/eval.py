@@ -33,7 +33,7 @@ from condinst_infer.evaluation.panoptic_quality import (
     evaluate_panoptic_file,
 )
 from condinst_infer.pipeline import Pipeline, load
-from condinst_infer.system.files import write_json
+from condinst_infer.system.outputs import write_json
 
 RESULTS = "panoptic.json"  # in a folder that `condinst predict --panoptic` wrote
 
@@ -221,4 +221,6 @@ VERB = Verb(
     add_options,
     EvalOptions,
     run,
+    inputs=("model", "annotations", "images", "pngs"),
+    outputs={"detections": "text"},
 )

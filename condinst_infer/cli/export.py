@@ -18,7 +18,7 @@ from condinst_infer.config.validation import CHOICES
 from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.contract.model_file import ModelFile, check_output, kind_of, model_path
 from condinst_infer.errors import ConfigError, require
-from condinst_infer.system.files import atomic_file, new_folder
+from condinst_infer.system.outputs import atomic_file, new_folder
 
 if TYPE_CHECKING:
     from condinst_infer.model.condinst import CondInst
@@ -404,4 +404,6 @@ VERB = Verb(
     add_options,
     ExportOptions,
     run,
+    inputs=("model", "metadata_from", "annotations", "images", "calibration"),
+    outputs={"output": "file", "triton": "folder"},
 )

@@ -9,7 +9,7 @@ from condinst_infer.config.model import CondInstConfig, with_classes
 from condinst_infer.config.model_zoo import published_model
 from condinst_infer.contract.model_file import ModelFile, check_output
 from condinst_infer.errors import ConfigError, InputError, require
-from condinst_infer.system.files import atomic_file
+from condinst_infer.system.outputs import atomic_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,4 +82,6 @@ VERB = Verb(
     add_options,
     ImportOptions,
     run,
+    inputs=("weights", "config", "classes"),
+    outputs={"output": "file"},
 )

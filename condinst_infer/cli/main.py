@@ -1,18 +1,20 @@
 """The command line: `condinst VERB ...`.
 
 Exit status: 0 done; 1 some images failed, or two files differ; 2 the command can't be carried
-out, with one line on stderr; 130 interrupted.
+out or its standard output can't be written, with one line on stderr; 130 and 143 after SIGINT and
+SIGTERM.
 """
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 from typing import Any, NoReturn
 
 from condinst_infer import __version__
-from condinst_infer.errors import CondInstError, ParityError
+from condinst_infer.errors import CondInstError, ConfigError, ParityError
 
 VERBS = {  # verb: (module of its options and its function, what it does)
     "demo": ("condinst_infer.cli.demo", "find the nuclei in the bundled micrograph"),
@@ -76,21 +78,56 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line (default: that of the process) and return its exit status."""
+    """Run one command line and return its exit status.
+
+    Args:
+        argv: words after `condinst`, from a program whose streams and signals stay its own; None
+            is the command line of the process.
+    """
+    if argv is not None:
+        return _status(argv)
+    from condinst_infer.system.signals import interruptible
+    from condinst_infer.system.streams import PatientStream, open_standard_streams
+
+    open_standard_streams()
+    output = PatientStream(sys.stdout)
+    with (
+        interruptible(),
+        redirect_stdout(output),  # pyright: ignore[reportArgumentType]
+        redirect_stderr(PatientStream(sys.stderr)),  # pyright: ignore[reportArgumentType]
+    ):
+        try:
+            status = _status(sys.argv[1:])
+        except SystemExit as end:  # of argparse, after a help text or a wrong word
+            status = int(end.code or 0)
+        output.flush()
+        if output.error is None:
+            return status
+        reason = output.error.strerror
+        print(f"condinst: standard output can't be written: {reason}.", file=sys.stderr)
+        return status or 2
+
+
+def _status(argv: Sequence[str]) -> int:
+    """Run one command line; what goes wrong is a line on stderr."""
     try:
-        run, options = parse(sys.argv[1:] if argv is None else argv)
-        status = run(options)
-        sys.stdout.flush()  # a broken pipe shows here, not at shutdown
-        return status
+        _check_working_folder()
+        run, options = parse(argv)
+        return run(options)
     except CondInstError as error:
         print(f"condinst: {' '.join(str(error).split())}", file=sys.stderr)
         return 1 if isinstance(error, ParityError) else 2
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # the reader went away; Python would complain again while it closes stdout
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except KeyboardInterrupt as error:
+        facts = [*map(str, error.args), *getattr(error, "__notes__", [])]
+        print(f"condinst: {'; '.join(['interrupted', *filter(None, facts)])}.", file=sys.stderr)
+        return getattr(error, "exit_status", 130)
+
+
+def _check_working_folder() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise ConfigError("the working folder was deleted; go to another one: cd") from None
 
 
 def parse(argv: Sequence[str]) -> tuple[Any, Any]:
@@ -124,4 +161,6 @@ def parse(argv: Sequence[str]) -> tuple[Any, Any]:
             verb.add_options(child)
     values = vars(parser.parse_args(argv))
     del values["verb"]
-    return verb.run, verb.options(**values)
+    options = verb.options(**values)
+    verb.check_places(options)
+    return verb.run, options

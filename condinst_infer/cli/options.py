@@ -6,12 +6,14 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from condinst_infer.config.model import MAX_BATCH
 from condinst_infer.config.validation import parse_device
 from condinst_infer.contract.model_file import model_path
 from condinst_infer.errors import ConfigError
+from condinst_infer.system.outputs import Kind, check_not_input, check_place
 
 MAX_WORKERS = 8  # by default: each holds an image and the model's buffers
 _FILTERS = ("score_threshold", "max_detections", "classes")
@@ -26,6 +28,35 @@ class Verb(NamedTuple):
     add_options: Callable[[ArgumentParser], None]
     options: Callable[..., Any]  # frozen dataclass: one field per option
     run: Callable[[Any], int]  # options -> exit status
+    inputs: Sequence[str] = ()  # fields of `options` that name files or folders which are read
+    outputs: Mapping[str, Kind] = MappingProxyType({})  # the same of what is written
+
+    def check_places(self, options: Any) -> None:
+        """Check that all outputs can be written, and that none is an input or another output.
+
+        Raises:
+            ConfigError, InputError: what is wrong.
+        """
+        places: list[tuple[Path, Kind]] = [
+            (path, kind)
+            for name, kind in self.outputs.items()
+            for path in _paths(getattr(options, name))
+        ]
+        if not places:
+            return
+        from condinst_infer.processing.preprocess import IMAGE_SUFFIXES
+
+        inputs = [path for name in self.inputs for path in _paths(getattr(options, name))]
+        for path, kind in places:
+            check_place(path, kind)
+            check_not_input(path, inputs, IMAGE_SUFFIXES)
+            inputs.append(path)  # two outputs in one file
+
+
+def _paths(value: Any) -> list[Path]:
+    """The paths in an option of one or several, or none."""
+    values = [] if value is None else [value] if isinstance(value, (str, Path)) else value
+    return [Path(each) for each in values]
 
 
 @dataclass(frozen=True, kw_only=True)

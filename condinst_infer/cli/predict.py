@@ -1,6 +1,7 @@
 """`condinst predict`: instances or panoptic segments of images and videos."""
 
 import json
+import sys
 import time
 from argparse import ArgumentParser, BooleanOptionalAction
 from dataclasses import asdict, dataclass, field
@@ -16,7 +17,12 @@ from condinst_infer.cli.options import (
     add_run,
     positive,
 )
-from condinst_infer.cli.predict_images import jobs_from_files, predict_images, predictor_for
+from condinst_infer.cli.predict_images import (
+    ImagesDone,
+    jobs_from_files,
+    predict_images,
+    predictor_for,
+)
 from condinst_infer.cli.sources import ImageFile, VideoSource, media
 from condinst_infer.config.model import MAX_PIXELS, RECONNECT
 from condinst_infer.errors import ConfigError, InputError
@@ -33,11 +39,12 @@ class PredictReport:
     failed: list[dict[str, str]] = field(default_factory=list)  # {"file": ..., "error": ...}
     seconds: float = 0.0
     result_file: str | None = None  # of all images: COCO, or data.yaml of YOLO
+    signal: int | None = None  # that interrupted the work: 2 is SIGINT, 15 is SIGTERM
 
     def exit_status(self) -> int:
-        """0 if all was done, 1 if some could not be read, 130 if a video was interrupted."""
-        if any(video["interrupted"] for video in self.videos):
-            return 130
+        """0 if all was done, 1 if something could not be read; 130, 143 after SIGINT, SIGTERM."""
+        if self.signal is not None:
+            return 128 + self.signal
         return int(bool(self.failed) or any(v["broken"] or v["error"] for v in self.videos))
 
 
@@ -226,22 +233,34 @@ def predict_media(
         max_batch=options.batch,
     ) as pipeline:
         predictor = predictor_for(pipeline, options)
-        report.images, rows, report.failed = predict_images(
-            predictor,
-            jobs,
-            workers=workers,
-            batch=options.batch,
-            tell_failures=count > 1,
-            tell_results=not options.json,
-        )
-        if report.images:
-            path = predictor.write_all(options.output, report.images, rows)
-            report.result_file = None if path is None else str(path)
-        if videos:
+        done = ImagesDone(report.images, failed=report.failed)
+        try:
+            predict_images(
+                predictor,
+                jobs,
+                done,
+                workers=workers,
+                batch=options.batch,
+                tell_failures=count > 1,
+                tell_results=not options.json,
+            )
+        finally:  # also after an error, such as a GPU that is lost
+            if done.reports:
+                path = predictor.write_all(options.output, done.reports, done.rows)
+                report.result_file = None if path is None else str(path)
+        report.signal = done.signal
+        if videos and report.signal is None:
             from condinst_infer.cli.predict_video import predict_videos
 
-            report.videos, unopened = predict_videos(predictor, video_jobs, options, workers)
+            report.videos, unopened, report.signal = predict_videos(
+                predictor, video_jobs, options, workers
+            )
             report.failed += unopened
+        if report.signal is not None:
+            facts = [f"{len(report.images)} of {len(images)} images"] if images else []
+            facts += [f"{len(report.videos)} of {len(videos)} videos"] if videos else []
+            print(f"condinst: interrupted; {', '.join(facts)} are done.", file=sys.stderr)
+            return report
     if report.failed and len(report.failed) == count:
         kind = "source" if images and videos else "video" if videos else "image"
         raise InputError(report.failed[0]["error"] if count == 1 else f"no {kind} could be read.")
@@ -281,9 +300,11 @@ def _count(text: str) -> int:
 VERB = Verb(
     "condinst predict model.onnx street.jpg holiday/ 'scans/*.png' -o out --score-threshold 0.4\n"
     "  condinst predict model.onnx traffic.mp4 camera:0 rtsp://host/stream -o out\n\n"
-    "exit status: 0 all done, 1 some could not be read, 2 nothing was done, 130 interrupted:\n"
-    "the current video is closed properly, and images done before it are kept",
+    "exit status: 0 all done, 1 some could not be read, 2 nothing was done; 130 interrupted by\n"
+    "Ctrl-C, 143 by SIGTERM: the current video is closed properly, and what is done is kept",
     add_options,
     PredictOptions,
     run,
+    inputs=("model", "source"),
+    outputs={"output": "folder"},
 )

@@ -4,6 +4,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,8 +18,8 @@ from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.processing.preprocess import read_image
 from condinst_infer.results.draw import write_image
-from condinst_infer.system.files import write_json
 from condinst_infer.system.ordered_map import run_over_images
+from condinst_infer.system.outputs import write_json
 
 if TYPE_CHECKING:
     from condinst_infer.results.instances import Instances
@@ -59,25 +61,37 @@ class ImagePredictor:
         self._format = format_
 
     def __call__(self, jobs: list[ImageJob]) -> list[ImageOutcome]:
-        """Predict and write the results of each job."""
+        """Predict and write the results of each job; what fails costs no other image."""
         start = time.perf_counter()
         results = self.predict_files([job.file.path for job in jobs])
-        outcomes = [
-            ImageOutcome({"file": str(job.file.path), "error": str(result)}, [])
-            if isinstance(result, InputError)
-            else self._write(job, result)
-            for job, result in zip(jobs, results, strict=True)
-        ]
+        outcomes = [self._outcome(job, result) for job, result in zip(jobs, results, strict=True)]
         seconds = round((time.perf_counter() - start) / len(jobs), 3)
         for outcome in outcomes:
             if "error" not in outcome.report:
                 outcome.report["seconds"] = seconds
         return outcomes
 
+    def _outcome(self, job: ImageJob, result: Any) -> ImageOutcome:
+        """The outcome of one image, whose results are written."""
+        if not isinstance(result, InputError):
+            try:
+                return self._write(job, result)
+            except InputError as error:
+                result = error
+            except MemoryError:
+                result = _too_large(job.file.path)
+        return ImageOutcome({"file": str(job.file.path), "error": str(result)}, [])
+
     def predict_files(self, paths: Sequence[Path]) -> list[Any | InputError]:
-        """The result of each file, or why it can't be read."""
+        """The result of each file, or why there is none."""
         images = [self._read(path) for path in paths]
-        results = iter(self.predict([i for i in images if not isinstance(i, InputError)]))
+        whole = [image for image in images if not isinstance(image, InputError)]
+        try:
+            results = iter(self.predict(whole))
+        except MemoryError:
+            if len(paths) == 1:
+                return [_too_large(paths[0])]
+            return [self.predict_files([path])[0] for path in paths]
         return [i if isinstance(i, InputError) else next(results) for i in images]
 
     def _read(self, path: Path) -> np.ndarray | InputError:
@@ -85,6 +99,8 @@ class ImagePredictor:
             return read_image(path, max_pixels=self._max_pixels)
         except InputError as error:
             return error
+        except MemoryError:
+            return _too_large(path)
 
     def predict(self, images: list[np.ndarray]) -> Sequence[Any]:
         """The result of each image."""
@@ -173,41 +189,70 @@ class PanopticPredictor(ImagePredictor):
         }
 
 
+def _too_large(path: Path) -> InputError:
+    return InputError(f"{path} needs more memory than there is; try --max-pixels, --batch 1.")
+
+
 def predictor_for(pipeline: Pipeline, options: PredictOptions) -> ImagePredictor:
     """The predictor of instances or, with `--panoptic`, of segments."""
     kind = PanopticPredictor if options.panoptic else ImagePredictor
     return kind(pipeline, options.of_call(), options.max_pixels, options.result_format)
 
 
+@dataclass
+class ImagesDone:
+    """Results of the images so far, also where an error or a signal ends the work early."""
+
+    reports: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of the COCO file
+    failed: list[dict[str, str]] = field(default_factory=list)
+    signal: int | None = None  # that ended the work
+
+
 def predict_images(
     predictor: ImagePredictor,
     jobs: list[ImageJob],
+    done: ImagesDone,
     *,
     workers: int,
     batch: int,
     tell_failures: bool,
     tell_results: bool,
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, str]]]:
-    """Predict all images: a report on each, all rows of the COCO file, and the failures.
+) -> None:
+    """Predict all images and note in `done` what is done; a signal ends that after a few images.
 
     Args:
         predictor: called by `workers` threads, each with `batch` jobs or as the file says.
         tell_failures: print what can't be read as it happens.
         tell_results: print a line per image.
     """
-    reports, rows, failed = [], [], []
     size = max(batch, predictor.pipeline.metadata.batch or 1)
-    for report, its_rows in run_over_images(predictor, jobs, size, workers):
-        if "error" not in report:
-            reports.append(report)
-            rows += its_rows
-            if tell_results:
-                tqdm.write(_line(report))
-            continue
-        failed.append(report)
-        if tell_failures:
-            tqdm.write(f"condinst: {report['error']}", file=sys.stderr)
-    return reports, rows, failed
+    with (
+        closing(run_over_images(predictor, jobs, size, workers)) as outcomes,
+        _stop_between(jobs) as came,
+    ):
+        for report, its_rows in outcomes:
+            if "error" not in report:
+                done.reports.append(report)
+                done.rows += its_rows
+                if tell_results:
+                    tqdm.write(_line(report))
+            else:
+                done.failed.append(report)
+                if tell_failures:
+                    tqdm.write(f"condinst: {report['error']}", file=sys.stderr)
+            if came:
+                done.signal = came[0]
+                return
+
+
+def _stop_between(jobs: Sequence[ImageJob]) -> AbstractContextManager[list[int]]:
+    """As `stop_signals` where there is more than one image."""
+    if len(jobs) == 1:
+        return nullcontext([])
+    from condinst_infer.system.signals import stop_signals
+
+    return stop_signals()
 
 
 def _line(report: dict[str, Any]) -> str:

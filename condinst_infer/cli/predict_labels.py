@@ -9,7 +9,7 @@ from typing import Any
 from condinst_infer.config.model import CondInstConfig
 from condinst_infer.results.formats import coco_dataset, is_one_ring, yolo_data_yaml
 from condinst_infer.results.instances import Instances
-from condinst_infer.system.files import atomic_file, write_json
+from condinst_infer.system.outputs import write_json, write_text
 
 SUFFIXES = {"yolo": ".txt", "labelme": ".json"}  # of the file of one image
 COCO_DATASET = "annotations.json"
@@ -35,8 +35,7 @@ def write_labels(path: Path, image: Path, result: Instances, format_: str) -> in
     else:
         relative = os.path.relpath(image.resolve(), path.parent.resolve())
         text = json.dumps(result.to_labelme(Path(relative).as_posix()))
-    with atomic_file(path) as part:
-        part.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return sum(bool(polygons) and not is_one_ring(polygons) for polygons in result.polygons())
 
 
@@ -58,8 +57,7 @@ def write_data_set(
     """
     if format_ == "yolo":
         path = output / "data.yaml"
-        with atomic_file(path) as part:
-            part.write_text(yolo_data_yaml(config.class_names), encoding="utf-8")
+        write_text(path, yolo_data_yaml(config.class_names))
         return path
     images = [
         {

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import platform
+import signal
 import socket
 import sys
 import time
@@ -54,7 +55,7 @@ _STORE_BYTES = 100 * 2**20  # of a Ray of our own: it holds paths and counts; Ra
 
 
 def predict_ray(options: PredictOptions) -> int:
-    """0 if all was done, 1 if some could not be read, 130 if it was interrupted.
+    """0 if all was done, 1 if some could not be read; 130, 143 after SIGINT, SIGTERM.
 
     Raises:
         InputError: nothing could be read.
@@ -78,16 +79,18 @@ def predict_ray(options: PredictOptions) -> int:
         "failed": [],
         "before": sum(len(shard.files) for shard in done),
         "shards": len(done),
-        "interrupted": False,
+        "signal": None,  # that interrupted the work
     }
     if todo:
         _predict_shards(options, sha256, todo, report)
         report["shards"] += sum(shard.path.exists() for shard in todo)
     failed = report["failed"]
-    if failed and not report["images"] and not done and not report["interrupted"]:
+    if failed and not report["images"] and not done and report["signal"] is None:
         raise InputError(failed[0]["error"] if len(failed) == 1 else "no image could be read.")
     _print_report(report, time.perf_counter() - start, options)
-    return 130 if report["interrupted"] else 1 if failed else 0
+    if report["signal"] is not None:
+        return 128 + report["signal"]
+    return 1 if failed else 0
 
 
 class ShardPredictor:
@@ -165,7 +168,7 @@ def _predict_shards(
             num_gpus=int(gpu),
         )
         with (
-            stop_signals(_interrupt),
+            stop_signals(_interrupt) as came,
             progress_bar(total, "image") as bar,
         ):
             try:
@@ -179,7 +182,7 @@ def _predict_shards(
                     for failure in part["failed"] if total > 1 else ():
                         tqdm.write(f"condinst: {failure['error']}", file=sys.stderr)
             except KeyboardInterrupt:
-                report["interrupted"] = True
+                report["signal"] = came[0] if came else signal.SIGINT
 
 
 def _sha256(model: Path) -> str:
@@ -267,7 +270,7 @@ def _core_group(options: PredictOptions, nodes: list[dict[str, Any]], gpu: bool)
 
 
 def _print_report(report: dict[str, Any], seconds: float, options: PredictOptions) -> None:
-    if report["interrupted"]:
+    if report["signal"] is not None:
         print(
             "condinst: interrupted; finished shards stay, and the same command goes on.",
             file=sys.stderr,

@@ -17,12 +17,12 @@ from condinst_infer.cli.options import PredictOptions
 from condinst_infer.cli.predict_images import ImagePredictor, result_paths
 from condinst_infer.cli.sources import VideoSource
 from condinst_infer.errors import InputError
-from condinst_infer.system.files import atomic_file
+from condinst_infer.system.outputs import atomic_files
 from condinst_infer.system.progress import progress_bar
 from condinst_infer.system.signals import stop_signals
 from condinst_infer.video.sources import FALLBACK_FPS, Frame, Source, open_source
 from condinst_infer.video.stream import FrameStream
-from condinst_infer.video.writer import video_recorder
+from condinst_infer.video.writer import recording
 
 
 class VideoJob(NamedTuple):
@@ -55,14 +55,14 @@ def jobs_from_sources(videos: list[VideoSource], options: PredictOptions) -> lis
 
 def predict_videos(
     predictor: ImagePredictor, jobs: list[VideoJob], options: PredictOptions, workers: int
-) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """A report on each video, and on those that could not be opened; an interrupt ends it."""
+) -> tuple[list[dict[str, Any]], list[dict[str, str]], int | None]:
+    """A report on each video, on those that could not be opened, and the signal that ended it."""
     # OpenCV and FFmpeg print what one of our sentences says
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     # OpenCV 4.13 moved the function from cv2 to cv2.utils.logging; level 0 is silence
     owner: Any = getattr(cv2.utils, "logging", cv2)
     owner.setLogLevel(0)
-    reports, failed = [], []
+    reports, failed, came = [], [], []
     for job in jobs:
         try:
             source = open_source(
@@ -71,15 +71,15 @@ def predict_videos(
         except InputError as error:
             failed.append({"file": job.source, "error": str(error)})
             continue
-        report = _predict_video(predictor, source, job, options, workers)
+        report, came = _predict_video(predictor, source, job, options, workers)
         if report["frames"] or report["interrupted"]:
             reports.append(report)
         else:
             reason = report["error"] or f"{source.name} has no frame that can be read."
             failed.append({"file": job.source, "error": reason})
-        if report["interrupted"]:
+        if came:
             break
-    return reports, failed
+    return reports, failed, came[0] if came else None
 
 
 def _predict_video(
@@ -88,8 +88,8 @@ def _predict_video(
     job: VideoJob,
     options: PredictOptions,
     workers: int,
-) -> dict[str, Any]:
-    """Draw and write one video, and report on it."""
+) -> tuple[dict[str, Any], list[int]]:
+    """Draw and write one video; a report on it, and the signals that came."""
     start = time.perf_counter()
     batch = max(options.batch, predictor.pipeline.metadata.batch or 1)
     frames = count = 0
@@ -112,7 +112,7 @@ def _predict_video(
             write(frame, outcome)
             frames, count = frames + 1, count + outcome.found
             bar.update(frame.index + 1 - bar.n)
-    return {
+    report = {
         "file": source.name,
         "frames": frames,
         predictor.noun: count,
@@ -125,6 +125,7 @@ def _predict_video(
         "json_lines": None if job.lines is None else str(job.lines),
         "seconds": round(time.perf_counter() - start, 3),
     }
+    return report, interrupts
 
 
 def _predict_frames(
@@ -148,13 +149,14 @@ def _open_outputs(
 ) -> Iterator[Callable[[Frame, FrameOutcome], None]]:
     """Yield a function that writes a frame; the files take their names at the end."""
     fps = (source.fps or FALLBACK_FPS) / every
-    with ExitStack() as stack:
+    paths = [path for path in (job.lines, job.overlay) if path is not None]
+    with atomic_files(*paths) as parts, ExitStack() as stack:
+        part_of = dict(zip(paths, parts, strict=True))
         lines = recorder = None
         if job.lines is not None:
-            part = stack.enter_context(atomic_file(job.lines))
-            lines = stack.enter_context(part.open("w", encoding="utf-8"))
+            lines = stack.enter_context(part_of[job.lines].open("w", encoding="utf-8"))
         if job.overlay is not None:
-            recorder = stack.enter_context(video_recorder(job.overlay, fps))
+            recorder = stack.enter_context(recording(part_of[job.overlay], job.overlay, fps))
 
         def write(frame: Frame, outcome: FrameOutcome) -> None:
             if lines is not None:

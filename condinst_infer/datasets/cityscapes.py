@@ -3,7 +3,6 @@
 The format is described by the data set's authors: github.com/mcordts/cityscapesScripts.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from condinst_infer.errors import InputError
 from condinst_infer.results.crop import CroppedMask
 from condinst_infer.results.panoptic_png import write_id_png
 from condinst_infer.results.rle import rle_from_crop
-from condinst_infer.system.files import atomic_file
+from condinst_infer.system.outputs import write_json
 from condinst_infer.system.progress import progress
 
 IMAGE_SUFFIX = "_leftImg8bit.png"
@@ -239,5 +238,4 @@ def _write(
     categories: list[dict[str, Any]],
 ) -> None:
     content = {"images": images, "annotations": annotations, "categories": categories}
-    with atomic_file(path) as part:
-        part.write_text(json.dumps(content), encoding="utf-8")
+    write_json(path, content)

@@ -21,8 +21,8 @@ from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.evaluation.average_precision import Numbers, same_categories
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.results.panoptic import PanopticSegmentation
-from condinst_infer.system.files import write_json
 from condinst_infer.system.ordered_map import run_over_images
+from condinst_infer.system.outputs import write_json
 
 
 @dataclass(frozen=True)

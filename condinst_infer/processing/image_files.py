@@ -7,6 +7,7 @@ from pathlib import Path
 
 from condinst_infer.errors import InputError
 from condinst_infer.processing.preprocess import IMAGE_SUFFIXES
+from condinst_infer.system.outputs import is_temporary
 
 
 def image_paths(source: str | os.PathLike[str]) -> list[Path]:
@@ -32,7 +33,7 @@ def image_paths(source: str | os.PathLike[str]) -> list[Path]:
 def files_below(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     """All files below `folder` that end in one of `suffixes`, sorted."""
     found = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
-    return sorted(path for path in found if path.is_file())
+    return sorted(path for path in found if path.is_file() and not is_temporary(path))
 
 
 def is_pattern(name: str) -> bool:
@@ -44,4 +45,4 @@ def files_that_match(pattern: str) -> list[Path]:
     """All files that match `pattern`, sorted; `**` stands for any folders."""
     # Path.glob takes no absolute pattern
     matches = map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207
-    return sorted(path for path in matches if path.is_file())
+    return sorted(path for path in matches if path.is_file() and not is_temporary(path))

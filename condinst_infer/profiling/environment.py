@@ -1,7 +1,6 @@
 """Environment of a measurement: machine, packages, peak memory, and the result file."""
 
 import importlib
-import json
 import os
 import platform
 import re
@@ -13,8 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from condinst_infer.system.files import atomic_file
 from condinst_infer.system.hardware import gpus, usable_cores
+from condinst_infer.system.outputs import write_json
 
 
 def environment() -> dict[str, Any]:
@@ -86,8 +85,7 @@ def _proc_mib(name: str) -> float | None:
 
 def write_result(path: str | os.PathLike[str], result: Mapping[str, Any]) -> None:
     """Write `result` as JSON; the file is there whole or not at all."""
-    with atomic_file(Path(path)) as part:
-        part.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(Path(path), result, indent=2)
 
 
 def _cpu_model() -> str:

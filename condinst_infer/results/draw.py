@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from condinst_infer.config.model import Size
 from condinst_infer.errors import InputError
 from condinst_infer.results.crop import CroppedMask
-from condinst_infer.system.files import atomic_file
+from condinst_infer.system.outputs import atomic_file
 
 _JPEG_QUALITY = 92
 

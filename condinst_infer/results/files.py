@@ -9,7 +9,7 @@ from PIL import Image
 
 from condinst_infer.errors import InputError
 from condinst_infer.results.draw import write_image
-from condinst_infer.system.files import atomic_file
+from condinst_infer.system.outputs import write_text
 
 _PICTURES = (".png", ".jpg", ".jpeg")
 
@@ -26,9 +26,7 @@ def save_result(
     if suffix in _PICTURES:
         write_image(path, plot())
     elif suffix in writers:
-        text = writers[suffix]()
-        with atomic_file(path) as part:
-            part.write_text(text, encoding="utf-8")
+        write_text(path, writers[suffix]())
     else:
         known = ", ".join((*_PICTURES, *writers))
         raise InputError(f"{path} can't be written; its name must end in one of {known}.")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from condinst_infer.system.files import atomic_file
+from condinst_infer.system.outputs import atomic_file
 
 
 def write_id_png(path: Path, ids: Any) -> None:

@@ -68,7 +68,7 @@ def run_over_images(
     images: Sequence[Item],
     batch: int,
     workers: int,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """The results of `run_batch` for all images, in order, with a progress bar.
 
     Args:

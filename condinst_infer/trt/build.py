@@ -21,7 +21,7 @@ from condinst_infer.errors import (
     ModelFileError,
     SessionError,
 )
-from condinst_infer.system.files import atomic_file
+from condinst_infer.system.outputs import atomic_file
 from condinst_infer.trt import plugin as plugins
 from condinst_infer.trt.inspection import BuiltGraph, read_engine, read_network
 from condinst_infer.trt.libraries import create, error_log, load_library, specs

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from condinst_infer.contract.metadata import Metadata, metadata_from_props
-from condinst_infer.errors import InputError, ModelFileError
-from condinst_infer.system.files import atomic_file
+from condinst_infer.errors import ModelFileError
+from condinst_infer.system.outputs import atomic_files
 from condinst_infer.trt.shape_profile import ShapeProfile
 
 FORMAT = 3  # of this file
@@ -131,17 +131,13 @@ def atomic_engine(path: Path) -> Iterator[Path]:
     Raises:
         InputError: the files can't be written.
     """
-    beside: Path | None = None
-    try:
-        with atomic_file(path) as part:
-            beside = sidecar_path(part)
+    with atomic_files(path, sidecar_path(path)) as (part, beside):
+        written = sidecar_path(part)
+        try:
             yield part
-        beside.replace(sidecar_path(path))
-    except OSError as error:
-        raise InputError(f"{sidecar_path(path)} can't be written: {error.strerror}.") from None
-    finally:
-        if beside is not None:
-            beside.unlink(missing_ok=True)
+            written.replace(beside)
+        finally:
+            written.unlink(missing_ok=True)
 
 
 def read(path: Path) -> tuple[Sidecar, bytes]:
@@ -183,7 +179,7 @@ def _parse(beside: Path, again: str) -> Sidecar:
     try:
         data: dict[str, Any] = dict(json.loads(beside.read_bytes()))
         digest, found_format = data.pop(DIGEST), data["format"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise ModelFileError(f"{beside} is damaged or not ours. {again}") from None
     if digest != _digest(data):
         raise ModelFileError(f"{beside} was changed after the build. {again}")
@@ -194,7 +190,10 @@ def _parse(beside: Path, again: str) -> Sidecar:
         if gpu is not None:
             gpu = Gpu(**{**gpu, "compute_capability": tuple(gpu["compute_capability"])})
         profile = ShapeProfile(**{name: tuple(shape) for name, shape in profile.items()})
-        return Sidecar(**{**data, "plugin": tuple(data["plugin"])}, gpu=gpu, profile=profile)
+        sidecar = Sidecar(**{**data, "plugin": tuple(data["plugin"])}, gpu=gpu, profile=profile)
+        if not (isinstance(sidecar.onnx, str) and isinstance(sidecar.props, dict)):
+            raise TypeError("onnx is no name, or props is no object")
+        return sidecar
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelFileError(f"{beside} can't be read: {error}. {again}") from None
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from condinst_infer.errors import InputError
-from condinst_infer.system.files import atomic_file
+from condinst_infer.system.outputs import atomic_file
 
 CODEC = "mp4v"  # MPEG-4 part 2: what every build of OpenCV can write
 
@@ -16,13 +16,19 @@ CODEC = "mp4v"  # MPEG-4 part 2: what every build of OpenCV can write
 @contextmanager
 def video_recorder(path: Path, fps: float) -> Iterator["Recorder"]:
     """A recorder whose file, an .mp4, is at `path` once it is left without an error."""
-    with atomic_file(path) as part:
-        recorder = Recorder(part, path, fps)
-        try:
-            yield recorder
-        finally:
-            recorder.release()
-        recorder.check()
+    with atomic_file(path) as part, recording(part, path, fps) as recorder:
+        yield recorder
+
+
+@contextmanager
+def recording(part: Path, path: Path, fps: float) -> Iterator["Recorder"]:
+    """A recorder that writes to `part`, whose final name is `path`."""
+    recorder = Recorder(part, path, fps)
+    try:
+        yield recorder
+    finally:
+        recorder.release()
+    recorder.check()
 
 
 class Recorder:

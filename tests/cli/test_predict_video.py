@@ -177,7 +177,7 @@ def test_a_folder_that_cannot_be_written_ends_it(
     path = write_video(tmp_path / "square.mp4", frames=3)
     (tmp_path / "out").write_text("a file")
     command = ("predict", bright_model, path, "-o", tmp_path / "out")
-    assert_refused(condinst(*command), "can't be written")
+    assert_refused(condinst(*command), "out is a file; give the name of a folder")
     assert not [t for t in threading.enumerate() if t.name.startswith("condinst")]
 
 
@@ -207,7 +207,9 @@ def test_an_interrupt_finishes_the_files(
     out = tmp_path / "out"
     command = ("predict", bright_model, *paths, "-o", out, "--workers", workers)
     status, text, err = condinst(*command)
-    assert (status, err) == (130, "") and text.count("\n") == 1 and "interrupted" in text
+    said = "condinst: interrupted; 1 of 2 videos are done.\n"
+    assert (status, err) == (128 + number, said)
+    assert text.count("\n") == 1 and "interrupted" in text
     assert names_in(out) == ["first.jsonl", "first.mp4"]
     lines = lines_of(out / "first.jsonl")
     assert [line["index"] for line in lines] == list(range(len(lines)))
@@ -227,7 +229,8 @@ def test_a_second_interrupt_leaves_nothing(
     monkeypatch.setattr(Recorder, "write", interrupted)
     path = write_video(tmp_path / "square.mp4")
     out = tmp_path / "out"
-    assert condinst("predict", bright_model, path, "-o", out) == (130, "", "")
+    status, text, err = condinst("predict", bright_model, path, "-o", out)
+    assert (status, text) == (130, "") and "square.mp4 was not written" in err
     assert names_in(out) == []
 
 

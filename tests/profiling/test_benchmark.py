@@ -175,7 +175,7 @@ def test_wrong_calls_are_refused_before_anything_is_measured(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "touch", full)
+    monkeypatch.setattr(Path, "open", full)
     assert_refused(condinst("bench", bright_model, "-o", tmp_path / "a.json"), "No space left")
 
 

@@ -253,7 +253,10 @@ def test_the_command_says_what_is_missing(
     assert_refused(condinst("capi", "-o", prefix), "say what to do")
     assert_refused(condinst(*build, "--compiler", "no-such-cc"), "no-such-cc", "--compiler")
     assert_refused(condinst(*build, "--compiler", "false"), "can't compile")
-    assert_refused(condinst("capi", "build", "-o", prefix / "include" / "condinst.h"), "written")
+    assert_refused(
+        condinst("capi", "build", "-o", prefix / "include" / "condinst.h"),
+        "is a file; give the name",
+    )
     variables = sysconfig.get_config_var
     static = {"INSTSONAME": "libpython3.11.a"}
     monkeypatch.setattr(sysconfig, "get_config_var", lambda name: static.get(name, variables(name)))

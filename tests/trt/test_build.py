@@ -131,7 +131,7 @@ def test_what_can_not_be_built_is_refused(
         ((bright_model, "-o", out, "--max", "1x65x96"), "multiples of 32"),
         ((bright_model, "-o", out, "--min", "64x96"), "'64x96' is not NxHxW"),
         ((bright_model, "-o", out, "--runtime", "tensorrt_rtx"), "without convolutions"),
-        ((bright_model, "-o", static / "a.engine"), "can't be written: File exists"),
+        ((bright_model, "-o", static / "a.engine"), "is a file, not a folder"),
     ):
         assert_refused(condinst("build", *words), error)
     assert not out.exists()
@@ -341,7 +341,7 @@ def test_the_timing_cache_is_read_and_written_and_a_foreign_one_starts_anew(
     for content in (b"+", b"++"):
         assert "note:" not in condinst(*command)[1]
         assert cache.read_bytes() == content
-    assert_refused(condinst(*command[:-1], tmp_path), "can't be read: Is a directory")
+    assert_refused(condinst(*command[:-1], tmp_path), "is a folder; give the name of a file")
     cache.write_bytes(b"foreign")
     assert "cache is of another GPU or version and starts anew" in condinst(*command)[1]
     assert cache.read_bytes() == b"+"

@@ -1,5 +1,6 @@
 """What lies beside an engine, and that TensorRT sees none of an engine that does not fit it."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,8 +11,9 @@ import pytest
 
 from condinst_infer.errors import InputError, ModelFileError
 from condinst_infer.runtimes.tensorrt import TrtSession
-from condinst_infer.trt.sidecar import Gpu, atomic_engine, read, sidecar_path
+from condinst_infer.trt.sidecar import DIGEST, Gpu, atomic_engine, read, sidecar_path
 from engines.emulator import Emulator
+from tests.support.damage import DAMAGES
 from tests.support.fake_tensorrt.device import built, install
 from tests.support.fake_tensorrt.types import state
 
@@ -88,6 +90,26 @@ def test_what_does_not_fit_is_refused_before_tensorrt_sees_it(
     assert text.endswith(again) and "\n" not in text
 
 
+@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("which", ["engine", "sidecar"])
+def test_a_damaged_file_of_any_kind_is_refused(which: str, kind: str, engine: Path) -> None:
+    DAMAGES[kind](engine if which == "engine" else sidecar_path(engine))
+    with pytest.raises(ModelFileError) as caught:
+        read(engine)
+    assert engine.name in str(caught.value) and "\n" not in str(caught.value)
+    assert "Rebuild it: condinst build" in str(caught.value)
+
+
+@pytest.mark.parametrize("changes", [{"onnx": 5}, {"props": [1]}, {"profile": 3}, {"gpu": [1]}])
+def test_a_sidecar_of_other_types_is_refused(changes: dict[str, Any], engine: Path) -> None:
+    found, _ = read(engine)
+    data = found.to_dict() | changes
+    digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    sidecar_path(engine).write_text(json.dumps({**data, DIGEST: digest}))
+    with pytest.raises(ModelFileError, match="can't be read: .* Rebuild it: condinst build"):
+        read(engine)
+
+
 def test_an_engine_of_tensorrt_rtx_runs_on_any_gpu(engine: Path) -> None:
     found, _ = read(engine)
     for gpu in (None, Gpu("NVIDIA L4", (8, 9), "12.2")):
@@ -124,7 +146,7 @@ def test_an_interrupted_replacement_is_never_loaded(
     rename = Path.replace
 
     def stops(self: Path, target: Path) -> Path:
-        if target.suffix == ".json":
+        if target == sidecar_path(engine):
             raise OSError(5, "the disk is gone")
         return rename(self, target)
 

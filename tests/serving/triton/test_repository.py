@@ -113,7 +113,7 @@ def test_what_the_command_refuses(condinst: Run, bright_model: Path, tmp_path: P
     new = ("--triton", tmp_path / "models")
     for command, *words in (
         ((bright_model, "--triton", taken), "is there already", "new folder"),
-        ((bright_model, "--triton", bright_model), "is there already"),
+        ((bright_model, "--triton", bright_model), "is a file; give the name of a folder"),
         ((bright_model, *new, "--size", "96x160"), "--size", "exported already"),
         ((bright_model, *new, "--precision", "fp16"), "--precision", "exported already"),
         ((bright_model, *new, "--score-threshold", "0.5"), "--score-threshold"),
