@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from condinst_infer.cli.predict_images import image_ids
 from condinst_infer.errors import ConfigError, InputError
-from condinst_infer.system.files import atomic_file
 from condinst_infer.system.ordered_map import groups
+from condinst_infer.system.outputs import atomic_file
 
 RUN = "run.json"  # {"settings": {...}, "shards": [[path, ...], ...]}
 
@@ -37,7 +37,7 @@ def plan_shards(
         ConfigError: the shards in `folder` were made with other settings.
         InputError: `RUN` can't be read or written, or is missing beside shards.
     """
-    done = {path.name for path in folder.glob("shard-*")}
+    done = {path.name for path in folder.glob("shard-*") if path.is_file()}
     before = _read_record(folder, settings) if done else []
     known = [file for shard in before for file in shard]
     new = sorted(set(files) - set(known))
@@ -62,9 +62,11 @@ def plan_shards(
 def _read_record(folder: Path, settings: Mapping[str, Any]) -> list[list[str]]:
     """The files of each shard of `folder`, which were made with `settings`."""
     try:
-        record = json.loads((folder / RUN).read_text())
+        record = json.loads((folder / RUN).read_text(encoding="utf-8"))
         made, shards = record["settings"], record["shards"]
-    except (OSError, ValueError, TypeError, KeyError):
+        if not isinstance(made, dict) or not _are_shards(shards):
+            raise ValueError
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         raise InputError(
             f"{folder} has shards but no readable {RUN} that says what is in them; give another "
             "folder with -o."
@@ -76,6 +78,13 @@ def _read_record(folder: Path, settings: Mapping[str, Any]) -> list[list[str]]:
                 "another folder with -o."
             )
     return shards
+
+
+def _are_shards(value: Any) -> bool:
+    """True for lists of file names."""
+    return isinstance(value, list) and all(
+        isinstance(files, list) and all(isinstance(file, str) for file in files) for files in value
+    )
 
 
 def write_shard(path: Path, records: list[dict[str, Any]], noun: str) -> None:

@@ -1,6 +1,9 @@
 """`condinst train`: a model from images with annotations."""
 
 import json
+import os
+import shlex
+import sys
 from argparse import ArgumentParser
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +13,7 @@ from condinst_infer.cli.options import Verb, add_output, positive
 from condinst_infer.config.model import SECTION_OF, override
 from condinst_infer.config.presets import preset
 from condinst_infer.errors import ConfigError, require
+from condinst_infer.system.signals import Interrupted
 
 _TRAINING = ("iterations", "images_per_batch", "learning_rate", "amp")
 
@@ -138,18 +142,53 @@ def run(options: TrainOptions) -> int:
     training |= {name: value for name, value in given.items() if value is not None}
     config = override(preset(options.preset), **model)
     val = options.val and DataPaths(options.val, options.val_images or options.images)
-    path = train(
-        config,
-        replace_settings(settings_for(config, options.recipe), **training),
-        DataPaths(options.train, options.images),
-        options.output,
-        val=val,
-        init=options.init,
-        resume=options.resume,
-        device=options.device,
-    )
+    try:
+        path = train(
+            config,
+            replace_settings(settings_for(config, options.recipe), **training),
+            DataPaths(options.train, options.images),
+            options.output,
+            val=val,
+            init=options.init,
+            resume=options.resume,
+            device=options.device,
+            how_to_resume=command_to_resume(options),
+        )
+    except Interrupted as stop:
+        if not str(stop):
+            raise
+        print(f"condinst: interrupted. {stop}", file=sys.stderr)
+        return stop.exit_status
     print(f"-> {path}")
     return 0
+
+
+def command_to_resume(options: TrainOptions) -> str:
+    """The command that goes on with the training that `options` started."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if processes > 1:
+        start = ["torchrun", "--nproc-per-node", str(processes), "-m", "condinst_infer"]
+    elif Path(sys.argv[0]).name == "__main__.py":
+        start = [sys.executable, "-m", "condinst_infer"]
+    else:
+        start = ["condinst"]
+    values: dict[str, Any] = {
+        "--train": options.train,
+        "--images": options.images,
+        "--val": options.val,
+        "--val-images": options.val_images,
+        "--init": options.init,
+        "-o": options.output,
+        "--recipe": options.recipe,
+        "--iterations": options.iterations,
+        "--images-per-batch": options.images_per_batch,
+        "--learning-rate": options.learning_rate,
+        "--amp": options.amp,
+        "--device": options.device,
+    }
+    given = [str(word) for pair in values.items() if pair[1] is not None for word in pair]
+    sets = [word for value in options.set for word in ("--set", value)]
+    return shlex.join([*start, "train", options.preset, *given, *sets, "--resume"])
 
 
 def _assignment(text: str) -> tuple[str, Any]:
@@ -168,8 +207,10 @@ VERB = Verb(
     "      -o runs/first --recipe short --set crop=512 --set mask_stride=2\n"
     "  torchrun --nproc-per-node 8 -m condinst_infer train condinst_r50 --init r50.pth ...\n"
     "  condinst train condinst_panoptic_r50 --train panoptic_train2017.json ...\n"
-    "\nCtrl-C saves; the same command with --resume goes on.",
+    "\nCtrl-C and SIGTERM save; the same command with --resume goes on.",
     add_options,
     TrainOptions,
     run,
+    inputs=("train", "val", "images", "val_images", "init"),
+    outputs={"output": "folder"},
 )

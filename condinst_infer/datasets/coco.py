@@ -70,7 +70,7 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{file} can't be read: {error.strerror or error}.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: it is nested too deeply
         raise InputError(f"{file} is not JSON: {error}.") from None
 
 

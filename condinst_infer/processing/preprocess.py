@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, Literal, Protocol, get_args
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from condinst_infer.config.model import MAX_PIXELS, InputConfig, Size
 from condinst_infer.errors import ConfigError, InputError
@@ -148,6 +148,27 @@ def size_from_file(file: BinaryIO, name: str) -> Size:
     """(height, width) of the pixels in an open image file, from its header; not yet upright."""
     with _open(file, name) as image:
         return image.height, image.width
+
+
+def upright_size(file: BinaryIO, name: str, expected: Size) -> Size:
+    """(height, width) of the image in an open file as `read_image` gives it, from its header.
+
+    Args:
+        expected: (height, width). A PNG has its rotation behind the pixels, which are decoded to
+            find it; that is done where the sides are those of `expected` the other way round.
+    """
+    with _open(file, name) as image:
+        size: Size = image.height, image.width
+        if isinstance(image, TiffImagePlugin.TiffImageFile):  # newer versions have turned it here
+            tags = image.tag_v2
+            size = tags[ExifTags.Base.ImageLength], tags[ExifTags.Base.ImageWidth]
+        if size[0] == size[1] or (image.format == "PNG" and size[::-1] != tuple(expected)):
+            return size
+        try:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        except Exception as error:  # as in `_open`
+            raise InputError(f"{name} can't be read, it may be damaged: {error}.") from None
+        return (size[1], size[0]) if turned else size
 
 
 def _open(file: BinaryIO, name: str) -> Image.Image:

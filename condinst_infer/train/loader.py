@@ -2,7 +2,11 @@
 
 import functools
 import signal
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
 import cv2
@@ -154,8 +158,11 @@ def training_batches(
     *,
     workers: int,
     pin_memory: bool = False,
-) -> Iterator[Batch]:
-    """The batches of one process; `workers` other processes make them ahead of time."""
+) -> Generator[Batch, None, None]:
+    """The batches of one process; `workers` other processes make them ahead of time.
+
+    Close it at the end.
+    """
     loader: DataLoader[Any] = DataLoader(
         images,
         batch_sampler=positions,
@@ -166,22 +173,77 @@ def training_batches(
     )
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # a forked worker would wait for threads that it does not have
+    before = active_children()
     try:
-        return _clearly(iter(loader))  # iter: here, so that workers start with that one thread
+        with _signals_later():
+            batches = iter(loader)  # here, so that workers start with that one thread
+        return _clearly(batches, [child for child in active_children() if child not in before])
     finally:
         cv2.setNumThreads(threads)
 
 
-def _clearly(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """`batches`, with errors from another process as in this one: torch adds its traceback."""
+def _clearly(
+    batches: Iterator[Batch], workers: Sequence[BaseProcess]
+) -> Generator[Batch, None, None]:
+    """`batches`, with errors from another process as in this one: torch adds its traceback.
+
+    No worker is left when this ends or is closed.
+    """
     try:
         yield from batches
-    except InputError as error:
-        raise InputError(str(error).rpartition("InputError: ")[2].strip()) from None
+    except (InputError, OSError) as error:
+        raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from None
+    finally:
+        del batches  # asks the workers to end, and waits a few seconds
+        for worker in workers:
+            if worker.is_alive():  # it hangs; SIGTERM, by which torch ends it, is ignored
+                worker.kill()
+                worker.join()
+
+
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back meanwhile; workers that start inherit that.
+
+    Without it, a worker that a signal finds in its first milliseconds dies of it.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def worker_alarm_off(*, dropped: bool = False) -> Iterator[None]:
+    """Let a worker that dies meanwhile raise its error after: torch raises it in any line.
+
+    Args:
+        dropped: raise no error after; the next batch, which is never there, does.
+    """
+    alarm = getattr(signal, "SIGCHLD", None)
+    if alarm is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(alarm, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(alarm, before)
+    if came and not dropped:
+        signal.raise_signal(alarm)
 
 
 def _prepare_worker(_worker: int) -> None:
-    """A worker takes one core; when to stop at Ctrl-C is for the main process to say."""
+    """A worker takes one core; when to stop is for the main process to say.
+
+    A signal to the whole process group would otherwise end the workers before the main process
+    has finished its iteration.
+    """
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # how the main process ends it
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

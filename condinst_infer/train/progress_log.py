@@ -1,6 +1,7 @@
 """Progress of a run: progress bar, log file and TensorBoard."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from condinst_infer.errors import require
+from condinst_infer.errors import InputError
+from condinst_infer.train.event_file import EventFile
 
 try:
     import resource
@@ -20,24 +22,28 @@ except ModuleNotFoundError:  # Windows
     resource = None
 
 
+LOG = "log.jsonl"  # in the run's folder
+
+
 class ProgressLog:
-    """Writes RUN/log.jsonl and TensorBoard files, and shows a progress bar on stderr.
+    """Writes RUN/log.jsonl and a TensorBoard file, and shows a progress bar on stderr.
 
     Args:
         run: folder of the run.
         start, stop: iterations done before, and when all are done.
         images_per_batch: for images per second.
+        evaluated: False if the evaluation of iteration `start` is to be made again.
+
+    Raises:
+        InputError: a file can't be written or is not the log of a training.
     """
 
-    def __init__(self, run: Path, start: int, stop: int, images_per_batch: int) -> None:
-        require("tensorboard", "train")
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._board = SummaryWriter(str(run), purge_step=start)
-        self._log = run / "log.jsonl"
-        lines = self._log.read_text().splitlines() if self._log.exists() else []
-        kept = [line for line in lines if _iteration_of(line) <= start]
-        self._log.write_text("".join(f"{line}\n" for line in kept))
+    def __init__(
+        self, run: Path, start: int, stop: int, images_per_batch: int, *, evaluated: bool = True
+    ) -> None:
+        self._log = run / LOG
+        cut_log(self._log, start, evaluated=evaluated)
+        self._board = EventFile(run, start)
         self._bar = tqdm(total=stop, initial=start, unit="it", dynamic_ncols=True)
         self._images_per_batch = images_per_batch
         self._speed = 0.0  # images per second
@@ -67,17 +73,16 @@ class ProgressLog:
 
     def values(self, iteration: int, values: Mapping[str, Any]) -> None:
         """Named numbers of one iteration; None is left out of TensorBoard."""
-        with self._log.open("a") as file:
-            file.write(json.dumps({"iteration": iteration, **values}) + "\n")
+        _append(self._log, json.dumps({"iteration": iteration, **values}) + "\n")
         for name, value in values.items():
             if value is not None:
-                self._board.add_scalar(name, value, iteration)
+                self._board.scalar(name, value, iteration)
+        self._board.flush()
 
     def pictures(self, iteration: int, name: str, pictures: Sequence[np.ndarray]) -> None:
         """Pictures, BGR uint8 [H, W, 3], under one name."""
         for number, picture in enumerate(pictures):
-            rgb = np.ascontiguousarray(picture[:, :, ::-1])
-            self._board.add_image(f"{name}/{number}", rgb, iteration, dataformats="HWC")
+            self._board.picture(f"{name}/{number}", picture, iteration)
 
     @contextmanager
     def pause_clock(self) -> Iterator[None]:
@@ -99,12 +104,67 @@ class ProgressLog:
         self._board.close()
 
 
-def _iteration_of(line: str) -> float:
-    """The iteration of a line of the log; infinity for one that was cut off."""
+def cut_log(path: Path, start: int, *, evaluated: bool = True) -> None:
+    """Remove from a log the iterations after `start`, which a run that goes on logs again.
+
+    A last line that was cut off goes too. What stays is not written anew.
+
+    Args:
+        evaluated: False removes also the evaluation of iteration `start`.
+
+    Raises:
+        InputError: it can't be read or written, or is not the log of a training.
+    """
     try:
-        return json.loads(line)["iteration"]
-    except ValueError:
-        return float("inf")
+        content = path.read_bytes()
+        *lines, rest = content.split(b"\n")
+        entries = [_entry(line) for line in lines]
+        rest = rest.strip(b"\0")  # left where a power cut came before the data
+        if None in entries or not (rest.startswith(b"{") or rest == b""):
+            number = entries.index(None) if None in entries else len(lines)
+            raise InputError(
+                f"line {number + 1} of {path} is not that of a training's log; move the file away."
+            )
+        size = 0
+        for line, entry in zip(lines, entries, strict=True):
+            assert entry is not None
+            if entry["iteration"] > start:
+                break
+            if entry["iteration"] == start and not (evaluated or "loss/total" in entry):
+                break
+            size += len(line) + 1
+        if size < len(content):
+            os.truncate(path, size)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"{path} can't be read and continued: {error.strerror}.") from None
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """The content of a line of the log; None if it is something else."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    known = isinstance(entry, dict) and type(entry.get("iteration")) is int
+    return entry if known else None
+
+
+def _append(path: Path, text: str) -> None:
+    """Append `text` whole or, if there is an error, nothing of it."""
+    data = text.encode()
+    try:
+        with path.open("ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                while data:
+                    data = data[file.write(data) :]
+            except BaseException:
+                file.truncate(size)
+                raise
+    except OSError as error:
+        raise InputError(f"{path} can't be written: {error.strerror}.") from None
 
 
 def _memory_gb() -> float | None:

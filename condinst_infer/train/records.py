@@ -10,7 +10,6 @@ import numpy as np
 from condinst_infer.config.model import Size
 from condinst_infer.datasets.coco import (
     Rle,
-    check_images,
     coco_library,
     read_instances,
     rle_from_segmentation,
@@ -18,7 +17,6 @@ from condinst_infer.datasets.coco import (
 )
 from condinst_infer.datasets.coco_panoptic import (
     PanopticImage,
-    check_png,
     id_map,
     read_panoptic,
     relabel,
@@ -100,7 +98,6 @@ def read_coco(annotations: str | Path, images: str | Path, *, keep_empty: bool =
             skipped["images without objects"] += 1
     if not records:
         raise InputError(f"{file} has no image to train on: {dict(skipped)}.")
-    check_images([records[0].path], file)
     names = tuple(str(category["name"]) for category in categories)
     return CocoData(tuple(records), names, tuple(label_of), skipped)
 
@@ -136,8 +133,6 @@ def read_coco_panoptic(annotations: str | Path, images: str | Path) -> CocoData:
         )
         path = Path(images) / image.file_name
         records.append(ImageRecord(path, image.size, objects, image))
-    check_images([records[0].path], truth.file)
-    check_png(truth.images[0])
     return CocoData(
         tuple(records),
         tuple(category.name for category in things),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,25 +11,28 @@ import torch
 
 from condinst_infer import __version__
 from condinst_infer.config.model import CondInstConfig, override, with_classes
-from condinst_infer.datasets.coco import check_images
-from condinst_infer.datasets.coco_panoptic import check_png, read_panoptic
-from condinst_infer.errors import ConfigError, InputError
+from condinst_infer.datasets.coco import read_json
+from condinst_infer.datasets.coco_panoptic import read_panoptic
+from condinst_infer.errors import CondInstError, ConfigError, InputError, TrainingError
 from condinst_infer.evaluation.average_precision import category_of_model, detect, read_truth, score
 from condinst_infer.evaluation.panoptic_quality import category_of_model as category_of_panoptic
 from condinst_infer.evaluation.panoptic_quality import evaluate_panoptic
 from condinst_infer.model.condinst import CondInst
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.runtimes.pytorch import TorchSession
-from condinst_infer.system.files import atomic_file
+from condinst_infer.system.outputs import check_not_input, write_json
 from condinst_infer.train.distributed import processes
+from condinst_infer.train.failures import machine_sentence
+from condinst_infer.train.image_check import check_image_sizes, check_training_images
 from condinst_infer.train.initialize import InitialModel, initial_model
-from condinst_infer.train.progress_log import ProgressLog
+from condinst_infer.train.progress_log import LOG, ProgressLog
 from condinst_infer.train.records import CocoData, read_coco, read_coco_panoptic
 from condinst_infer.train.resume import has_state
 from condinst_infer.train.settings import TrainConfig
 from condinst_infer.train.trainer import PICTURES, Evaluate, Trainer
 
 CONFIG = "config.json"  # in the run's folder
+OUTPUTS = (CONFIG, LOG, "model.safetensors", "best.safetensors")
 FREE_TO_CHANGE = ("workers", "log_every", "save_every", "keep_checkpoints", "eval_every")
 
 
@@ -49,6 +53,7 @@ def train(
     init: str | Path | None = None,
     resume: bool = False,
     device: str | None = None,
+    how_to_resume: str = "train(..., resume=True)",
 ) -> Path:
     """Train a model; gives the path of its weights, RUN/model.safetensors.
 
@@ -66,13 +71,42 @@ def train(
         init: weights to start with, see `initial_model`.
         resume: go on where the run in this folder stopped.
         device: "cpu", "cuda", or None for a GPU where there is one.
+        how_to_resume: what to do after an interruption, for messages.
 
     Raises:
-        InputError: data or folder can't be used.
+        InputError: data or folder can't be used; images are looked at before the first iteration.
         ConfigError: settings that don't fit, or other ones than those of the run to resume.
-        TrainingError: the loss became infinite.
+        TrainingError: the loss became infinite, or the machine failed.
+        KeyboardInterrupt: after SIGINT or SIGTERM.
+
+    What ends the training early leaves the state of its last whole iteration, and the text of the
+    error says so. Where that can't be written, or the process is killed, the newest state is two
+    minutes old at most.
     """
-    run = Path(run)
+    try:
+        return _train(config, settings, data, Path(run), val, init, resume, device, how_to_resume)
+    except CondInstError:
+        raise
+    except Exception as error:
+        sentence = machine_sentence(error)
+        if sentence is None:
+            raise
+        raise TrainingError(sentence) from None
+
+
+def _train(
+    config: CondInstConfig,
+    settings: TrainConfig,
+    data: DataPaths,
+    run: Path,
+    val: DataPaths | None,
+    init: str | Path | None,
+    resume: bool,
+    device: str | None,
+    how_to_resume: str,
+) -> Path:
+    """As `train`; errors of the machine before the first iteration are those of its libraries."""
+    _check_outputs(run, data, val, init)
     if config.is_panoptic:
         found = read_coco_panoptic(data.annotations, data.images)
     else:
@@ -80,8 +114,11 @@ def train(
     config = with_classes(config, found.class_names, found.category_ids)
     if config.is_panoptic:
         config = override(config, stuff_names=found.stuff_names, stuff_ids=found.stuff_ids)
+    looks = os.environ.get("RANK", "0") == "0"  # one process looks at the images, for all
+    if looks:
+        check_training_images(found, data.annotations)
     judge = _judge_panoptic if config.is_panoptic else _judge
-    evaluate = None if val is None else judge(val, config, settings)
+    evaluate = None if val is None else judge(val, config, settings, looks)
     with processes(device) as here:
         start = initial_model(config, init, seed=settings.seed)
         if here.first:
@@ -96,6 +133,7 @@ def train(
             here=here,
             evaluate=evaluate,
             resume=resume,
+            how_to_resume=how_to_resume,
         ).train()
     return run / "model.safetensors"
 
@@ -118,19 +156,22 @@ def _description(
     }
 
 
+def _check_outputs(
+    run: Path, data: DataPaths, val: DataPaths | None, init: str | Path | None
+) -> None:
+    """ConfigError if the run would write over what it reads."""
+    inputs = [data.annotations, *([] if val is None else [val.annotations])]
+    inputs += [] if init is None else [Path(init)]
+    for name in OUTPUTS:
+        check_not_input(run / name, inputs)
+
+
 def _prepare(run: Path, written: Mapping[str, Any], resume: bool) -> None:
     """Make the folder and its config.json, or check that the one there is the same."""
     path = run / CONFIG
     new = json.loads(json.dumps(written))
     if resume and has_state(run):
-        old = json.loads(path.read_text())
-        for part in ("model", "settings"):
-            for name in new[part]:
-                if name not in FREE_TO_CHANGE and old[part].get(name) != new[part][name]:
-                    raise ConfigError(
-                        f"{name} was {old[part].get(name)} in {path}, now it is {new[part][name]}; "
-                        "a run goes on with the settings it was started with."
-                    )
+        _check_settings(path, new)
         return
     if resume:
         raise InputError(f"{run} holds no run to resume; leave --resume out.")
@@ -138,8 +179,34 @@ def _prepare(run: Path, written: Mapping[str, Any], resume: bool) -> None:
         raise InputError(
             f"{run} holds a run already; go on with it by --resume, or choose another folder."
         )
-    with atomic_file(path) as part:
-        part.write_text(json.dumps(new, indent=2) + "\n")
+    write_json(path, new, indent=2)
+
+
+def _check_settings(path: Path, new: Mapping[str, Any]) -> None:
+    """ConfigError if the run whose config.json is `path` was started with other settings."""
+    old = read_json(path)
+    again = "a run goes on with the settings it was started with"
+    parts = ("model", "settings")
+    if not (isinstance(old, dict) and all(isinstance(old.get(part), dict) for part in parts)):
+        raise InputError(
+            f"{path} is not what a training writes: it has no objects model and settings. Put it "
+            "back, or start again in another folder."
+        )
+    for part in parts:
+        for name in new[part]:
+            if name in FREE_TO_CHANGE:
+                continue
+            if name not in old[part]:
+                versions = old.get("versions")
+                known = versions.get("condinst-infer") if isinstance(versions, dict) else None
+                raise ConfigError(
+                    f"{path} has no {name}: it was written by condinst-infer {known}, this is "
+                    f"{__version__}; {again}, by the same version."
+                )
+            if old[part][name] != new[part][name]:
+                raise ConfigError(
+                    f"{name} was {old[part][name]} in {path}, now it is {new[part][name]}; {again}."
+                )
 
 
 def _tell(start: InitialModel, data: CocoData, run: Path) -> None:
@@ -158,12 +225,14 @@ def _tell(start: InitialModel, data: CocoData, run: Path) -> None:
             print(f"  {line}")
 
 
-def _judge(val: DataPaths, config: CondInstConfig, settings: TrainConfig) -> Evaluate:
+def _judge(val: DataPaths, config: CondInstConfig, settings: TrainConfig, looks: bool) -> Evaluate:
     """Evaluates on all of `val`, and draws a few of its images."""
     truth = read_truth(val.annotations)
     category_of_model(config, truth)  # what does not fit is said before hours of training
     paths = [val.images / name for name in truth.images.values()]
-    check_images(paths[:1], val.annotations)
+    if looks:
+        sizes = [truth.sizes[id_] for id_ in truth.images]
+        check_image_sizes(list(zip(paths, sizes, strict=True)), val.annotations)
 
     def judge(model: CondInst, iteration: int, report: ProgressLog) -> dict[str, float | None]:
         pipeline = Pipeline(TorchSession(model))
@@ -181,13 +250,17 @@ def _judge(val: DataPaths, config: CondInstConfig, settings: TrainConfig) -> Eva
     return judge
 
 
-def _judge_panoptic(val: DataPaths, config: CondInstConfig, _settings: TrainConfig) -> Evaluate:
+def _judge_panoptic(
+    val: DataPaths, config: CondInstConfig, _settings: TrainConfig, looks: bool
+) -> Evaluate:
     """Evaluates a panoptic model on all of `val`, and draws a few images."""
     truth = read_panoptic(val.annotations)
     category_of_panoptic(config, truth)
     paths = [val.images / image.file_name for image in truth.images]
-    check_images(paths[:1], val.annotations)
-    check_png(truth.images[0])
+    if looks:
+        photographs = [(path, image.size) for path, image in zip(paths, truth.images, strict=True)]
+        pngs = [(image.png, image.size) for image in truth.images]
+        check_image_sizes([*photographs, *pngs], val.annotations)
 
     def judge(model: CondInst, iteration: int, report: ProgressLog) -> dict[str, float | None]:
         pipeline = Pipeline(TorchSession(model))

@@ -10,6 +10,7 @@ from pyarrow import parquet
 
 from condinst_infer.cli.shards import RUN, Shard, plan_shards, write_shard
 from condinst_infer.errors import ConfigError, InputError
+from tests.support.damage import DAMAGES, Damage
 
 
 def plan(folder: Path, names: str, size: int = 2, **settings: Any) -> tuple[list[Shard], ...]:
@@ -51,13 +52,26 @@ def test_shards_of_other_settings_are_refused(tmp_path: Path) -> None:
     assert (tmp_path / RUN).read_text() == text
 
 
-def test_shards_without_a_record_are_refused(tmp_path: Path) -> None:
+def damages_of_record() -> dict[str, Damage]:
+    contents = {
+        "no object": [],
+        "no keys": {},
+        "other settings": {"settings": [], "shards": []},
+        "other shards": {"settings": {"model": "m"}, "shards": 5},
+        "no names": {"settings": {"model": "m"}, "shards": [[5]]},
+    }
+
+    def writing(content: Any) -> Damage:
+        return lambda path: path.write_text(json.dumps(content))
+
+    missing: Damage = lambda path: path.unlink()  # noqa: E731 - one of many
+    return {**DAMAGES, "missing": missing, **{k: writing(v) for k, v in contents.items()}}
+
+
+@pytest.mark.parametrize("kind", damages_of_record())
+def test_shards_without_a_record_are_refused(kind: str, tmp_path: Path) -> None:
     plan(tmp_path, "ab")[1][0].path.write_text("")
-    for text in ("", "[]", "{}"):
-        (tmp_path / RUN).write_text(text)
-        with pytest.raises(InputError, match=r"no readable run\.json"):
-            plan(tmp_path, "ab")
-    (tmp_path / RUN).unlink()
+    damages_of_record()[kind](tmp_path / RUN)
     with pytest.raises(InputError, match=r"no readable run\.json"):
         plan(tmp_path, "ab")
 

@@ -12,6 +12,7 @@ from condinst_infer import checkpoint
 from condinst_infer.config.presets import preset
 from condinst_infer.errors import InputError
 from condinst_infer.train.augment import AugmentConfig, augment, augment_map
+from condinst_infer.train.image_check import check_training_images
 from condinst_infer.train.loader import Collate, Sample, TrainingImages
 from condinst_infer.train.records import owners_from_record, read_coco_panoptic
 from condinst_infer.train.run import DataPaths, train
@@ -215,11 +216,12 @@ def test_data_without_things_or_stuff_is_refused(
 
 
 def test_missing_photographs_and_pngs_are_named_before_training(data: DataPaths) -> None:
-    with pytest.raises(InputError, match="the image folder must be"):
-        read_coco_panoptic(data.annotations, data.images / "none")
+    elsewhere = read_coco_panoptic(data.annotations, data.images / "none")
+    with pytest.raises(InputError, match="5 of 10 images .* The image folder must be"):
+        check_training_images(elsewhere, data.annotations)
     (data.annotations.with_suffix("") / "ids 0.png").unlink()
-    with pytest.raises(InputError, match="ids 0.png does not exist"):
-        read_coco_panoptic(*data)
+    with pytest.raises(InputError, match=r"Do not exist: 1 \(.*/ids 0.png\)"):
+        check_training_images(read_coco_panoptic(*data), data.annotations)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -13,6 +13,7 @@ from condinst_infer.config.presets import preset
 from condinst_infer.errors import InputError
 from condinst_infer.results.crop import CroppedMask, boxes_from_crops
 from condinst_infer.train.augment import AugmentConfig, augment
+from condinst_infer.train.image_check import check_training_images
 from condinst_infer.train.loader import (
     Collate,
     Positions,
@@ -141,8 +142,8 @@ def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not JSON"):
         read_coco(tmp_path / "text.json", tmp_path)
     file = coco_file(tmp_path, {"segmentation": polygon_from_box(5, 4, 10, 8)})
-    with pytest.raises(InputError, match="the image folder must be"):
-        read_coco(file, tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="The image folder must be"):
+        check_training_images(read_coco(file, tmp_path / "elsewhere"), file)
 
 
 def scene() -> tuple[np.ndarray, list[CroppedMask]]:
