@@ -171,7 +171,7 @@ def test_int8_files_find_the_same_in_both_runtimes(network: tuple[CondInst, str,
 
 @pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize(
-    "precision", ["fp32", "int8", pytest.param("fp16", marks=pytest.mark.slow)]
+    "precision", ["fp32", "int8", pytest.param("fp16", marks=pytest.mark.long)]
 )
 def test_nvidias_parser_and_builder_take_it(
     precision: str, network: tuple[CondInst, str, Path]
