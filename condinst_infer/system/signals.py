@@ -15,7 +15,7 @@ from condinst_infer.system.outputs import discard_unfinished
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
 # `timeout` and SLURM send SIGTERM to a process and then to its group: two of one event
-SAME_EVENT_S = 1.0
+SAME_EVENT_S = 0.2
 _noted_at = -math.inf  # when `stop_signals` took a signal
 
 
@@ -65,9 +65,9 @@ def stop_signals(stop: Callable[[], None] = lambda: None) -> Iterator[list[int]]
 def interruptible() -> Iterator[None]:
     """Let signals end a command: the first raises `Interrupted`, the second ends the process.
 
-    The second, more than a second later, does so at once, also while a library computes: a thread
-    waits for it. What this process has not finished writing is removed, and its children are
-    killed.
+    The second, unless it comes within `SAME_EVENT_S`, does so at once, also while a library
+    computes: a thread waits for it. What this process has not finished writing is removed, and its
+    children are killed.
     """
     global _noted_at
     _noted_at = -math.inf

@@ -16,6 +16,7 @@ from pycocotools import mask as coco_mask
 
 from condinst_infer.cli.sources import media
 from condinst_infer.errors import InputError
+from condinst_infer.system.signals import SAME_EVENT_S
 from condinst_infer.video.writer import Recorder, video_recorder
 from tests.support.command_line import Run, assert_refused
 from tests.support.video_files import (
@@ -224,6 +225,7 @@ def test_a_second_interrupt_leaves_nothing(
 ) -> None:
     def interrupted(self: Recorder, image: np.ndarray, place: int) -> None:
         signal.raise_signal(signal.SIGINT)
+        time.sleep(2 * SAME_EVENT_S)
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Recorder, "write", interrupted)

@@ -104,7 +104,7 @@ def test_the_iteration_is_finished_and_saved(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("gap", [0.001, pytest.param(0.2, marks=pytest.mark.long)])
+@pytest.mark.parametrize("gap", [0.001, pytest.param(0.1, marks=pytest.mark.long)])
 def test_two_signals_of_one_event_are_one(gap: float, data: DataPaths, tmp_path: Path) -> None:
     """`timeout` and SLURM send SIGTERM to a process and then to its whole group."""
     run = tmp_path / "run"
