@@ -160,6 +160,7 @@ def test_an_error_saves_the_last_whole_iteration(
     assert says in text
     assert text.endswith(f"The state after iteration {done} of 6 is saved; go on with: COMMAND")
     assert last_state(run)["iteration"] == done
+    assert (run / "log.jsonl").read_bytes().endswith(b"}\n")
     train(small_config(), small_settings(**SETTINGS), data, run, resume=True)
     if place is in_log:  # the line that did not fit is all that is missing
         content = (run / "log.jsonl").read_text().splitlines()
@@ -300,6 +301,7 @@ def test_an_evaluation_that_was_interrupted_is_made_again(
     assert "The state after iteration 1 of 2 is saved" in str(caught.value)
     if isinstance(caught.value, Interrupted):
         assert caught.value.exit_status == 143
+        assert "mask/AP" not in (run / "log.jsonl").read_text()  # it was not finished either
     train(small_config(), settings, data, run, val=data, resume=True)
     for name in ("model.safetensors", "best.safetensors"):
         assert (run / name).read_bytes() == (judged / name).read_bytes()

@@ -59,6 +59,12 @@ def write_other_model(path: Path) -> None:
     torch.save(state, path)
 
 
+def write_other_shape(path: Path) -> None:
+    state = torch.load(path, weights_only=True)
+    state["model"] |= {"fcos.class_logits.bias": torch.zeros(5)}
+    torch.save(state, path)
+
+
 def write_other_optimizer(path: Path) -> None:
     model = checkpoint.load(path.parents[1] / "model.safetensors")
     state = torch.load(path, weights_only=True)
@@ -76,6 +82,7 @@ STATE_DAMAGES: dict[str, Damage] = {
     "a tensor": lambda path: torch.save(torch.zeros(3), path),
     "other keys": lambda path: torch.save({"model": {}}, path),
     "other model": write_other_model,
+    "other shape": write_other_shape,
     "other optimizer": write_other_optimizer,
     "other version": write_other_version,
 }
