@@ -6,8 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,7 @@ from condinst_infer.system.outputs import (
     write_link,
     write_text,
 )
+from tests.support.permissions import under_permissions
 
 OLD, NEW = "what was there before", "what is written"
 Write = Callable[[Path], object]
@@ -293,26 +293,21 @@ def test_a_link_replaces_a_link_only(tmp_path: Path) -> None:
         write_link(tmp_path / "folder", "one")
 
 
-@contextmanager
-def without_permission(folder: Path) -> Iterator[None]:
-    folder.chmod(0o500)
-    try:
-        yield
-    finally:
-        folder.chmod(0o700)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_what_may_not_be_written_is_known_before(tmp_path: Path) -> None:
-    for kind in ("file", "text", "folder"):
-        with without_permission(tmp_path), pytest.raises(InputError, match="Permission denied"):
-            check_place(tmp_path / "below" / "a", kind)
-    old = tmp_path / "old"
+    folder, old = tmp_path / "closed", tmp_path / "old"
+    folder.mkdir(0o500)
     old.write_text(OLD)
     old.chmod(0o400)
-    for attempt in (whole, lambda path: check_place(path, "file")):
-        with pytest.raises(InputError, match="Permission denied"):
-            attempt(old)
+
+    def attempts() -> None:
+        for kind in ("file", "text", "folder"):
+            with pytest.raises(InputError, match="Permission denied"):
+                check_place(folder / "below" / "a", kind)
+        for attempt in (whole, lambda path: check_place(path, "file")):
+            with pytest.raises(InputError, match="Permission denied"):
+                attempt(old)
+
+    under_permissions(attempts)
     assert old.read_text() == OLD
 
 
