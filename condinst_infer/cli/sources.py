@@ -1,12 +1,22 @@
 """Sources of `condinst predict`: images, folders, patterns, videos, cameras and URLs."""
 
+import os
 import re
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from condinst_infer.errors import InputError
 from condinst_infer.processing.preprocess import IMAGE_SUFFIXES
+from condinst_infer.system.paths import (
+    Unreadable,
+    is_folder,
+    is_open_pipe,
+    real_path,
+    shown,
+    status_of,
+)
 
 
 class ImageFile(NamedTuple):
@@ -28,21 +38,33 @@ class VideoSource(NamedTuple):
         return Path(self.source)
 
 
-def media(sources: Sequence[str], output: Path) -> tuple[list[ImageFile], list[VideoSource]]:
+class Media(NamedTuple):
+    """All that the sources of a command name."""
+
+    images: list[ImageFile]
+    videos: list[VideoSource]
+    problems: list[Unreadable]  # folders that can't be read
+
+
+def media(sources: Sequence[str], output: Path) -> Media:
     """Images and videos that `sources` name, as in `image_files`; also cameras and URLs."""
-    if all(Path(s).suffix.lower() in IMAGE_SUFFIXES and not Path(s).is_dir() for s in sources):
-        return image_files(sources, output), []
+    problems: list[Unreadable] = []
+    if all(Path(s).suffix.lower() in IMAGE_SUFFIXES and not _is_folder(s) for s in sources):
+        return Media(image_files(sources, output, problems=problems), [], problems)
     from condinst_infer.video.sources import VIDEO_SUFFIXES, is_live
 
     streams = dict.fromkeys(source for source in sources if is_live(source))
     suffixes = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
-    files = image_files([s for s in sources if s not in streams], output, suffixes)
-    videos = [file for file in files if file.path.suffix.lower() in VIDEO_SUFFIXES]
-    return (
-        [file for file in files if file not in videos],
-        [VideoSource(str(path), name) for path, name in videos]
-        + [VideoSource(source, _stream_name(source)) for source in streams],
-    )
+    named = [source for source in sources if source not in streams]
+    images: list[ImageFile] = []
+    videos: list[VideoSource] = []
+    for file in image_files(named, output, suffixes, problems=problems):
+        if file.path.suffix.lower() in VIDEO_SUFFIXES:
+            videos.append(VideoSource(str(file.path), file.name))
+        else:
+            images.append(file)
+    videos += [VideoSource(source, _stream_name(source)) for source in streams]
+    return Media(images, videos, problems)
 
 
 def _stream_name(source: str) -> Path:
@@ -54,49 +76,108 @@ def _stream_name(source: str) -> Path:
 
 
 def image_files(
-    sources: Sequence[str], output: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES
+    sources: Sequence[str],
+    output: Path,
+    suffixes: Sequence[str] = IMAGE_SUFFIXES,
+    *,
+    problems: list[Unreadable] | None = None,
 ) -> list[ImageFile]:
     """The images that files, folders and glob patterns name, each once.
 
     A folder gives all files below it that end in one of `suffixes`, sorted. What lies
     in `output` is left out of folders and patterns, so that a second run does not read what the
-    first one drew. A manifest, a .txt file with a path per line, gives the files it names; paths
-    are relative to its folder. A name that exists nowhere stays in the list: reading it says what
-    is wrong.
+    first one drew. A list, a .txt file or an open pipe with a path per line, gives the files it
+    names; paths are relative to its folder. A name that exists nowhere stays: reading it says
+    what is wrong.
+
+    Args:
+        problems: folders that can't be read come to its end; None makes the first an error.
 
     Raises:
-        InputError: a folder, a pattern or a manifest without images.
+        InputError: a folder, a pattern or a list without images.
     """
-    found: dict[Path, ImageFile] = {}
+    found: dict[str, ImageFile] = {}
+    real_paths, unreadable = _RealPaths(), list[Unreadable]()
     for source in sources:
-        for file in _expand(source, output.resolve(), suffixes):
-            found.setdefault(file.path.resolve(), file)
+        for file in _expand(source, real_path(output), suffixes, unreadable, real_paths):
+            found.setdefault(real_paths.of(file.path), file)
+    if problems is None and unreadable:
+        raise InputError(unreadable[0].error)
+    if problems is not None:
+        problems += unreadable
     return list(found.values())
 
 
-def _expand(source: str, output: Path, suffixes: Sequence[str]) -> list[ImageFile]:
+def _expand(
+    source: str,
+    output: Path,
+    suffixes: Sequence[str],
+    problems: list[Unreadable],
+    real_paths: "_RealPaths",
+) -> list[ImageFile]:
     path = Path(source)
-    if path.suffix.lower() != ".txt" and path.is_file():
+    try:
+        status = status_of(path)
+    except InputError:  # reading it says why, and other sources are done
         return [ImageFile(path, Path(path.name))]
-    from condinst_infer.processing.image_files import files_below, files_that_match, is_pattern
+    is_list = is_open_pipe(source)
+    if status is not None and stat.S_ISREG(status.st_mode):
+        is_list = path.suffix.lower() == ".txt"
+        if not is_list:
+            return [ImageFile(path, Path(path.name))]
+    from condinst_infer.processing import image_files as files
 
-    if path.is_dir():
-        files = [ImageFile(p, p.relative_to(path)) for p in files_below(path, suffixes)]
-        if output == path.resolve():
-            return files
+    known = len(problems)
+    if is_list:
+        return [ImageFile(path, Path(path.name)) for path in files.paths_in_list(source)]
+    if status is not None and stat.S_ISDIR(status.st_mode):
+        below = files.files_below(path, suffixes, problems)
+        found = [ImageFile(p, p.relative_to(path)) for p in below]
+        if output == real_path(path):
+            return found
         what = f"images ({', '.join(suffixes)}) in the folder"
-    elif path.suffix.lower() == ".txt" and path.is_file():
-        lines = map(str.strip, path.read_text(errors="surrogateescape").splitlines())
-        named = [ImageFile(path.parent / line, Path(Path(line).name)) for line in lines if line]
-        if not named:
-            raise InputError(f"there is no path in {source}.")
-        return named
-    elif is_pattern(source):
-        files = [ImageFile(p, Path(p.name)) for p in files_that_match(source)]
+    elif status is None and files.is_pattern(source):
+        found = [ImageFile(p, Path(p.name)) for p in files.files_that_match(source, problems)]
         what = "files that match"
     else:
         return [ImageFile(path, Path(path.name))]
-    files = [file for file in files if output not in file.path.resolve().parents]
-    if not files:
-        raise InputError(f"there are no {what} {source}.")
-    return files
+    found = [file for file in found if not real_paths.is_below(file.path, output)]
+    if not found:
+        reason = f"there are no {what} {shown(source)}."
+        raise InputError(problems[-1].error if len(problems) > known else reason)
+    return found
+
+
+class _RealPaths:
+    """Paths without links; that of each folder is looked up once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, str] = {}
+
+    def of(self, path: Path) -> str:
+        """`path`, absolute and without links."""
+        try:
+            if path.is_symlink():
+                return str(real_path(path))
+        except (OSError, ValueError):
+            return str(path)
+        return os.path.join(self._of_folder(path), path.name)
+
+    def is_below(self, path: Path, folder: Path) -> bool:
+        """True if `path` lies in `folder` or below it."""
+        start = os.path.join(folder, "")
+        return self.of(path).startswith(start)
+
+    def _of_folder(self, path: Path) -> str:
+        folder = os.path.dirname(path)
+        if folder not in self._folders:
+            self._folders[folder] = str(real_path(folder))
+        return self._folders[folder]
+
+
+def _is_folder(source: str) -> bool:
+    """True for a folder; what can't be looked at is none."""
+    try:
+        return is_folder(source)
+    except InputError:
+        return False

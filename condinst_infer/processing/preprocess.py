@@ -14,6 +14,7 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 from condinst_infer.config.model import MAX_PIXELS, InputConfig, Size
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.processing.geometry import placement
+from condinst_infer.system.paths import is_folder, open_file, shown
 
 
 class DeviceImage(Protocol):
@@ -124,18 +125,12 @@ def _image_from_path(name: str, max_pixels: int) -> np.ndarray:
     """`read_image` of the file `name`."""
     if "://" in name:
         raise InputError(f"{name} is a URL; download it and give the file.")
-    try:
-        with Path(name).open("rb") as file:
-            return image_from_file(file, name, max_pixels=max_pixels)
-    except FileNotFoundError:
-        raise InputError(f"{name} does not exist.") from None
-    except IsADirectoryError:
+    if is_folder(name):
         raise InputError(
-            f"{name} is a folder; give an image file, or the folder to Pipeline.map."
-        ) from None
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{name!r} can't be opened: {reason}.") from None
+            f"{shown(name)} is a folder; give an image file, or the folder to Pipeline.map."
+        )
+    with open_file(name) as file:
+        return image_from_file(file, shown(name), max_pixels=max_pixels)
 
 
 def image_from_file(file: BinaryIO, name: str, *, max_pixels: int) -> np.ndarray:

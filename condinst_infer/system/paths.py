@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from condinst_infer.errors import CondInstError, InputError
 
@@ -20,7 +20,7 @@ StrPath = str | os.PathLike[str]
 Error = type[CondInstError]
 
 MAX_PIPED_BYTES = 1 << 30
-SHOWN = 160  # characters of a name in a message
+SHOWN = 300  # characters of a name in a message
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR)
 _OPEN_PIPE = re.compile(r"/dev/stdin|(?:/dev/fd|/proc/self/fd)/[0-9]{1,9}")
 _KINDS = (
@@ -83,13 +83,12 @@ def status_of(path: StrPath, error: Error = InputError) -> os.stat_result | None
             raise
 
 
-def resolved(path: StrPath, error: Error = InputError) -> Path:
-    """`path` without links; `error` for a loop of links or what can't be a name."""
-    with reading(path, error):
-        try:
-            return Path(os.path.realpath(path))
-        except RuntimeError:  # a loop of links
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+def real_path(path: StrPath) -> Path:
+    """`path`, absolute and without links; a loop of links and what is no name stay as they are."""
+    try:
+        return Path(os.path.realpath(path))
+    except (OSError, ValueError):
+        return Path.cwd() / path
 
 
 def is_open_pipe(path: StrPath) -> bool:
@@ -126,17 +125,28 @@ def open_file(path: StrPath, error: Error = InputError) -> Iterator[BinaryIO]:
     """
     with reading(path, error):
         # a FIFO opens at once with O_NONBLOCK, which regular files don't know
-        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | os.O_CLOEXEC)
-        with os.fdopen(number, "rb") as file:
-            kind = kind_of(os.fstat(number).st_mode)
-            if kind is not None:
-                raise error(f"{shown(path)} is {kind}, not a file.")
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | os.O_CLOEXEC
+        file = open(path, "rb", opener=lambda name, _: _open_regular(name, flags, error))  # noqa: PTH123, SIM115
+    with file:
+        try:
             yield file
+        except OSError as problem:
+            raise _unreadable(path, problem, error) from None
+
+
+def _open_regular(path: str, flags: int, error: Error) -> int:
+    """The number of the open file; `error` if it is none."""
+    number = os.open(path, flags)
+    kind = kind_of(os.fstat(number).st_mode)
+    if kind is None:
+        return number
+    os.close(number)
+    raise error(f"{shown(path)} is {kind}, not a file.")
 
 
 def read_bytes(path: StrPath, error: Error = InputError, *, max_bytes: int | None = None) -> bytes:
     """The content of a regular file; `error` if it can't be read or is longer than `max_bytes`."""
-    with open_file(path, error) as file:
+    with open_file(path, error) as file, reading(path, error):
         return _content(file, path, error, max_bytes)
 
 
@@ -168,14 +178,7 @@ def reading(path: StrPath, error: Error = InputError) -> Iterator[None]:
     try:
         yield
     except OSError as problem:
-        if problem.errno in _NOT_THERE:
-            raise error(f"{shown(path)} does not exist.") from None
-        if problem.errno == errno.EISDIR:  # Windows has EACCES
-            raise error(f"{shown(path)} is a folder, not a file.") from None
-        if problem.errno == errno.ENXIO:
-            raise error(f"{shown(path)} is a socket, not a file.") from None
-        reason = problem.strerror or str(problem).rstrip(".")
-        raise error(f"{shown(path)} can't be read: {reason}.") from None
+        raise _unreadable(path, problem, error) from None
     except MemoryError:
         raise error(f"{shown(path)} needs more memory than there is.") from None
     except ValueError as problem:
@@ -184,32 +187,59 @@ def reading(path: StrPath, error: Error = InputError) -> Iterator[None]:
         raise error(f"{shown(path)} can't be the name of a file.") from None
 
 
-def files_below(folder: Path, is_wanted: Callable[[str], bool], problems: list[str]) -> list[Path]:
+def _unreadable(path: StrPath, problem: OSError, error: Error) -> CondInstError:
+    """The error for a file that the system refused to read."""
+    if problem.errno in _NOT_THERE:
+        return error(f"{shown(path)} does not exist.")
+    if problem.errno == errno.EISDIR:  # Windows has EACCES
+        return error(f"{shown(path)} is a folder, not a file.")
+    if problem.errno == errno.ENXIO:
+        return error(f"{shown(path)} is a socket, not a file.")
+    reason = problem.strerror or str(problem).rstrip(".")
+    return error(f"{shown(path)} can't be read: {reason}.")
+
+
+class Unreadable(NamedTuple):
+    """A folder that could not be listed."""
+
+    path: str
+    error: str  # a sentence
+
+
+def files_below(
+    folder: StrPath, is_wanted: Callable[[str], bool], problems: list[Unreadable]
+) -> list[Path]:
     """All regular files below `folder` whose name is wanted, sorted.
 
-    Linked files are taken; linked folders are not entered.
+    Linked files are taken; linked folders are not entered. No recursion: folders may be nested as
+    deep as the system allows.
 
     Args:
-        problems: a sentence for each folder that can't be read comes to its end.
+        problems: folders that can't be read come to its end.
     """
     found: list[Path] = []
-    folders = [str(folder)]
-    while folders:  # no recursion: folders may be nested as deep as the system allows
-        below = folders.pop()
-        try:
-            with os.scandir(below) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-                    elif is_wanted(entry.name) and _is_regular(entry):
-                        found.append(Path(entry.path))
-        except OSError as error:
-            problems.append(f"the folder {shown(below)} can't be read: {error.strerror}.")
+    folders = [os.fspath(folder)]
+    while folders:
+        for entry in entries_of(folders.pop(), problems):
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+            elif is_wanted(entry.name) and is_regular(entry):
+                found.append(Path(entry.path))
     return sorted(found)
 
 
-def _is_regular(entry: "os.DirEntry[str]") -> bool:
-    """True for a file, also behind links; a loop of links or a closed folder holds none."""
+def entries_of(folder: str, problems: list[Unreadable]) -> "list[os.DirEntry[str]]":
+    """What lies in a folder; none, and a problem, if it can't be read."""
+    try:
+        with reading(folder or "."), os.scandir(folder or ".") as entries:
+            return list(entries)
+    except InputError as error:
+        problems.append(Unreadable(folder, f"the folder {error}"))
+        return []
+
+
+def is_regular(entry: "os.DirEntry[str]") -> bool:
+    """True for a file, also behind links; a loop of links is none."""
     try:
         return entry.is_file()
     except OSError:

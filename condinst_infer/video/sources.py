@@ -19,6 +19,14 @@ from condinst_infer.config.validation import check_whole
 from condinst_infer.errors import InputError
 from condinst_infer.processing.image_files import files_below
 from condinst_infer.processing.preprocess import IMAGE_SUFFIXES, check_size, read_image
+from condinst_infer.system.paths import (
+    Unreadable,
+    check_readable_file,
+    check_utf8_name,
+    exists,
+    is_folder,
+    shown,
+)
 
 VIDEO_SUFFIXES = (
     *(".avi", ".flv", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4"),
@@ -32,6 +40,7 @@ PATIENCE = 100  # frames in a row that can't be decoded, where it is unknown how
 FALLBACK_FPS = 25.0  # of sources that don't say; RTSP often says 90000, its clock
 
 _CAMERA = r"(?:camera:)?([0-9]{1,4})"
+_DEVICE = re.compile(r"/dev/video[0-9]+")  # a camera, on Linux
 _log = logging.getLogger(__name__)
 
 StreamSource = int | str | os.PathLike[str]
@@ -63,11 +72,16 @@ class Folder:
 
     def __init__(self, path: Path, max_pixels: int) -> None:
         self.name, self._max_pixels = str(path), max_pixels
-        self._files = files_below(path, IMAGE_SUFFIXES)
+        problems: list[Unreadable] = []
+        self._files = files_below(path, IMAGE_SUFFIXES, problems)
+        if problems and not self._files:
+            raise InputError(problems[0].error)
+        for problem in problems:
+            _log.warning("%s", problem.error)
         if not self._files:
             raise InputError(f"there are no images ({', '.join(IMAGE_SUFFIXES)}) in {path}.")
         self.count = len(self._files)
-        self.index, self.broken = -1, 0
+        self.index, self.broken = -1, len(problems)
         self.stopped = threading.Event()
 
     def grab(self) -> bool:
@@ -237,23 +251,31 @@ def open_source(source: Any, *, reconnect: int, max_pixels: int) -> Source:
         )
     if not isinstance(source, int):
         source = os.fspath(source)
-        path = Path(source)
-        if path.is_dir():
-            return Folder(path, max_pixels)
+        if "://" not in source and is_folder(source):
+            return Folder(Path(source), max_pixels)
         camera = re.fullmatch(_CAMERA, source)
-        if camera and not path.exists():
+        if camera and not exists(source):
             source = int(camera[1])
-        elif "://" not in source and not path.exists():
-            raise InputError(f"{source} does not exist.")
+        else:
+            _check_name(source)
     name = display_name(source)
     return Capture(source, name, reconnect=reconnect, max_pixels=max_pixels)
+
+
+def _check_name(source: str) -> None:
+    """InputError for a file that OpenCV can't open, would wait for, or would crash on."""
+    check_utf8_name(source, "OpenCV's video reader")  # OpenCV 5 ends the process
+    if "\0" in source:
+        raise InputError(f"{shown(source)} can't be the name of a file or of a stream.")
+    if "://" not in source and not _DEVICE.fullmatch(source):
+        check_readable_file(source)
 
 
 def is_live(source: str) -> bool:
     """True if `source` names a camera or a URL, not a file; images are not read from URLs."""
     if "://" in source:
         return Path(urlsplit(source).path).suffix.lower() not in IMAGE_SUFFIXES
-    return re.fullmatch(_CAMERA, source) is not None and not Path(source).exists()
+    return re.fullmatch(_CAMERA, source) is not None and not exists(source)
 
 
 def display_name(source: int | str) -> str:

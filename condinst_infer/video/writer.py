@@ -9,6 +9,7 @@ import numpy as np
 
 from condinst_infer.errors import InputError
 from condinst_infer.system.outputs import atomic_file
+from condinst_infer.system.paths import check_utf8_name
 
 CODEC = "mp4v"  # MPEG-4 part 2: what every build of OpenCV can write
 
@@ -59,6 +60,7 @@ class Recorder:
 
     def _open(self, image: np.ndarray) -> None:
         height, width = image.shape[:2]
+        check_utf8_name(self._part, "OpenCV's video writer")  # OpenCV 5 ends the process
         code = cv2.VideoWriter.fourcc(*CODEC)
         if not self._writer.open(str(self._part), code, self._fps, (width, height)):
             raise InputError(
