@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from argparse import ArgumentParser, BooleanOptionalAction
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -23,11 +24,12 @@ from condinst_infer.cli.predict_images import (
     predict_images,
     predictor_for,
 )
-from condinst_infer.cli.sources import ImageFile, VideoSource, media
+from condinst_infer.cli.sources import Media, media
 from condinst_infer.config.model import MAX_PIXELS, RECONNECT
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.pipeline import load
 from condinst_infer.processing.options import classes_from_text
+from condinst_infer.system.row_file import RowFile
 
 
 @dataclass
@@ -194,8 +196,7 @@ def run(options: PredictOptions) -> int:
 
         return predict_ray(options)
     start = time.perf_counter()
-    images, videos = media(options.source, options.output)
-    report = predict_media(images, videos, options)
+    report = predict_media(media(options.source, options.output), options)
     report.seconds = round(time.perf_counter() - start, 3)
     if options.json:
         print(json.dumps(asdict(report)))
@@ -204,14 +205,13 @@ def run(options: PredictOptions) -> int:
     return report.exit_status()
 
 
-def predict_media(
-    images: list[ImageFile], videos: list[VideoSource], options: PredictOptions
-) -> PredictReport:
+def predict_media(sources: Media, options: PredictOptions) -> PredictReport:
     """Write results of images, then of videos; what can't be read is printed on stderr.
 
     Raises:
         InputError: nothing could be read.
     """
+    images, videos, problems = sources
     if videos and options.result_format not in ("coco", "none"):
         raise ConfigError(
             f"videos take --format coco or none, not {options.format}; {videos[0].source} is one."
@@ -223,17 +223,23 @@ def predict_media(
 
         video_jobs = jobs_from_sources(videos, options)
     report, unopened = PredictReport(), []
-    count = len(images) + len(videos)
+    for problem in problems:
+        report.failed.append({"file": problem.path, "error": problem.error})
+        print(f"condinst: {problem.error}", file=sys.stderr)
+    count = len(images) + len(videos) + len(problems)
     workers = options.workers_for(MAX_WORKERS if videos else len(jobs))
-    with load(
-        options.model,
-        **options.for_load(),
-        workers=workers,
-        max_pixels=options.max_pixels,
-        max_batch=options.batch,
-    ) as pipeline:
+    with (
+        load(
+            options.model,
+            **options.for_load(),
+            workers=workers,
+            max_pixels=options.max_pixels,
+            max_batch=options.batch,
+        ) as pipeline,
+        closing(RowFile(options.output)) as rows,
+    ):
         predictor = predictor_for(pipeline, options)
-        done = ImagesDone(report.images, failed=report.failed)
+        done = ImagesDone(rows, report.images, failed=report.failed)
         try:
             predict_images(
                 predictor,

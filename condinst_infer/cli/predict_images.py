@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from condinst_infer.pipeline import Pipeline
 from condinst_infer.processing.preprocess import read_image
 from condinst_infer.results.draw import write_image
 from condinst_infer.system.ordered_map import run_over_images
-from condinst_infer.system.outputs import write_json
+from condinst_infer.system.row_file import ROWS, RowFile, write_with_rows
 
 if TYPE_CHECKING:
     from condinst_infer.results.instances import Instances
@@ -123,12 +123,12 @@ class ImagePredictor:
         return ImageOutcome(_report_on_image(job, result.image_size, counts, result), rows)
 
     def write_all(
-        self, output: Path, reports: list[dict[str, Any]], rows: list[dict[str, Any]]
+        self, output: Path, reports: list[dict[str, Any]], rows: Iterable[dict[str, Any]]
     ) -> Path | None:
         """Write the file about all images, and return its path; None where there is none."""
         if self._format == "coco":
             path = output / self.coco_name
-            write_json(path, self.coco(reports, rows))
+            write_with_rows(path, self.coco(reports), rows)
             return path
         if self._format in ("coco-dataset", "yolo"):
             from condinst_infer.cli.predict_labels import write_data_set
@@ -136,9 +136,9 @@ class ImagePredictor:
             return write_data_set(output, self._format, self.pipeline.config, reports, rows)
         return None
 
-    def coco(self, reports: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Any:
-        """The content of the COCO file: `rows` of all images."""
-        return rows
+    def coco(self, reports: list[dict[str, Any]]) -> Any:
+        """The content of the COCO file, with `ROWS` in the place of those of all images."""
+        return ROWS
 
 
 class PanopticPredictor(ImagePredictor):
@@ -163,7 +163,7 @@ class PanopticPredictor(ImagePredictor):
         report = _report_on_image(job, result.id_map.shape, counts, result)
         return ImageOutcome(report, [result.to_coco(job.image_id, name)])
 
-    def coco(self, reports: list[dict[str, Any]], rows: list[dict[str, Any]]) -> Any:
+    def coco(self, reports: list[dict[str, Any]]) -> Any:
         """The content of a COCO panoptic file: images, annotations and categories."""
         config = self.pipeline.config
         kinds = (
@@ -180,7 +180,7 @@ class PanopticPredictor(ImagePredictor):
                 }
                 for report in reports
             ],
-            "annotations": rows,
+            "annotations": ROWS,
             "categories": [
                 {"id": id_, "name": name, "isthing": thing}
                 for ids, names, thing in kinds
@@ -203,8 +203,8 @@ def predictor_for(pipeline: Pipeline, options: PredictOptions) -> ImagePredictor
 class ImagesDone:
     """Results of the images so far, also where an error or a signal ends the work early."""
 
+    rows: RowFile  # of the COCO file
     reports: list[dict[str, Any]] = field(default_factory=list)
-    rows: list[dict[str, Any]] = field(default_factory=list)  # of the COCO file
     failed: list[dict[str, str]] = field(default_factory=list)
     signal: int | None = None  # that ended the work
 
@@ -234,7 +234,7 @@ def predict_images(
         for report, its_rows in outcomes:
             if "error" not in report:
                 done.reports.append(report)
-                done.rows += its_rows
+                done.rows.add(its_rows)
                 if tell_results:
                     tqdm.write(_line(report))
             else:

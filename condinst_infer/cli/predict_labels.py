@@ -2,14 +2,15 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from condinst_infer.config.model import CondInstConfig
 from condinst_infer.results.formats import coco_dataset, is_one_ring, yolo_data_yaml
 from condinst_infer.results.instances import Instances
-from condinst_infer.system.outputs import write_json, write_text
+from condinst_infer.system.outputs import write_text
+from condinst_infer.system.row_file import ROWS, write_with_rows
 
 SUFFIXES = {"yolo": ".txt", "labelme": ".json"}  # of the file of one image
 COCO_DATASET = "annotations.json"
@@ -44,7 +45,7 @@ def write_data_set(
     format_: str,
     config: CondInstConfig,
     reports: Sequence[dict[str, Any]],
-    annotations: Sequence[dict[str, Any]],
+    annotations: Iterable[dict[str, Any]],
 ) -> Path:
     """Write the file that describes all images, and return its path.
 
@@ -69,5 +70,7 @@ def write_data_set(
         for report in reports
     ]
     path = output / COCO_DATASET
-    write_json(path, coco_dataset(images, annotations, config.class_names, config.category_ids))
+    content = coco_dataset(images, [], config.class_names, config.category_ids)
+    numbered = ({"id": k, **row} for k, row in enumerate(annotations, 1))
+    write_with_rows(path, content | {"annotations": ROWS}, numbered)
     return path

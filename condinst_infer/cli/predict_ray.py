@@ -33,6 +33,7 @@ from condinst_infer.errors import (
 )
 from condinst_infer.pipeline import load
 from condinst_infer.system.ordered_map import groups, in_order
+from condinst_infer.system.paths import exists
 from condinst_infer.system.progress import progress_bar
 from condinst_infer.system.signals import stop_signals
 
@@ -64,7 +65,7 @@ def predict_ray(options: PredictOptions) -> int:
     """
     for module in ("pyarrow", "pandas", "ray.data"):
         require(module, "ray")
-    images, videos = media(options.source, options.output)
+    images, videos, problems = media(options.source, options.output)
     if videos:
         raise ConfigError(f"--ray takes images; {videos[0].source} is a video or a stream.")
     start = time.perf_counter()
@@ -76,14 +77,16 @@ def predict_ray(options: PredictOptions) -> int:
     report: dict[str, Any] = {
         "images": 0,
         (PanopticPredictor if options.panoptic else ImagePredictor).noun: 0,
-        "failed": [],
+        "failed": [{"file": problem.path, "error": problem.error} for problem in problems],
         "before": sum(len(shard.files) for shard in done),
         "shards": len(done),
         "signal": None,  # that interrupted the work
     }
+    for problem in problems:
+        print(f"condinst: {problem.error}", file=sys.stderr)
     if todo:
         _predict_shards(options, sha256, todo, report)
-        report["shards"] += sum(shard.path.exists() for shard in todo)
+        report["shards"] += sum(exists(shard.path) for shard in todo)
     failed = report["failed"]
     if failed and not report["images"] and not done and report["signal"] is None:
         raise InputError(failed[0]["error"] if len(failed) == 1 else "no image could be read.")

@@ -18,6 +18,7 @@ from condinst_infer.cli.predict_images import ImagePredictor, result_paths
 from condinst_infer.cli.sources import VideoSource
 from condinst_infer.errors import InputError
 from condinst_infer.system.outputs import atomic_files
+from condinst_infer.system.paths import check_utf8_name
 from condinst_infer.system.progress import progress_bar
 from condinst_infer.system.signals import stop_signals
 from condinst_infer.video.sources import FALLBACK_FPS, Frame, Source, open_source
@@ -45,7 +46,8 @@ def jobs_from_sources(videos: list[VideoSource], options: PredictOptions) -> lis
     """Every video with the files its results go to."""
     overlays: list[Path | None] = [None] * len(videos)
     lines = overlays
-    if options.overlays:
+    if options.overlays and videos:
+        check_utf8_name(options.output, "OpenCV's video writer")
         overlays = result_paths(videos, options.output, "overlay", lambda _: ".mp4")
     if options.result_format == "coco":
         lines = result_paths(videos, options.output, "result", lambda _: ".jsonl")

@@ -301,7 +301,7 @@ def test_a_video_that_was_not_written_whole_is_an_error(tmp_path: Path) -> None:
 def test_sources_get_names_for_their_results(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", frames=2)
     sources = [str(tmp_path / "a.mp4"), "camera:0", "rtsp://me:secret@cam.host:554/live.sdp?x=1"]
-    images, videos = media([*sources, "camera:0", "gone.MOV", "http://host/a.png"], tmp_path)
+    images, videos, _ = media([*sources, "camera:0", "gone.MOV", "http://host/a.png"], tmp_path)
     assert [image.path.name for image in images] == ["a.png"]
     assert [video.name.stem for video in videos] == [
         *("a", "gone", "camera-0"),
