@@ -44,6 +44,7 @@ from condinst_infer.processing.preprocess import (
 from condinst_infer.results.instances import Instances
 from condinst_infer.runtimes.runner import CpuRunner, Runner, open_model
 from condinst_infer.system.ordered_map import flat, groups, in_order
+from condinst_infer.system.paths import is_file
 
 if TYPE_CHECKING:
     from condinst_infer.contract.session import Session
@@ -118,7 +119,7 @@ def _load_again(arguments: dict[str, Any]) -> "Pipeline":
         ModelFileError: the file has gone.
     """
     path: Path = arguments["path"]
-    if not path.is_file():
+    if not is_file(path, ModelFileError):
         raise ModelFileError(
             f"{path}, the file of a pickled pipeline, does not exist here or is not a file. "
             "Load it from where it is now: condinst_infer.load(PATH)"

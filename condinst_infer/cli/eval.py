@@ -34,6 +34,7 @@ from condinst_infer.evaluation.panoptic_quality import (
 )
 from condinst_infer.pipeline import Pipeline, load
 from condinst_infer.system.outputs import write_json
+from condinst_infer.system.paths import is_folder
 
 RESULTS = "panoptic.json"  # in a folder that `condinst predict --panoptic` wrote
 
@@ -169,7 +170,7 @@ def _detect(options: EvalOptions, truth: CocoTruth, max_dets: int) -> list[dict[
 
 def _panoptic_quality(options: EvalOptions) -> PanopticQuality:
     truth = read_panoptic(options.annotations, options.pngs, limit=options.limit)
-    source = options.model / RESULTS if options.model.is_dir() else options.model
+    source = options.model / RESULTS if is_folder(options.model) else options.model
     if source.suffix.lower() == ".json":
         if options.detections is not None:
             raise ConfigError(f"{options.model} holds results already; leave --detections out.")

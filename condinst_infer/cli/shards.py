@@ -9,6 +9,7 @@ from condinst_infer.cli.predict_images import image_ids
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.system.ordered_map import groups
 from condinst_infer.system.outputs import atomic_file
+from condinst_infer.system.paths import is_file, is_folder, read_bytes, reading
 
 RUN = "run.json"  # {"settings": {...}, "shards": [[path, ...], ...]}
 
@@ -37,7 +38,11 @@ def plan_shards(
         ConfigError: the shards in `folder` were made with other settings.
         InputError: `RUN` can't be read or written, or is missing beside shards.
     """
-    done = {path.name for path in folder.glob("shard-*") if path.is_file()}
+    done: set[str] = set()
+    if is_folder(folder):
+        with reading(folder):
+            names = [path.name for path in folder.iterdir()]
+        done = {name for name in names if name.startswith("shard-") and is_file(folder / name)}
     before = _read_record(folder, settings) if done else []
     known = [file for shard in before for file in shard]
     new = sorted(set(files) - set(known))
@@ -62,11 +67,11 @@ def plan_shards(
 def _read_record(folder: Path, settings: Mapping[str, Any]) -> list[list[str]]:
     """The files of each shard of `folder`, which were made with `settings`."""
     try:
-        record = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        record = json.loads(read_bytes(folder / RUN))
         made, shards = record["settings"], record["shards"]
         if not isinstance(made, dict) or not _are_shards(shards):
             raise ValueError
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (InputError, ValueError, TypeError, KeyError, RecursionError):
         raise InputError(
             f"{folder} has shards but no readable {RUN} that says what is in them; give another "
             "folder with -o."

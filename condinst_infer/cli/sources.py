@@ -1,6 +1,5 @@
 """Sources of `condinst predict`: images, folders, patterns, videos, cameras and URLs."""
 
-import os
 import re
 import stat
 from collections.abc import Sequence
@@ -161,15 +160,14 @@ class _RealPaths:
                 return str(real_path(path))
         except (OSError, ValueError):
             return str(path)
-        return os.path.join(self._of_folder(path), path.name)
+        return f"{self._of_folder(path)}/{path.name}"
 
     def is_below(self, path: Path, folder: Path) -> bool:
         """True if `path` lies in `folder` or below it."""
-        start = os.path.join(folder, "")
-        return self.of(path).startswith(start)
+        return self.of(path).startswith(f"{str(folder).rstrip('/')}/")
 
     def _of_folder(self, path: Path) -> str:
-        folder = os.path.dirname(path)
+        folder = str(path.parent)
         if folder not in self._folders:
             self._folders[folder] = str(real_path(folder))
         return self._folders[folder]

@@ -5,6 +5,7 @@ from enum import Enum
 from pathlib import Path
 
 from condinst_infer.errors import ConfigError, ModelFileError
+from condinst_infer.system.paths import exists
 
 
 class ModelFile(Enum):
@@ -32,7 +33,7 @@ def model_path(name: str | os.PathLike[str], kind: ModelFile = ModelFile.ONNX) -
         kind: of the shipped file, .onnx or .safetensors.
     """
     path = Path(name)
-    if str(path) == SHIPPED and not path.exists():
+    if str(path) == SHIPPED and not exists(path, ModelFileError):
         return _DATA / f"{SHIPPED}{kind.value}"
     return path
 

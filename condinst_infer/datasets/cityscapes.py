@@ -20,6 +20,7 @@ from condinst_infer.results.crop import CroppedMask
 from condinst_infer.results.panoptic_png import write_id_png
 from condinst_infer.results.rle import rle_from_crop
 from condinst_infer.system.outputs import write_json
+from condinst_infer.system.paths import Unreadable, files_below, is_file, is_folder
 from condinst_infer.system.progress import progress
 
 IMAGE_SUFFIX = "_leftImg8bit.png"
@@ -78,7 +79,7 @@ def convert(
             the file.
     """
     folder = Path(root) / "leftImg8bit" / split
-    photographs = sorted(folder.glob(f"*/*{IMAGE_SUFFIX}"))
+    photographs = _photographs(folder)
     if not photographs:
         raise InputError(
             f"{folder} has no CITY/*{IMAGE_SUFFIX}; the folder to convert is the one that holds "
@@ -116,13 +117,24 @@ def convert(
     )
 
 
+def _photographs(folder: Path) -> list[Path]:
+    """The images of all cities, sorted; InputError if a folder can't be read."""
+    problems: list[Unreadable] = []
+    if not is_folder(folder):
+        return []
+    found = files_below(folder, lambda name: name.endswith(IMAGE_SUFFIX), problems)
+    if problems:
+        raise InputError(problems[0].error)
+    return [path for path in found if path.parent.parent == folder]
+
+
 def _ids(stem: Path, photograph: Path) -> tuple[np.ndarray, Path]:
     """The id of each pixel, int [H, W], and the file it is from."""
     with _open(photograph) as image:
         size = (image.height, image.width)
     drawn, polygons = (stem.with_name(stem.name + end) for end in _GROUND_TRUTH)
-    if not drawn.is_file():
-        if not polygons.is_file():
+    if not is_file(drawn):
+        if not is_file(polygons):
             raise InputError(f"{photograph} has no ground truth: neither {drawn} nor {polygons}.")
         return _draw_polygons(polygons, size), polygons
     with _open(drawn) as image:

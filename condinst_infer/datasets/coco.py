@@ -8,6 +8,7 @@ from typing import Any
 
 from condinst_infer.config.model import Size
 from condinst_infer.errors import InputError, require
+from condinst_infer.system.paths import is_file, read_text_bytes
 
 Rle = dict[str, Any]  # {"size": [H, W], "counts": str or bytes}
 
@@ -66,10 +67,9 @@ def read_json(file: Path) -> Any:
     Raises:
         InputError: there is no such file, or it holds something else.
     """
+    text = read_text_bytes(file)
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file} can't be read: {error.strerror or error}.") from None
+        return json.loads(text)
     except (ValueError, RecursionError) as error:  # RecursionError: it is nested too deeply
         raise InputError(f"{file} is not JSON: {error}.") from None
 
@@ -77,7 +77,7 @@ def read_json(file: Path) -> Any:
 def check_images(paths: Iterable[Path], file: Path) -> None:
     """InputError for the first image of the annotation `file` that is not there."""
     for path in paths:
-        if not path.is_file():
+        if not is_file(path):
             raise InputError(
                 f"{path} does not exist; the image folder must be the one that file_name in {file} "
                 "is relative to."

@@ -10,6 +10,7 @@ from PIL import Image
 from condinst_infer.config.model import Size
 from condinst_infer.datasets.coco import has_segments, read_json, read_parts, unusable
 from condinst_infer.errors import InputError
+from condinst_infer.system.paths import is_file
 
 ID_BITS = 24  # of a segment id: R + 256 G + 65536 B; 0 is void
 
@@ -176,7 +177,7 @@ def id_map(image: PanopticImage) -> np.ndarray:
 
 def check_png(image: PanopticImage) -> None:
     """InputError if the PNG is not there."""
-    if not image.png.is_file():
+    if not is_file(image.png):
         raise InputError(
             f"{image.png} does not exist; it has the segments of image {image.id} "
             f"({image.file_name}). The folder of PNGs is named as the JSON file without .json; "

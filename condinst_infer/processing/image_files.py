@@ -54,7 +54,7 @@ def files_below(
 
 def _ends_in(suffixes: Sequence[str]) -> Callable[[str], bool]:
     known = frozenset(suffixes)
-    return lambda name: os.path.splitext(name)[1].lower() in known and not is_temporary(name)
+    return lambda name: Path(name).suffix.lower() in known and not is_temporary(name)
 
 
 def is_pattern(name: str) -> bool:
@@ -63,58 +63,78 @@ def is_pattern(name: str) -> bool:
 
 
 def files_that_match(pattern: str, problems: list[Unreadable]) -> list[Path]:
-    """All files that match `pattern`, sorted; as `glob.glob`, which passes over closed folders.
+    """All files that match `pattern`, sorted; `**` stands for any folders.
 
-    `**` stands for any folders, linked ones too, each entered once.
+    As `glob.glob`, which passes over closed folders, and calls itself for each folder in another.
 
     Args:
         problems: folders that can't be read come to its end.
     """
-    start = "/" if pattern.startswith("/") else ""
-    found: set[Path] = set()
-    seen: set[tuple[str, int]] = set()  # folders that `**` came to
-    todo = deque([(start, 0)])
-    parts = [part for part in pattern.split("/") if part]
-    while todo:  # no recursion: folders may be nested as deep as the system allows
-        folder, number = todo.pop()
-        part, is_last = parts[number], number == len(parts) - 1
-        if part == "**":
-            place = (os.path.realpath(folder), number)
-            if place in seen:
+    return _Search(pattern, problems).run()
+
+
+class _Search:
+    """A search for the files of one pattern: parts of a path with `*`, `?`, `[]` or `**`."""
+
+    def __init__(self, pattern: str, problems: list[Unreadable]) -> None:
+        self._parts = [part for part in pattern.split("/") if part]
+        self._problems = problems
+        self._found: set[Path] = set()
+        self._seen: set[tuple[str, int]] = set()  # folders that `**` came to
+        # folders, with "/" at their end or "", and the number of the part that is looked for there
+        self._todo = deque([("/" if pattern.startswith("/") else "", 0)])
+
+    def run(self) -> list[Path]:
+        """The files, sorted."""
+        while self._todo:
+            folder, number = self._todo.pop()
+            part = self._parts[number]
+            if part == "**" and not self._is_new(folder, number):
                 continue
-            seen.add(place)
-            if not is_last:
-                todo.append((folder, number + 1))
-        elif not glob.has_magic(part):
-            path = os.path.join(folder, part)
-            if not is_last:
-                todo.append((path, number + 1))
-            elif _look(paths.is_file, path, problems):
-                found.add(Path(path))
-            continue
-        if folder and not _look(paths.is_folder, folder, problems):
-            continue
+            if glob.has_magic(part):
+                self._look_into(folder, number)
+            elif number < len(self._parts) - 1:
+                self._todo.append((f"{folder}{part}/", number + 1))
+            elif self._is_so(paths.is_file, folder + part):
+                self._found.add(Path(folder + part))
+        return sorted(self._found)
+
+    def _is_new(self, folder: str, number: int) -> bool:
+        """True where `**` comes to a folder for the first time: it may also stand for nothing."""
+        place = (str(paths.real_path(folder)), number)
+        if place in self._seen:
+            return False
+        self._seen.add(place)
+        if number < len(self._parts) - 1:
+            self._todo.append((folder, number + 1))
+        return True
+
+    def _look_into(self, folder: str, number: int) -> None:
+        """Find files and further folders in `folder` by a part that is no plain name."""
+        part, is_last = self._parts[number], number == len(self._parts) - 1
+        if folder and not self._is_so(paths.is_folder, folder):
+            return
         matches = re.compile(fnmatch.translate("*" if part == "**" else part)).match
-        for entry in paths.entries_of(folder, problems):
+        for entry in paths.entries_of(folder, self._problems):
             if not matches(entry.name) or (entry.name[0] == "." and part[0] != "."):
                 continue
-            path = os.path.join(folder, entry.name)
-            if is_last and paths.is_regular(entry) and not is_temporary(path):
-                found.add(Path(path))
-            elif _is_folder(entry) and (part == "**" or not is_last):
-                after = (path, number if part == "**" else number + 1)
+            if is_last and paths.is_regular(entry) and not is_temporary(entry.name):
+                self._found.add(Path(folder + entry.name))
+            elif (part == "**" or not is_last) and _is_folder(entry):
+                below = (f"{folder}{entry.name}/", number if part == "**" else number + 1)
                 # links come last, so that a folder is known by its own name
-                todo.appendleft(after) if entry.is_symlink() else todo.append(after)
-    return sorted(found)
+                if entry.is_symlink():
+                    self._todo.appendleft(below)
+                else:
+                    self._todo.append(below)
 
-
-def _look(test: Callable[[str], bool], path: str, problems: list[Unreadable]) -> bool:
-    """The result of a test of what is at `path`; False, and a problem, if that can't be known."""
-    try:
-        return test(path)
-    except InputError as error:
-        problems.append(Unreadable(path, str(error)))
-        return False
+    def _is_so(self, test: Callable[[str], bool], path: str) -> bool:
+        """The result of a test of what is at `path`; a problem if that can't be known."""
+        try:
+            return test(path)
+        except InputError as error:
+            self._problems.append(Unreadable(path, str(error)))
+            return False
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:

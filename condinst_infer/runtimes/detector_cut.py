@@ -15,6 +15,7 @@ import numpy as np
 from condinst_infer.contract.metadata import metadata_from_props, model_props, onnx_errors
 from condinst_infer.contract.tensors import contract_outputs
 from condinst_infer.errors import ModelFileError, require
+from condinst_infer.system.paths import check_readable_file
 
 _DOMAIN = "condinst"
 _PARAMS_MAP = "params_map"
@@ -30,8 +31,7 @@ def detector_from_full(path: Path) -> bytes | None:
         MissingExtraError: the package onnx is not installed.
     """
     onnx = require("onnx", "gpu")
-    if not path.is_file():
-        raise ModelFileError(f"{path} does not exist or is not a file.")
+    check_readable_file(path, ModelFileError)
     with onnx_errors(path):
         proto = onnx.load(path)
     props = model_props(proto)

@@ -16,6 +16,7 @@ from condinst_infer.contract.metadata import Metadata, metadata_from_props, mode
 from condinst_infer.contract.session import NodeTime
 from condinst_infer.contract.tensors import TensorSpec, check_contract, check_feeds
 from condinst_infer.errors import ConfigError, ModelFileError, SessionError, require
+from condinst_infer.system.paths import check_readable_file
 
 PRECISIONS = ("fp32", "bf16", "int8")
 
@@ -65,8 +66,7 @@ class OvSession:
         check_threads(threads)
         check_workers(workers)
         self.path = Path(path)
-        if not self.path.is_file():
-            raise ModelFileError(f"{self.path} does not exist or is not a file.")
+        check_readable_file(self.path, ModelFileError)
         require("openvino", "openvino")
         proto = _proto(self.path)
         props = model_props(proto)

@@ -13,6 +13,7 @@ from condinst_infer.config.validation import check_threads
 from condinst_infer.contract.metadata import metadata_from_props
 from condinst_infer.contract.tensors import TensorSpec, check_contract, check_feeds
 from condinst_infer.errors import ConfigError, ModelFileError, SessionError, require
+from condinst_infer.system.paths import check_readable_file
 
 if TYPE_CHECKING:
     from condinst_infer.contract.session import NodeTime
@@ -64,8 +65,7 @@ class OrtSession:
     ) -> None:
         check_threads(threads)
         self.path = Path(path)
-        if not self.path.is_file():
-            raise ModelFileError(f"{self.path} does not exist or is not a file.")
+        check_readable_file(self.path, ModelFileError)
         ort = require("onnxruntime", "cpu")
         providers = _providers(ort, device)
         settings = [{} for _ in providers]

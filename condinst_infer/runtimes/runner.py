@@ -10,7 +10,7 @@ from condinst_infer.config.model import PanopticConfig
 from condinst_infer.config.validation import DeviceName, parse_device
 from condinst_infer.contract.metadata import Metadata, file_sha256
 from condinst_infer.contract.model_file import ModelFile, kind_of
-from condinst_infer.errors import ConfigError, SessionError, require
+from condinst_infer.errors import CheckpointError, ConfigError, SessionError, require
 from condinst_infer.processing.geometry import PlacedImage
 from condinst_infer.processing.postprocess import BatchOutputs
 from condinst_infer.processing.preprocess import (
@@ -20,6 +20,7 @@ from condinst_infer.processing.preprocess import (
     resize,
     stack_images,
 )
+from condinst_infer.system.paths import check_readable_file
 
 if TYPE_CHECKING:
     from condinst_infer.contract.session import Session
@@ -197,5 +198,6 @@ def _checkpoint(path: Path) -> tuple[Any, str]:
         require(module, "export")
     from condinst_infer import checkpoint
 
-    digest = file_sha256(path) if path.is_file() else ""  # `load` says what is wrong
+    check_readable_file(path, CheckpointError)
+    digest = file_sha256(path)
     return checkpoint.load(path), digest

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from condinst_infer.config.model import MAX_PIXELS, Size
 from condinst_infer.errors import InputError
 from condinst_infer.processing.preprocess import check_size, upright_size
+from condinst_infer.system.paths import exists, open_file
 from condinst_infer.train.records import CocoData
 
 THREADS = 16  # they wait for the disk
@@ -58,13 +59,11 @@ def _problem(image: ExpectedSize) -> _Problem | None:
     """The reason why an image can't be trained on, or None."""
     path, size = image
     try:
-        with path.open("rb") as file:
+        if not exists(path):
+            return _Problem(_MISSING, str(path))
+        with open_file(path) as file:
             found = upright_size(file, str(path), size)
         check_size(found, str(path), MAX_PIXELS)
-    except FileNotFoundError:
-        return _Problem(_MISSING, str(path))
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        return _Problem(_UNREADABLE, f"{path}: {getattr(error, 'strerror', None) or error}")
     except InputError as error:
         return _Problem(_UNREADABLE, str(error).rstrip("."))
     if found == size:

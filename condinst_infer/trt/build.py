@@ -22,6 +22,7 @@ from condinst_infer.errors import (
     SessionError,
 )
 from condinst_infer.system.outputs import atomic_file
+from condinst_infer.system.paths import read_bytes
 from condinst_infer.trt import plugin as plugins
 from condinst_infer.trt.inspection import BuiltGraph, read_engine, read_network
 from condinst_infer.trt.libraries import create, error_log, load_library, specs
@@ -261,9 +262,4 @@ def _gpu() -> tuple[Device | None, str]:
 
 
 def _content(path: Path) -> bytes:
-    if not path.is_file():
-        raise ModelFileError(f"{path} does not exist or is not a file.")
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ModelFileError(f"{path} can't be read: {error.strerror}.") from None
+    return read_bytes(path, ModelFileError)

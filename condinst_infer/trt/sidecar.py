@@ -16,6 +16,7 @@ from typing import Any
 from condinst_infer.contract.metadata import Metadata, metadata_from_props
 from condinst_infer.errors import ModelFileError
 from condinst_infer.system.outputs import atomic_files
+from condinst_infer.system.paths import is_file
 from condinst_infer.trt.shape_profile import ShapeProfile
 
 FORMAT = 3  # of this file
@@ -147,10 +148,10 @@ def read(path: Path) -> tuple[Sidecar, bytes]:
         ModelFileError: one of the files is missing, damaged, changed, or of another contract.
     """
     again = f"Rebuild it: condinst build {path.with_suffix('.onnx')} -o {path}"
-    if not path.is_file():
+    if not is_file(path, ModelFileError):
         raise ModelFileError(f"{path} does not exist or is not a file. {again}")
     beside = sidecar_path(path)
-    if not beside.is_file():
+    if not is_file(beside, ModelFileError):
         raise ModelFileError(f"{path} has no {beside.name} beside it. {again}")
     sidecar = _parse(beside, again)
     again = f"Rebuild it: {sidecar.rebuild(path)}"

@@ -16,6 +16,7 @@ from condinst_infer.contract.model_file import ModelFile, kind_of
 from condinst_infer.contract.tensors import NODE_INPUTS, NODE_OUTPUTS, TAIL
 from condinst_infer.errors import ModelFileError, require
 from condinst_infer.runtimes.ort import OrtSession
+from condinst_infer.system.paths import check_readable_file
 
 Feeds = Mapping[str, np.ndarray]
 Intermediates = dict[str, np.ndarray]
@@ -131,6 +132,7 @@ def load_proto(path: Path) -> Any:
         MissingExtraError: the package onnx is not installed.
     """
     onnx = require("onnx", "export")
+    check_readable_file(path, ModelFileError)
     try:
         return onnx.load(str(path))
     except Exception as error:  # of the file system or of protobuf

@@ -89,7 +89,7 @@ def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "condinst_infer", "info", str(tmp_path / "no.onnx")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr == f"condinst: {tmp_path / 'no.onnx'} does not exist or is not a file.\n"
+    assert done.stderr == f"condinst: {tmp_path / 'no.onnx'} does not exist.\n"
 
 
 def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def test_things_that_are_no_image(tmp_path):
     assert "does not exist" in refusal(tmp_path / "missing.jpg")
     assert "folder" in refusal(tmp_path)
     assert "URL" in refusal("https://example.org/a.jpg")
-    assert "can't be opened" in refusal("a\0b.jpg")
+    assert "can't be the name of a file" in refusal("a\0b.jpg")
     assert "no pixels" in refusal(Image.new("RGB", (0, 5)))
 
 
