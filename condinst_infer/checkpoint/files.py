@@ -21,9 +21,10 @@ from condinst_infer.checkpoint.renaming import model_from_renamed
 from condinst_infer.config.model import CondInstConfig
 from condinst_infer.config.model_zoo import ADELAIDET, MMDET, PublishedModel
 from condinst_infer.contract.metadata import KEY
-from condinst_infer.errors import CheckpointError, ConfigError, InputError, require
+from condinst_infer.errors import CheckpointError, ConfigError, require
 from condinst_infer.model.condinst import CondInst
 from condinst_infer.system.outputs import atomic_file
+from condinst_infer.system.paths import check_readable_file, is_file, read_text
 
 
 def save(model: CondInst, path: str | Path) -> None:
@@ -51,8 +52,7 @@ def load(path: str | Path) -> CondInst:
         CheckpointError: no such file, not ours, or tensors are missing, surplus or misshapen.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist or is not a file.")
+    check_readable_file(path, CheckpointError)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -73,7 +73,7 @@ def load(path: str | Path) -> CondInst:
 
 def is_ours(path: Path) -> bool:
     """True if `path` is a file that `save` could have written."""
-    if path.suffix != ".safetensors" or not path.is_file():
+    if path.suffix != ".safetensors" or not is_file(path, CheckpointError):
         return False
     try:
         with safe_open(path, framework="pt") as file:
@@ -123,8 +123,7 @@ _FAMILIES = {"bbox_head.": MMDET, "proposal_generator.": ADELAIDET}  # how tenso
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The named tensors of a .pth or .safetensors file of any origin; nothing in it is executed."""
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist or is not a file.")
+    check_readable_file(path, CheckpointError)
     try:
         if path.suffix == ".safetensors":
             data: Any = load_file(path)
@@ -155,10 +154,8 @@ def _foreign_config(path: Path) -> dict[str, Any]:
     """A YAML or JSON configuration with its `_BASE_` files below it."""
     yaml = require("yaml", "export")
     try:
-        text = path.read_text()
+        text = read_text(path)
         cfg = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}.") from None
     except (ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} is not a YAML or JSON file: {error}".split("\n")[0]) from None
     if not isinstance(cfg, dict):

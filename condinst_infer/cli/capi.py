@@ -17,6 +17,7 @@ from condinst_infer.cli.options import Verb
 from condinst_infer.errors import ConfigError
 from condinst_infer.system.files import native_sources
 from condinst_infer.system.outputs import atomic_file, write_link
+from condinst_infer.system.paths import exists
 
 HEADERS = ("condinst.h", "condinst.hpp")
 TEMPLATES = {  # of engines/capi -> where it belongs
@@ -82,7 +83,7 @@ def run(options: CApiOptions) -> int:
         raise ConfigError(
             "say what to do: build, or --include, --libs or --cmake. See: condinst capi --help"
         )
-    if not (folder / "lib" / library(native_sources("capi"))).exists():
+    if not exists(folder / "lib" / library(native_sources("capi"))):
         raise ConfigError(f"there is no libcondinst in {folder}. Build it: condinst capi build")
     print(" ".join(words))
     return 0
@@ -143,7 +144,7 @@ def library(source: Path) -> str:
 def _compiler_arguments(source: Path, python: Path) -> list[str]:
     """Words for the compiler, without the output."""
     includes = {sysconfig.get_path(name) for name in ("include", "platinclude")}
-    if not any((Path(folder) / "Python.h").exists() for folder in includes):
+    if not any(exists(Path(folder) / "Python.h") for folder in includes):
         raise ConfigError(
             f"Python.h is missing in {sysconfig.get_path('include')}. Install the development "
             "package of this Python, such as python3-dev."
@@ -172,7 +173,7 @@ def _libpython() -> Path:
     name = sysconfig.get_config_var("INSTSONAME") or ""
     folders = [sysconfig.get_config_var("LIBDIR") or "", f"{sys.base_prefix}/lib"]
     for folder in folders:
-        if ".so" in name and (path := Path(folder) / name).exists():
+        if ".so" in name and exists(path := Path(folder) / name):
             return path
     raise ConfigError(
         f"the Python in {sys.base_prefix} has no shared libpython, which a program in C needs. "

@@ -8,8 +8,9 @@ from condinst_infer.cli.options import Verb, add_output
 from condinst_infer.config.model import CondInstConfig, with_classes
 from condinst_infer.config.model_zoo import published_model
 from condinst_infer.contract.model_file import ModelFile, check_output
-from condinst_infer.errors import ConfigError, InputError, require
+from condinst_infer.errors import ConfigError, require
 from condinst_infer.system.outputs import atomic_file
+from condinst_infer.system.paths import read_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +65,7 @@ def run(options: ImportOptions) -> int:
 
 def _rename_classes(config: CondInstConfig, path: Path) -> CondInstConfig:
     """`config` with the class names in a text file, one per line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the class names in {path} can't be read: {error}.") from None
+    lines = read_text(path).splitlines()
     names = tuple(line.strip() for line in lines if line.strip())
     if len(names) != config.heads.num_classes:
         raise ConfigError(

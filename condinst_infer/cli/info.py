@@ -13,6 +13,7 @@ from condinst_infer.config.model import CondInstConfig, config_from_dict
 from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.contract.model_file import ModelFile, kind_of, model_path
 from condinst_infer.errors import CheckpointError, ConfigError, ModelFileError, require
+from condinst_infer.system.paths import check_readable_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +135,7 @@ def _engine_info(path: Path) -> dict[str, Any]:
 def _checkpoint_info(path: Path) -> dict[str, Any]:
     """Facts from the header alone."""
     safetensors = require("safetensors", "export")
+    check_readable_file(path, CheckpointError)
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}

@@ -120,7 +120,7 @@ class _Search:
                 continue
             if is_last and paths.is_regular(entry) and not is_temporary(entry.name):
                 self._found.add(Path(folder + entry.name))
-            elif (part == "**" or not is_last) and _is_folder(entry):
+            elif (part == "**" or not is_last) and paths.leads_to_folder(entry):
                 below = (f"{folder}{entry.name}/", number if part == "**" else number + 1)
                 # links come last, so that a folder is known by its own name
                 if entry.is_symlink():
@@ -135,14 +135,6 @@ class _Search:
         except InputError as error:
             self._problems.append(Unreadable(path, str(error)))
             return False
-
-
-def _is_folder(entry: "os.DirEntry[str]") -> bool:
-    """True for a folder, also behind links."""
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
 
 
 def paths_in_list(file: str) -> list[Path]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from condinst_infer.system.hardware import gpus, usable_cores
 from condinst_infer.system.outputs import write_json
+from condinst_infer.system.paths import exists
 
 
 def environment() -> dict[str, Any]:
@@ -91,7 +92,7 @@ def write_result(path: str | os.PathLike[str], result: Mapping[str, Any]) -> Non
 def _cpu_model() -> str:
     """The processor's name; `platform` alone gives the architecture on Linux."""
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
+    if exists(cpuinfo):
         for line in cpuinfo.read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
@@ -101,7 +102,7 @@ def _cpu_model() -> str:
 def _commit() -> str | None:
     """The commit of this source tree, with "+" where files differ from it; None outside git."""
     root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
+    if not exists(root / ".git"):
         return None
     try:
         git = ["git", "-C", str(root)]

@@ -7,10 +7,10 @@ import json
 import sys
 from collections.abc import Mapping
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from condinst_infer.errors import InputError
+from condinst_infer.system.paths import read_bytes
 
 Schema = Mapping[str, Any]
 
@@ -104,9 +104,7 @@ def parse(source: str | bytes | PathLike[str], schema: Schema, what: str) -> dic
             the field.
     """
     try:
-        data = json.loads(Path(source).read_bytes() if isinstance(source, PathLike) else source)
-    except OSError as error:
-        raise InputError(f"{source} can't be read: {error.strerror or error}.") from None
+        data = json.loads(read_bytes(source) if isinstance(source, PathLike) else source)
     except ValueError as error:  # JSONDecodeError, and bytes that are no text
         raise InputError(f"this is no JSON of {what}: {error}.") from None
     _check(data, schema, what)

@@ -246,6 +246,14 @@ def is_regular(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
+def leads_to_folder(entry: "os.DirEntry[str]") -> bool:
+    """True for a folder, also behind links; a loop of links is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def _content(file: BinaryIO, path: StrPath, error: Error, max_bytes: int | None) -> bytes:
     """All bytes of an open file; `error` if there are more than `max_bytes`."""
     content = file.read() if max_bytes is None else file.read(max_bytes + 1)

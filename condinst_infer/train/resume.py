@@ -11,6 +11,7 @@ from torch import nn
 
 from condinst_infer.errors import CheckpointError, InputError
 from condinst_infer.system.outputs import atomic_file
+from condinst_infer.system.paths import check_readable_file
 
 FOLDER = "state"  # of the run
 _KEYS = {"model", "optimizer", "scaler", "best", "iteration"}
@@ -115,6 +116,7 @@ def _read(path: Path) -> State:
     Raises:
         CheckpointError: it is damaged or something else.
     """
+    check_readable_file(path, CheckpointError)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:

@@ -191,6 +191,20 @@ def test_names_in_the_recipes_are_in_the_code() -> None:
         assert re.search(rf"\b{name}\b", code), name
 
 
+def test_what_is_at_a_path_is_asked_in_one_place() -> None:
+    """Bare calls of pathlib end in a traceback for a long name, a closed folder or a loop."""
+    bare = re.compile(r"(?<!\bpaths)\.(is_file|is_dir|exists|glob|rglob)\(")
+    for path in (ROOT / "condinst_infer").rglob("*.py"):
+        if path.parent.name == "system":
+            continue
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            found = bare.search(line)
+            assert found is None or "def " in line or path.name in _OWN_FILES, f"{path}:{number}"
+
+
+_OWN_FILES = ("resume.py",)  # globs in a folder of this package's own files
+
+
 def test_pinned_tools_are_those_that_the_checks_call() -> None:
     pins = (ROOT / "requirements-dev.txt").read_text()
     for name in ("ruff", "clang-format", "codespell", "pyright", "pre-commit", "readme-renderer"):
