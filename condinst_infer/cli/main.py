@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from condinst_infer import __version__
 from condinst_infer.errors import CondInstError, ConfigError, ParityError
+from condinst_infer.system.paths import printable
 
 VERBS = {  # verb: (module of its options and its function, what it does)
     "demo": ("condinst_infer.cli.demo", "find the nuclei in the bundled micrograph"),
@@ -74,7 +75,7 @@ class _Parser(argparse.ArgumentParser):
         from condinst_infer.cli.foreign_options import advice
 
         sentence = advice(self.words) or f"{message}. See: {self.prog} --help"
-        self.exit(2, f"condinst: {sentence}\n")
+        self.exit(2, f"condinst: {printable(sentence)}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -115,7 +116,7 @@ def _status(argv: Sequence[str]) -> int:
         run, options = parse(argv)
         return run(options)
     except CondInstError as error:
-        print(f"condinst: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"condinst: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return 1 if isinstance(error, ParityError) else 2
     except KeyboardInterrupt as error:
         facts = [*map(str, error.args), *getattr(error, "__notes__", [])]

@@ -19,6 +19,7 @@ from condinst_infer.pipeline import Pipeline
 from condinst_infer.processing.preprocess import read_image
 from condinst_infer.results.draw import write_image
 from condinst_infer.system.ordered_map import run_over_images
+from condinst_infer.system.paths import RealPaths
 from condinst_infer.system.row_file import ROWS, RowFile, write_with_rows
 
 if TYPE_CHECKING:
@@ -334,7 +335,8 @@ def result_paths(
     suffix_of: Callable[[Path], str],
 ) -> list[Path | None]:
     """The path of each result: no two are the same, none is one of the sources."""
-    sources = {file.path.resolve() for file in files}
+    real_paths = RealPaths()
+    sources = {real_paths.of(file.path) for file in files}
     taken: set[Path] = set()
     paths: list[Path | None] = []
     for _, name in files:
@@ -343,7 +345,7 @@ def result_paths(
         while path in taken:
             number += 1
             path = output / name.with_name(f"{name.stem}-{number}{suffix}")
-        if path.resolve() in sources:
+        if real_paths.of(path) in sources:
             raise ConfigError(
                 f"the {what} of {name} would overwrite the source {path}; give another folder "
                 "with -o, or --no-overlays."

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from condinst_infer.errors import InputError
 from condinst_infer.processing.preprocess import IMAGE_SUFFIXES
 from condinst_infer.system.paths import (
+    RealPaths,
     Unreadable,
     is_folder,
     is_open_pipe,
@@ -96,7 +97,7 @@ def image_files(
         InputError: a folder, a pattern or a list without images.
     """
     found: dict[str, ImageFile] = {}
-    real_paths, unreadable = _RealPaths(), list[Unreadable]()
+    real_paths, unreadable = RealPaths(), list[Unreadable]()
     for source in sources:
         for file in _expand(source, real_path(output), suffixes, unreadable, real_paths):
             found.setdefault(real_paths.of(file.path), file)
@@ -112,7 +113,7 @@ def _expand(
     output: Path,
     suffixes: Sequence[str],
     problems: list[Unreadable],
-    real_paths: "_RealPaths",
+    real_paths: RealPaths,
 ) -> list[ImageFile]:
     path = Path(source)
     try:
@@ -145,32 +146,6 @@ def _expand(
         reason = f"there are no {what} {shown(source)}."
         raise InputError(problems[-1].error if len(problems) > known else reason)
     return found
-
-
-class _RealPaths:
-    """Paths without links; that of each folder is looked up once."""
-
-    def __init__(self) -> None:
-        self._folders: dict[str, str] = {}
-
-    def of(self, path: Path) -> str:
-        """`path`, absolute and without links."""
-        try:
-            if path.is_symlink():
-                return str(real_path(path))
-        except (OSError, ValueError):
-            return str(path)
-        return f"{self._of_folder(path)}/{path.name}"
-
-    def is_below(self, path: Path, folder: Path) -> bool:
-        """True if `path` lies in `folder` or below it."""
-        return self.of(path).startswith(f"{str(folder).rstrip('/')}/")
-
-    def _of_folder(self, path: Path) -> str:
-        folder = str(path.parent)
-        if folder not in self._folders:
-            self._folders[folder] = str(real_path(folder))
-        return self._folders[folder]
 
 
 def _is_folder(source: str) -> bool:

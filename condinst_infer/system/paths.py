@@ -91,6 +91,32 @@ def real_path(path: StrPath) -> Path:
         return Path.cwd() / path
 
 
+class RealPaths:
+    """Paths without links; that of each folder is looked up once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, str] = {}
+
+    def of(self, path: Path) -> str:
+        """`path`, absolute and without links."""
+        try:
+            if path.is_symlink():
+                return str(real_path(path))
+        except OSError:
+            return str(path)
+        return f"{self._of_folder(path)}/{path.name}"
+
+    def is_below(self, path: Path, folder: Path) -> bool:
+        """True if `path` lies in `folder` or below it."""
+        return self.of(path).startswith(f"{str(folder).rstrip('/')}/")
+
+    def _of_folder(self, path: Path) -> str:
+        folder = str(path.parent)
+        if folder not in self._folders:
+            self._folders[folder] = str(real_path(folder))
+        return self._folders[folder]
+
+
 def is_open_pipe(path: StrPath) -> bool:
     """True if `path` names a pipe that this process has open: /dev/stdin or /dev/fd/N."""
     if not _OPEN_PIPE.fullmatch(os.fspath(path)):
@@ -229,7 +255,7 @@ def files_below(
 
 
 def entries_of(folder: str, problems: list[Unreadable]) -> "list[os.DirEntry[str]]":
-    """What lies in a folder; none, and a problem, if it can't be read."""
+    """The entries of a folder; none, and a problem, if it can't be read."""
     try:
         with reading(folder or "."), os.scandir(folder or ".") as entries:
             return list(entries)

@@ -131,7 +131,7 @@ def test_no_class_name_is_used_twice() -> None:
     ("words", "most"),
     [
         (["--help"], 6),
-        (["predict", "{data}/nuclei.onnx", "{data}/nuclei.jpg", "-o", "{out}"], 36),
+        (["predict", "{data}/nuclei.onnx", "{data}/nuclei.jpg", "-o", "{out}"], 38),
     ],
     ids=["help", "predict"],
 )
