@@ -134,10 +134,13 @@ def load_proto(path: Path) -> Any:
     onnx = require("onnx", "export")
     check_readable_file(path, ModelFileError)
     try:
-        return onnx.load(str(path))
+        proto = onnx.load(str(path))
     except Exception as error:  # of the file system or of protobuf
         OrtSession(path)  # says the same in one sentence
         raise ModelFileError(f"{path} can't be read: {error}.") from None
+    if not proto.HasField("graph"):  # an empty file is a message without fields
+        raise ModelFileError(f"{path} is no ONNX file: it has no graph.")
+    return proto
 
 
 class OnnxIntermediates:
