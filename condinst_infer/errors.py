@@ -13,8 +13,10 @@ CondInstError
 
 import difflib
 import importlib
+import reprlib
 from collections.abc import Iterable
 from types import ModuleType
+from typing import Any
 
 
 class CondInstError(Exception):
@@ -55,8 +57,18 @@ class MissingExtraError(CondInstError):
 
 def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
     """A "; did you mean NAME?" hint for the `most` closest matches, or "." if there is none."""
-    near = difflib.get_close_matches(name, list(known), most)
+    near = difflib.get_close_matches(name[:100], list(known), most)  # a long text takes minutes
     return f"; did you mean {' or '.join(near)}?" if near else "."
+
+
+def shorten(value: Any) -> str:
+    """`value` as Python writes it, cut where it is long or deep: errors show what was given."""
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 100, 100, 40
+_SHORT.maxtuple = _SHORT.maxlist = 12
 
 
 def require(module: str, extra: str) -> ModuleType:
