@@ -13,6 +13,7 @@ from condinst_infer.config.model import CondInstConfig, config_from_dict
 from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.contract.model_file import ModelFile, kind_of, model_path
 from condinst_infer.errors import CheckpointError, ConfigError, ModelFileError, require
+from condinst_infer.system.json_text import parse_json
 from condinst_infer.system.paths import check_readable_file
 
 
@@ -110,7 +111,7 @@ def _onnx_info(path: Path) -> dict[str, Any]:
         if not data[name]:
             del data[name]
     if (int8 := session.props.get("condinst_int8")) is not None:
-        data["int8"] = json.loads(int8)
+        data["int8"] = parse_json(int8, f"condinst_int8 in {path}", ModelFileError)
     data["inputs"] = {name: str(spec) for name, spec in session.inputs.items()}
     data["outputs"] = {name: str(spec) for name, spec in session.outputs.items()}
     return data

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from condinst_infer.cli.predict_images import image_ids
-from condinst_infer.errors import ConfigError, InputError
+from condinst_infer.errors import ConfigError, InputError, shorten
+from condinst_infer.system.json_text import parse_json
 from condinst_infer.system.ordered_map import groups
 from condinst_infer.system.outputs import atomic_file
 from condinst_infer.system.paths import is_file, is_folder, read_bytes, reading
@@ -67,11 +68,11 @@ def plan_shards(
 def _read_record(folder: Path, settings: Mapping[str, Any]) -> list[list[str]]:
     """The files of each shard of `folder`, which were made with `settings`."""
     try:
-        record = json.loads(read_bytes(folder / RUN))
+        record = parse_json(read_bytes(folder / RUN), RUN, InputError)
         made, shards = record["settings"], record["shards"]
         if not isinstance(made, dict) or not _are_shards(shards):
             raise ValueError
-    except (InputError, ValueError, TypeError, KeyError, RecursionError):
+    except (InputError, ValueError, TypeError, KeyError):
         raise InputError(
             f"{folder} has shards but no readable {RUN} that says what is in them; give another "
             "folder with -o."
@@ -79,8 +80,8 @@ def _read_record(folder: Path, settings: Mapping[str, Any]) -> list[list[str]]:
     for name, value in settings.items():
         if made.get(name) != value:
             raise ConfigError(
-                f"the shards in {folder} were made with {name} {made.get(name)}, not {value}; give "
-                "another folder with -o."
+                f"the shards in {folder} were made with {name} {shorten(made.get(name))}, not "
+                f"{shorten(value)}; give another folder with -o."
             )
     return shards
 

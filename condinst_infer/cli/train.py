@@ -12,7 +12,8 @@ from typing import Any
 from condinst_infer.cli.options import Verb, add_output, positive
 from condinst_infer.config.model import SECTION_OF, override
 from condinst_infer.config.presets import preset
-from condinst_infer.errors import ConfigError, require
+from condinst_infer.errors import ConfigError, require, shorten
+from condinst_infer.system.json_text import parse_json
 from condinst_infer.system.signals import Interrupted
 
 _TRAINING = ("iterations", "images_per_batch", "learning_rate", "amp")
@@ -195,11 +196,15 @@ def _assignment(text: str) -> tuple[str, Any]:
     """Parse NAME=VALUE; the value is JSON, or else text."""
     name, sign, value = text.partition("=")
     if not sign:
-        raise ConfigError(f"--set {text} is not NAME=VALUE, such as --set mask_stride=2.")
+        raise ConfigError(
+            f"--set {shorten(text)[1:-1]} is not NAME=VALUE, such as --set mask_stride=2."
+        )
     try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
+        json.loads(value)
+    except (ValueError, RecursionError):
+        if value.lstrip()[:1] not in ("[", "{"):
+            return name, value
+    return name, parse_json(value, f"--set {shorten(name)[1:-1]}", ConfigError)
 
 
 VERB = Verb(

@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from condinst_infer.config.bounds import MAX_TEXT
 from condinst_infer.config.class_names import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 from condinst_infer.config.validation import check, replace_fields
-from condinst_infer.errors import ConfigError
+from condinst_infer.errors import ConfigError, shorten
+from condinst_infer.system.json_text import parse_json
 
 Size = tuple[int, int]  # (height, width), pixels
 
@@ -211,11 +213,7 @@ class CondInstConfig:
     @staticmethod
     def from_json(text: str) -> "CondInstConfig":
         """The config `to_json` wrote; ConfigError if it is anything else."""
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise ConfigError(f"the configuration is not JSON: {error}.") from None
-        return config_from_dict(data)
+        return config_from_dict(parse_json(text, "the configuration", ConfigError))
 
 
 def mask_layers(
@@ -239,30 +237,32 @@ SECTIONS: dict[str, type] = {
 SECTION_OF = {f.name: s for s, cls in SECTIONS.items() for f in fields(cls)}
 
 
-def config_from_dict(data: Mapping[str, Any]) -> CondInstConfig:
-    """The config that `dataclasses.asdict` turned into `data`; unknown fields are an error."""
-    known = {f.name for f in fields(CondInstConfig)}
-    try:
-        unknown = sorted(set(data) - known)
-        sections = {}
-        for section, cls in SECTIONS.items():
-            # files older than the section have its defaults
-            values = dict(data[section] if section != "panoptic" else data.get(section, {}))
-            unknown += sorted(set(values) - {f.name for f in fields(cls)})
-            sections[section] = _tuples(values)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"the configuration is incomplete: {error!r}.") from None
+def config_from_dict(data: Any) -> CondInstConfig:
+    """The config that `dataclasses.asdict` turned into `data`, or JSON with lists for tuples.
+
+    Raises:
+        ConfigError: fields are missing or unknown, or have values that make no model.
+    """
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"the configuration is incomplete: it is {shorten(data)}, no object.")
+    unknown = sorted(set(data) - {f.name for f in fields(CondInstConfig)})
+    values: dict[str, Any] = {}
+    for section, kind in SECTIONS.items():
+        # files older than the section have its defaults
+        found = data.get(section, {} if section == "panoptic" else None)
+        if not isinstance(found, Mapping):
+            raise ConfigError(
+                f"the configuration is incomplete: {section} is {shorten(found)}, no object."
+            )
+        names = {f.name for f in fields(kind)}
+        unknown += sorted(set(found) - names)
+        values[section] = kind(**{k: _tuples(v) for k, v in found.items() if k in names})
     if unknown:
         raise ConfigError(
-            f"the configuration has unknown fields {', '.join(unknown)}; "
+            f"the configuration has unknown fields {', '.join(unknown)[:MAX_TEXT]}; "
             "it was written by a newer version: pip install -U condinst-infer"
         )
-    try:
-        built = {s: cls(**sections[s]) for s, cls in SECTIONS.items()}
-        rest = {k: v for k, v in data.items() if k not in SECTIONS}
-        return CondInstConfig(**built, **_tuples(rest))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"the configuration has a value of a wrong type: {error}.") from None
+    return CondInstConfig(**values, **{k: _tuples(v) for k, v in data.items() if k not in SECTIONS})
 
 
 def override(config: CondInstConfig, **values: Any) -> CondInstConfig:
@@ -298,5 +298,5 @@ def with_classes(
     )
 
 
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

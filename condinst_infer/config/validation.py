@@ -6,7 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, Protocol
 
-from condinst_infer.errors import ConfigError, did_you_mean
+from condinst_infer.config.bounds import (
+    MAX_PARAMETERS,
+    MAX_TEXT,
+    largest,
+    parameters_at_most,
+)
+from condinst_infer.config.field_types import has_type, words_of
+from condinst_infer.errors import ConfigError, did_you_mean, shorten
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -26,14 +33,19 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 
+LARGEST_REAL = 1e9  # float32 has headroom above
+
+
 def check(config: Any) -> None:
     """ConfigError for the first rule that `config` breaks."""
     for section in fields(config):
         settings, kind = getattr(config, section.name), section.type
         if isinstance(kind, type) and is_dataclass(kind) and not is_dataclass(settings):
             raise ConfigError(
-                f"{section.name} is {settings!r}; it must be of type {kind.__name__}."
+                f"{section.name} is {shorten(settings)}; it must be of type {kind.__name__}."
             )
+        if not is_dataclass(settings):
+            check_field(section.name, kind, settings)
         for f in fields(settings) if is_dataclass(settings) else ():
             least = 0 if f.name in _MAY_BE_ZERO else 1
             check_field(f.name, f.type, getattr(settings, f.name), least=least, most=1)
@@ -57,27 +69,35 @@ def check_field(
     Args:
         name, kind: of the field of a dataclass.
         choices: the texts that fields of these names may have.
-        least: of a whole number; a real number is at least 0.
+        least: of a whole number; a real number is at least 0. The largest are in config/bounds.py.
         most: of a real number.
     """
-    is_number = type(value) in (int, float) and 0 <= value <= most  # not NaN either
     wanted = None
-    if name in choices and value not in choices[name]:
+    if name in choices and (not isinstance(value, str) or value not in choices[name]):
         wanted = f"one of {', '.join(choices[name])}"
     elif kind is int and (type(value) is not int or value < least):
         wanted = f"a whole number >= {least}"
-    elif kind is float and not is_number:
+    elif kind is float and not (has_type(value, float) and 0 <= value <= most):  # not NaN either
         wanted = "a number >= 0" if most == math.inf else f"a number from 0 to {most:g}"
-    elif kind is bool and type(value) is not bool:
-        wanted = "true or false"
-    elif kind == tuple[int, ...] and not _is_list_of_whole_numbers(value):
-        wanted = "a list of whole numbers"
+    elif not has_type(value, kind):
+        wanted = words_of(kind)
+    elif (limit := _limit(name, value)) is not None:
+        wanted = limit
     if wanted is not None:
-        raise ConfigError(f"{name} is {value!r}; it must be {wanted}.")
+        raise ConfigError(f"{name} is {shorten(value)}; it must be {wanted}.")
 
 
-def _is_list_of_whole_numbers(value: Any) -> bool:
-    return isinstance(value, tuple) and all(type(number) is int for number in value)
+def _limit(name: str, value: Any) -> str | None:
+    """The bound of the field that `value`, or an entry of it, passes; None if there is none."""
+    entries = value if isinstance(value, tuple) else (value,)
+    most = largest(name)
+    if any(type(entry) is int and not -most <= entry <= most for entry in entries):
+        return f"at most {most}"
+    if any(isinstance(entry, float) and abs(entry) > LARGEST_REAL for entry in entries):
+        return f"at most {LARGEST_REAL:g}"
+    if any(isinstance(entry, str) and len(entry) > MAX_TEXT for entry in entries):
+        return f"at most {MAX_TEXT} characters long"
+    return None
 
 
 def replace_fields(
@@ -105,11 +125,13 @@ def replace_fields(
         elif name in own:
             kind = sections.get(name, object)
             if not isinstance(value, kind):
-                raise ConfigError(f"{name} is {value!r}; it must be of type {kind.__name__}.")
+                raise ConfigError(
+                    f"{name} is {shorten(value)}; it must be of type {kind.__name__}."
+                )
             top[name] = value
         else:
             hint = did_you_mean(name, [*section_of, *(own.keys() - sections.keys())])
-            raise ConfigError(f"there is no {what} {name!r}{hint}")
+            raise ConfigError(f"there is no {what} {shorten(name)}{hint}")
     for section, replaced in changes.items():
         top[section] = replace(top.get(section, getattr(config, section)), **replaced)
     return replace(config, **top)
@@ -119,7 +141,11 @@ def _check_levels(name: str, kind: Any, value: Any) -> None:
     if name.endswith("levels") and kind is not int:
         levels: Any = value
         if not levels or tuple(levels) != tuple(range(levels[0], levels[0] + len(levels))):
-            raise ConfigError(f"{name} is {value!r}; it must be levels in a row, like (3, 4, 5).")
+            raise ConfigError(
+                f"{name} is {shorten(value)}; it must be levels in a row, like (3, 4, 5)."
+            )
+        if levels[0] < 2:
+            raise ConfigError(f"{name} is {shorten(value)}; the lowest level is 2.")
 
 
 def _rules(config: Any) -> Iterator[tuple[str, bool]]:
@@ -172,7 +198,16 @@ def _rules(config: Any) -> Iterator[tuple[str, bool]]:
         f"{backbone.backbone_type} can have neither deformable convolutions nor groups",
         not plain or (not any(backbone.deform_stages) and backbone.groups == 1),
     )
+    yield (
+        f"neck_in_levels {neck.neck_in_levels} must be levels of the backbone, 2 to 5",
+        neck.neck_in_levels[-1] <= 5,
+    )
     yield "deform_stages needs four entries, res2 to res5", len(backbone.deform_stages) == 4
+    yield (
+        f"the configuration asks for about {parameters_at_most(config):.2g} parameters; "
+        f"at most {MAX_PARAMETERS:.0e} are built",
+        parameters_at_most(config) <= MAX_PARAMETERS,
+    )
 
 
 def _detect_rules(detect: Any) -> Iterator[tuple[str, bool]]:

@@ -9,11 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from condinst_infer.config.bounds import MAX_SIDE
+from condinst_infer.config.field_types import dataclass_from_json
 from condinst_infer.config.model import CondInstConfig, config_from_dict
-from condinst_infer.errors import ConfigError, ModelFileError, require
+from condinst_infer.errors import ConfigError, ModelFileError, require, shorten
+from condinst_infer.system.json_text import parse_json
 
 CONTRACT_VERSION = 1  # of tensor names, shapes and meanings; export/README.md
 KEY, DIGEST_KEY = "condinst", "condinst_sha256"
+FIELD_CHOICES = {"precision": ("fp32", "fp16", "int8"), "int8_for": ("", "cpu", "tensorrt")}
+LATER = ("standard_ops",)  # fields of Metadata that the first files did not have
+MAX_BATCH = 65_536  # images of a static file
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,8 @@ def seal(key: str, data: Any) -> dict[str, str]:
 
 def is_unbroken(key: str, props: Mapping[str, str]) -> bool:
     """True if what `seal` made is as it was."""
-    return hashlib.sha256(props[key].encode()).hexdigest() == props.get(f"{key}_sha256")
+    text = props[key].encode(errors="surrogatepass")
+    return hashlib.sha256(text).hexdigest() == props.get(f"{key}_sha256")
 
 
 def file_sha256(path: str | Path) -> str:
@@ -87,18 +94,43 @@ def metadata_from_props(props: Mapping[str, str], path: object) -> Metadata:
             f"the metadata of {path} was changed after export. "
             "Export it again: condinst export MODEL.safetensors -o MODEL.onnx"
         )
+    data = parse_json(text, f"the metadata of {path}", ModelFileError)
     try:
-        data: dict[str, Any] = json.loads(text)
-        config = config_from_dict(data.pop("config"))
-        if data.get("contract") != CONTRACT_VERSION:
-            raise ModelFileError(
-                f"{path} follows contract {data.get('contract')}, this version reads "
-                f"{CONTRACT_VERSION}. Export it again with this version."
-            )
-        size = data.pop("size")
-        return Metadata(config=config, size=tuple(size) if size else None, **data)
-    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        metadata = _metadata_from_json(data, path)
+        _check_ranges(metadata)
+    except ConfigError as error:
         raise ModelFileError(f"the metadata of {path} can't be read: {error}") from None
+    return metadata
+
+
+def _metadata_from_json(data: Any, path: object) -> Metadata:
+    """The metadata whose types are right; ConfigError names the field."""
+    if not isinstance(data, dict) or "config" not in data:
+        raise ConfigError("it has no configuration.")
+    config = config_from_dict(data["config"])
+    if data.get("contract") != CONTRACT_VERSION:
+        raise ModelFileError(
+            f"{path} follows contract {shorten(data.get('contract'))}, this version reads "
+            f"{CONTRACT_VERSION}. Export it again with this version."
+        )
+    rest = {name: value for name, value in data.items() if name != "config"}
+    return dataclass_from_json(rest, Metadata, "metadata", optional=LATER, known={"config": config})
+
+
+def _check_ranges(metadata: Metadata) -> None:
+    """ConfigError for a value that no file of this package has; an unknown graph comes later."""
+    divisor, size, batch = metadata.config.input.size_divisor, metadata.size, metadata.batch
+    for name, choices in FIELD_CHOICES.items():
+        if (value := getattr(metadata, name)) not in choices:
+            raise ConfigError(
+                f"{name} is {shorten(value)}; it must be one of {', '.join(choices)}."
+            )
+    if size is not None and not all(0 < side <= MAX_SIDE and side % divisor == 0 for side in size):
+        raise ConfigError(
+            f"size is {list(size)}; it must be multiples of {divisor} from {divisor} to {MAX_SIDE}."
+        )
+    if batch is not None and not 0 < batch <= MAX_BATCH:
+        raise ConfigError(f"batch is {batch}; it must be a whole number from 1 to {MAX_BATCH}.")
 
 
 def props_from_onnx(data: bytes, path: object) -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from condinst_infer.config.model import SECTIONS, CondInstConfig
 from condinst_infer.config.validation import CHOICES
-from condinst_infer.contract.metadata import CONTRACT_VERSION, KEY, Metadata
+from condinst_infer.contract.metadata import CONTRACT_VERSION, FIELD_CHOICES, KEY, LATER, Metadata
 
 Schema = dict[str, Any]
 
@@ -97,14 +97,13 @@ def metadata_schema() -> Schema:
     fields = [f.name for f in dataclasses.fields(CondInstConfig) if f.name != "panoptic"]
     config = object_schema(CondInstConfig, required=fields)
     config["properties"] |= sections
-    later = ("standard_ops",)  # fields that the first files did not have
-    fields = [f.name for f in dataclasses.fields(Metadata) if f.name not in later]
+    fields = [f.name for f in dataclasses.fields(Metadata) if f.name not in LATER]
     schema = object_schema(Metadata, required=fields)
     properties = schema["properties"]
     properties["config"] = config
     properties["graph"]["enum"] = ["full", "detector"]
-    properties["precision"]["enum"] = ["fp32", "fp16", "int8"]
-    properties["int8_for"]["enum"] = ["", "cpu", "tensorrt"]
+    for name, choices in FIELD_CHOICES.items():
+        properties[name]["enum"] = list(choices)
     properties["contract"]["const"] = CONTRACT_VERSION
     return {**DRAFT, "title": f'The metadata_props["{KEY}"] of a model file', **schema}
 

@@ -1,17 +1,18 @@
 """COCO annotation files: their JSON and the masks of instances, checked."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from condinst_infer.config.model import Size
-from condinst_infer.errors import InputError, require
+from condinst_infer.errors import InputError, require, shorten
+from condinst_infer.system.json_text import parse_json
 from condinst_infer.system.paths import is_file, read_text_bytes
 
 Rle = dict[str, Any]  # {"size": [H, W], "counts": str or bytes}
 
+MAX_SIDE = 1 << 20  # pixels of an image, as OpenCV reads; more make masks without end
 _KEYS: dict[str, set[str]] = {
     "images": {"id", "file_name", "height", "width"},
     "annotations": set(),
@@ -48,11 +49,26 @@ def read_parts(file: Path, kind: str) -> dict[str, Any]:
                 raise InputError(
                     f"{file}: an entry of {part} lacks {', '.join(sorted(keys))}: {entry!r:.80}."
                 )
+            _check_entry(entry, part, file)
         ids = {entry["id"] for entry in entries if keys}
         if keys and len(ids) < max(1, len(entries)):
             reason = f"two {part} have the same id" if entries else f"it lists no {part}"
             raise InputError(f"{file} can't be used: {reason}.")
     return content
+
+
+def _check_entry(entry: Mapping[str, Any], part: str, file: Path) -> None:
+    """InputError for an id, a name or a side of a wrong type."""
+    wanted = {"id": int, "file_name": str, "height": int, "width": int}
+    wrong = [k for k, kind in wanted.items() if k in entry and type(entry[k]) is not kind]
+    wrong += [k for k in ("height", "width") if not wrong and not 0 < entry.get(k, 1) <= MAX_SIDE]
+    for key in wrong:
+        needed = "text" if wanted[key] is str else "a whole number"
+        if key in ("height", "width"):
+            needed += f" from 1 to {MAX_SIDE}"
+        raise InputError(
+            f"{file}: {key} of an entry of {part} is {shorten(entry[key])}; it must be {needed}."
+        )
 
 
 def has_segments(content: Mapping[str, Any]) -> bool:
@@ -67,11 +83,7 @@ def read_json(file: Path) -> Any:
     Raises:
         InputError: there is no such file, or it holds something else.
     """
-    text = read_text_bytes(file)
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:  # RecursionError: it is nested too deeply
-        raise InputError(f"{file} is not JSON: {error}.") from None
+    return parse_json(read_text_bytes(file), str(file), InputError)
 
 
 def check_images(paths: Iterable[Path], file: Path) -> None:
@@ -86,7 +98,8 @@ def check_images(paths: Iterable[Path], file: Path) -> None:
 
 def unusable(what: str, number: int, row: Any, error: Exception) -> InputError:
     """The error for row `number` of a list, counted from 1, that raised `error`."""
-    name = row["id"] if isinstance(row, Mapping) and "id" in row else f"number {number}"
+    has_id = isinstance(row, Mapping) and "id" in row
+    name = shorten(row["id"]) if has_id else f"number {number}"
     reason = error if isinstance(error, ValueError) else f"{error!r:.200}"
     return InputError(f"{what} {name} can't be used: {reason}.")
 

@@ -5,15 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
+from condinst_infer.config.bounds import RESNET_BLOCKS
 from condinst_infer.model.layers import ConvNorm, DeformConvNorm
-
-DEPTHS = {
-    "resnet18": (2, 2, 2, 2),
-    "resnet34": (3, 4, 6, 3),
-    "resnet50": (3, 4, 6, 3),
-    "resnet101": (3, 4, 23, 3),
-    "resnet152": (3, 8, 36, 3),
-}
 
 
 class BasicBlock(nn.Module):
@@ -95,7 +88,7 @@ class ResNet(nn.Module):
         self.stem = ConvNorm(3, stem_channels, 7, stride=2, norm=norms[0])
         self.channels = {level: res2_channels * 2 ** (level - 2) for level in range(2, 6)}
         in_channels = stem_channels
-        for level, blocks in enumerate(DEPTHS[depth], start=2):
+        for level, blocks in enumerate(RESNET_BLOCKS[depth], start=2):
             out_channels, stage = self.channels[level], []
             for block in range(blocks):
                 stride = 2 if block == 0 and level > 2 else 1

@@ -10,6 +10,7 @@ from os import PathLike
 from typing import Any
 
 from condinst_infer.errors import InputError
+from condinst_infer.system.json_text import parse_json
 from condinst_infer.system.paths import read_bytes
 
 Schema = Mapping[str, Any]
@@ -103,10 +104,8 @@ def parse(source: str | bytes | PathLike[str], schema: Schema, what: str) -> dic
         InputError: the file can't be read, or the text does not follow `schema`; the message names
             the field.
     """
-    try:
-        data = json.loads(read_bytes(source) if isinstance(source, PathLike) else source)
-    except ValueError as error:  # JSONDecodeError, and bytes that are no text
-        raise InputError(f"this is no JSON of {what}: {error}.") from None
+    text = read_bytes(source) if isinstance(source, PathLike) else source
+    data = parse_json(text, f"the JSON of {what}", InputError)
     _check(data, schema, what)
     return data
 

@@ -82,7 +82,10 @@ class OrtSession:
                 f"ONNX Runtime could not start {providers[0]}; CUDA or cuDNN libraries are "
                 "missing or of another version. See: condinst doctor"
             )
-        self.props: dict[str, str] = session.get_modelmeta().custom_metadata_map
+        try:
+            self.props: dict[str, str] = session.get_modelmeta().custom_metadata_map
+        except UnicodeDecodeError:
+            raise ModelFileError(f"the metadata of {self.path} is not UTF-8 text.") from None
         self.metadata = metadata_from_props(self.props, self.path)
         self.inputs, self.outputs = (
             _specs([value for value in values if value.name not in extra])

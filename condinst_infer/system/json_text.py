@@ -49,7 +49,7 @@ def parse_json(text: str | bytes, where: str, error: type[CondInstError]) -> Any
         raise error(f"{where} is not JSON: {problem}.") from None
     if deep or odd:
         for field, rule in _faults(value):
-            raise error(f"{where}: {field}{rule}.")
+            raise error(f"{where}: {field} {rule}." if field else f"{where} {rule}.")
     return value
 
 
@@ -91,20 +91,20 @@ def _faults(value: Any) -> Iterator[tuple[str, str]]:
         value, field, depth = rest.pop()
         if isinstance(value, dict | list):
             if depth > MAX_DEPTH:
-                yield "it", f" is nested deeper than {MAX_DEPTH} lists and objects"
+                yield "", f"is nested deeper than {MAX_DEPTH} lists and objects"
                 return
             items = value.items() if isinstance(value, dict) else enumerate(value)
             for key, item in items:
                 if isinstance(key, str) and not _is_text(key):
-                    yield f"the key {shorten(key)}", " has half a character"
-                name = f"{field}[{key}]" if isinstance(key, int) else f"{field}.{shorten(key)[1:-1]}"
-                rest.append((item, name.removeprefix("."), depth + 1))
+                    yield f"the key {shorten(key)}", "has half a character"
+                step = f"[{key}]" if isinstance(key, int) else f".{shorten(key)[1:-1]}"
+                rest.append((item, f"{field}{step}".removeprefix("."), depth + 1))
         elif isinstance(value, float) and not math.isfinite(value):
-            yield field or "it", f" is {value}; it must be a finite number"
+            yield field, f"is {value}; it must be a finite number"
         elif type(value) is int and value not in WHOLE_NUMBERS:
-            yield field or "it", f" is {value}; it must be a number of 64 bits"
+            yield field, f"is {value}; it must be a number of 64 bits"
         elif isinstance(value, str) and not _is_text(value):
-            yield field or "it", f" is {shorten(value)}, which has half a character"
+            yield field, f"is {shorten(value)}, which has half a character"
 
 
 def _is_text(text: str) -> bool:

@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from condinst_infer.errors import InputError
+from condinst_infer.system.json_text import parse_json
 from condinst_infer.train.event_file import EventFile
 
 try:
@@ -144,8 +145,8 @@ def cut_log(path: Path, start: int, *, evaluated: bool = True) -> None:
 def _entry(line: bytes) -> dict[str, Any] | None:
     """The content of a line of the log; None if it is something else."""
     try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
+        entry = parse_json(line, "the line", InputError)
+    except InputError:
         return None
     known = isinstance(entry, dict) and type(entry.get("iteration")) is int
     return entry if known else None

@@ -13,7 +13,7 @@ from condinst_infer import __version__
 from condinst_infer.config.model import CondInstConfig, override, with_classes
 from condinst_infer.datasets.coco import read_json
 from condinst_infer.datasets.coco_panoptic import read_panoptic
-from condinst_infer.errors import CondInstError, ConfigError, InputError, TrainingError
+from condinst_infer.errors import CondInstError, ConfigError, InputError, TrainingError, shorten
 from condinst_infer.evaluation.average_precision import category_of_model, detect, read_truth, score
 from condinst_infer.evaluation.panoptic_quality import category_of_model as category_of_panoptic
 from condinst_infer.evaluation.panoptic_quality import evaluate_panoptic
@@ -200,12 +200,13 @@ def _check_settings(path: Path, new: Mapping[str, Any]) -> None:
                 versions = old.get("versions")
                 known = versions.get("condinst-infer") if isinstance(versions, dict) else None
                 raise ConfigError(
-                    f"{path} has no {name}: it was written by condinst-infer {known}, this is "
-                    f"{__version__}; {again}, by the same version."
+                    f"{path} has no {name}: it was written by condinst-infer {shorten(known)}, "
+                    f"this is {__version__}; {again}, by the same version."
                 )
             if old[part][name] != new[part][name]:
                 raise ConfigError(
-                    f"{name} was {old[part][name]} in {path}, now it is {new[part][name]}; {again}."
+                    f"{name} was {shorten(old[part][name])} in {path}, now it is "
+                    f"{shorten(new[part][name])}; {again}."
                 )
 
 

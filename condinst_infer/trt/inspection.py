@@ -1,12 +1,13 @@
 """Inspection of a parsed or built graph: its precision, and the nodes that are our kernels."""
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
+from condinst_infer.errors import SessionError
+from condinst_infer.system.json_text import parse_json
 from condinst_infer.trt.libraries import create, error_log
 
 _PRECISIONS = {"FLOAT": "fp32", "HALF": "fp16"}
@@ -54,11 +55,13 @@ def read_engine(trt: ModuleType, engine: bytes, parsed: BuiltGraph) -> tuple[Bui
     parsed = replace(parsed, scratch_bytes=int(loaded.device_memory_size_v2))
     inspector = loaded.create_engine_inspector()
     try:
-        said = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+        text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+        said = parse_json(text, "the inspector's text", SessionError)
         layers = [layer for layer in said["Layers"] if isinstance(layer, dict)]
-    except (ValueError, KeyError, TypeError):
+    except (SessionError, KeyError, TypeError):
         return parsed, ""
-    types = [_type(tensor) for layer in layers for tensor in layer.get("Outputs", ())]
+    outputs = [layer.get("Outputs") for layer in layers]
+    types = [_type(tensor) for some in outputs if isinstance(some, list) for tensor in some]
     text = "\n".join(f"{layer.get('Name', '')} {layer.get('Metadata', '')}" for layer in layers)
     if not any(map(str.strip, types)):
         return parsed, ""

@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from condinst_infer.config.bounds import largest
+from condinst_infer.config.field_types import dataclass_from_json
 from condinst_infer.contract.metadata import Metadata, metadata_from_props
-from condinst_infer.errors import ModelFileError
+from condinst_infer.errors import ConfigError, ModelFileError, shorten
+from condinst_infer.system.json_text import parse_json
 from condinst_infer.system.outputs import atomic_files
 from condinst_infer.system.paths import is_file
 from condinst_infer.trt.shape_profile import ShapeProfile
@@ -178,25 +181,41 @@ def read(path: Path) -> tuple[Sidecar, bytes]:
 
 def _parse(beside: Path, again: str) -> Sidecar:
     try:
-        data: dict[str, Any] = dict(json.loads(beside.read_bytes()))
-        digest, found_format = data.pop(DIGEST), data["format"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise ModelFileError(f"{beside} is damaged or not ours. {again}") from None
+        data = parse_json(beside.read_bytes(), "it", ModelFileError)
+    except OSError as error:
+        raise ModelFileError(f"{beside} can't be read: {error.strerror}. {again}") from None
+    except ModelFileError as error:
+        raise ModelFileError(f"{beside} is damaged or not ours: {error} {again}") from None
+    if not isinstance(data, dict) or not {DIGEST, "format"} <= data.keys():
+        raise ModelFileError(f"{beside} is damaged or not ours. {again}")
+    digest, found_format = data.pop(DIGEST), data["format"]
     if digest != _digest(data):
         raise ModelFileError(f"{beside} was changed after the build. {again}")
     if found_format != FORMAT:
         raise ModelFileError(f"{beside} is of another version of this package. {again}")
     try:
-        gpu, profile = data.pop("gpu"), data.pop("profile")
-        if gpu is not None:
-            gpu = Gpu(**{**gpu, "compute_capability": tuple(gpu["compute_capability"])})
-        profile = ShapeProfile(**{name: tuple(shape) for name, shape in profile.items()})
-        sidecar = Sidecar(**{**data, "plugin": tuple(data["plugin"])}, gpu=gpu, profile=profile)
-        if not (isinstance(sidecar.onnx, str) and isinstance(sidecar.props, dict)):
-            raise TypeError("onnx is no name, or props is no object")
+        sidecar = dataclass_from_json(data, Sidecar, "sidecar")
+        _check_ranges(sidecar)
         return sidecar
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ModelFileError(f"{beside} can't be read: {error}. {again}") from None
+    except ConfigError as error:
+        raise ModelFileError(f"{beside} can't be read: {error} {again}") from None
+
+
+def _check_ranges(sidecar: Sidecar) -> None:
+    """ConfigError for a value that no build writes."""
+    profile, name = sidecar.profile, sidecar.onnx
+    shapes = {"min": profile.min, "opt": profile.opt, "max": profile.max}
+    for field, shape in shapes.items():
+        if not all(1 <= side <= largest("side") for side in shape):
+            raise ConfigError(f"profile.{field} is {list(shape)}; it must be sizes from 1.")
+    if not profile.takes(profile.opt):
+        raise ConfigError(f"the shapes of profile don't rise: {profile}.")
+    if name in ("", ".", "..") or "/" in name or "\0" in name or len(name) > 255:
+        raise ConfigError(f"onnx is {shorten(name)}; it must be the name of a file.")
+    for field in ("engine_bytes", "scratch_bytes"):
+        value = getattr(sidecar, field)
+        if value is not None and value < 0:
+            raise ConfigError(f"{field} is {value}; it must be a whole number >= 0.")
 
 
 def _digest(data: Mapping[str, Any]) -> str:

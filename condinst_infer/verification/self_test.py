@@ -5,18 +5,21 @@ are compared with those that PyTorch computed at export.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from condinst_infer.config.field_types import dataclass_from_json
+from condinst_infer.config.model import MAX_PIXELS
 from condinst_infer.contract.metadata import Metadata, is_unbroken, seal
 from condinst_infer.contract.session import Session
 from condinst_infer.contract.tensors import contract_outputs
-from condinst_infer.errors import ModelFileError, ParityError, require
+from condinst_infer.errors import ConfigError, ModelFileError, ParityError, require, shorten
+from condinst_infer.system.json_text import parse_json
 from condinst_infer.trt.shape_profile import Shape, typical_canvas
 from condinst_infer.verification.compare import Tolerances, limits_of
 
@@ -72,13 +75,32 @@ def self_test_from_props(props: Mapping[str, str], path: object) -> SelfTest | N
     if not is_unbroken(KEY, props):
         raise ModelFileError(f"the self-test in {path} was changed after export.")
     try:
-        data: dict[str, Any] = json.loads(props[KEY])
-        rows = tuple(tuple(map(tuple, image)) for image in data.pop("rows"))
-        shape, counts = tuple(data.pop("shape")), tuple(data.pop("counts"))
-        tensors = {name: tuple(values) for name, values in data.pop("tensors").items()}
-        return SelfTest(shape=shape, counts=counts, rows=rows, tensors=tensors, **data)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelFileError(f"the self-test in {path} can't be read: {error}.") from None
+        data = parse_json(props[KEY], f"the self-test in {path}", ModelFileError)
+        found = dataclass_from_json(data, SelfTest, "self-test", optional=("tied",))
+        _check_ranges(found)
+        return found
+    except ConfigError as error:
+        raise ModelFileError(f"the self-test in {path} can't be read: {error}") from None
+
+
+def _check_ranges(found: SelfTest) -> None:
+    """ConfigError for values that don't fit each other, or an input larger than any photograph."""
+    images = found.shape[0]
+    if min(found.shape) < 1 or prod(found.shape) > MAX_PIXELS:
+        raise ConfigError(
+            f"self-test.shape is {list(found.shape)}; it must be sizes from 1, with at most "
+            f"{MAX_PIXELS} pixels."
+        )
+    if not 0 <= found.picture < PICTURES:
+        raise ConfigError(f"self-test.picture is {found.picture}; it must be below {PICTURES}.")
+    if len(found.counts) != images or len(found.rows) != images:
+        raise ConfigError(f"self-test.counts and rows need {images} entries each.")
+    for count, rows in zip(found.counts, found.rows, strict=True):
+        lengths = {len(row) for row in rows}
+        if not (len(rows) <= count and lengths <= {6, 7} and len(lengths) <= 1):
+            raise ConfigError(f"self-test.rows has rows of {sorted(lengths)} numbers for {count}.")
+    if unknown := sorted(set(found.tensors) - set(_TENSORS)):
+        raise ConfigError(f"self-test.tensors has the unknown tensor {shorten(unknown[0])}.")
 
 
 def store(path: Path, network: Any, session: Any) -> SelfTest:
@@ -133,6 +155,7 @@ def check(session: Session, self_test: SelfTest) -> None:
     """ParityError, with all differences, if `session` computes something else than `self_test`."""
     metadata = session.metadata
     limits = limits_of(metadata.config, metadata.precision)
+    _check_fits(self_test, metadata)
     outputs = session.run(self_test.feeds())
     wrong = []
     for i, (count, rows) in enumerate(zip(self_test.counts, self_test.rows, strict=True)):
@@ -148,6 +171,21 @@ def check(session: Session, self_test: SelfTest) -> None:
     if wrong:
         whose = "ONNX Runtime" if metadata.precision == "int8" else "PyTorch"
         raise ParityError(f"the outputs are not those {whose} had at export: {'; '.join(wrong)}.")
+
+
+def _check_fits(self_test: SelfTest, metadata: Metadata) -> None:
+    """ModelFileError if the self-test is that of another file than `metadata`."""
+    (images, *canvas), divisor = self_test.shape, metadata.config.input.size_divisor
+    needed = 7 if metadata.graph == "full" else 6
+    fits = (
+        metadata.batch in (None, images)
+        and metadata.size in (None, tuple(canvas))
+        and not any(side % divisor for side in canvas)
+        and all(len(row) == needed for rows in self_test.rows for row in rows)
+        and set(self_test.tensors) <= set(contract_outputs(metadata))
+    )
+    if not fits:
+        raise ModelFileError("the self-test is that of another file: its shapes don't fit.")
 
 
 def _detections_differ(

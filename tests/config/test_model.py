@@ -155,7 +155,7 @@ def test_text_that_is_no_configuration() -> None:
         ({k: v for k, v in data.items() if k != "neck"}, "is incomplete"),
         (data | {"zoom": 1}, "unknown fields zoom; it was written by a newer version"),
         (data | {"mask": data["mask"] | {"zip": 1}}, "unknown fields zip"),
-        (data | {"class_names": 5}, "a value of a wrong type"),
+        (data | {"class_names": 5}, "class_names is 5; it must be a list of texts"),
         (data | {"heads": data["heads"] | {"head_levels": 3}}, "a list of whole numbers"),
         (data | {"heads": data["heads"] | {"num_classes": None}}, "num_classes is None"),
         (data | {"detect": data["detect"] | {"rank_by": "luck"}}, "rank_by is 'luck'"),

@@ -158,7 +158,8 @@ def engine_sidecar(folder: Path) -> Kind:
 
     engine, path = folder / "m.engine", folder / "m.engine.json"
     engine.write_bytes(b"engine")
-    props = {p.key: p.value for p in onnx.load(write_bright_model(folder / "m.onnx")).metadata_props}
+    model = onnx.load(write_bright_model(folder / "m.onnx"))
+    props = {p.key: p.value for p in model.metadata_props}
     real = sidecar.Sidecar(
         onnx="m.onnx",
         onnx_sha256="0" * 64,

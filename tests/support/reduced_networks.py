@@ -74,5 +74,5 @@ def reduced_network(name: str, **changes: Any) -> CondInst:
         config = preset("condinst_nano", **fields)
     config = reduced(config, **changes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resnet, "DEPTHS", _BLOCKS)
+        patch.setattr(resnet, "RESNET_BLOCKS", _BLOCKS)
         return with_trained_statistics(build_condinst(config))

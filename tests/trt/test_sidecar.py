@@ -70,7 +70,7 @@ def other_gpu(path: Path) -> None:
         (lambda path: sidecar_path(path).unlink(), r"has no dynamic\.engine\.json"),
         (lambda path: path.unlink(), "does not exist"),
         (edit, r"json was changed after the build"),
-        (empty, "json is damaged or not ours"),
+        (empty, "json is damaged or not ours: it is not JSON"),
         (lambda path: sidecar_path(path).write_text("[1]"), "json is damaged or not ours"),
         (lambda path: rewritten(path, format=1), "of another version of this package"),
         (foreign_contract, "follows contract 2"),

@@ -16,11 +16,12 @@ from condinst_infer.contract.tensors import (
     contract_inputs,
     contract_outputs,
 )
-from condinst_infer.errors import CondInstError, InputError, SessionError
+from condinst_infer.errors import CondInstError, InputError, ModelFileError, SessionError
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.processing.preprocess import image_from_file
 from condinst_infer.results.instances import Instances
 from condinst_infer.results.panoptic import PanopticSegmentation
+from condinst_infer.system.json_text import parse_json
 
 METADATA = "metadata.json"  # of the network, beside model.py
 NETWORK = "{}_network"  # what the network of a model is called
@@ -100,7 +101,7 @@ class TritonModel:
 
     def __init__(self, triton: Any, name: str, folder: Path) -> None:
         path = folder / METADATA
-        metadata = metadata_from_props(json.loads(path.read_text()), path)
+        metadata = metadata_from_props(_props(path), path)
         self._triton = triton
         self._pipeline = Pipeline(TritonSession(triton, NETWORK.format(name), metadata))
 
@@ -147,6 +148,17 @@ class TritonModel:
         if not wanted.isdisjoint(PANOPTIC):
             outputs |= _tensors_of_segments(self._pipeline.panoptic(image))
         return outputs
+
+
+def _props(path: Path) -> dict[str, str]:
+    """The metadata of the network's file, texts by name."""
+    try:
+        props = parse_json(path.read_bytes(), str(path), ModelFileError)
+    except OSError as error:
+        raise ModelFileError(f"{path} can't be read: {error.strerror}.") from None
+    if not isinstance(props, dict) or not all(isinstance(text, str) for text in props.values()):
+        raise ModelFileError(f"{path} is not what condinst-infer writes: an object of texts.")
+    return props
 
 
 def _tensors_of_instances(instances: Instances) -> dict[str, np.ndarray]:
