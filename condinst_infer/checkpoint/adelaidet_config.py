@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from condinst_infer.checkpoint.foreign_config import check_types
 from condinst_infer.config.class_names import classes_of
 from condinst_infer.config.model import (
     BackboneConfig,
@@ -13,7 +14,7 @@ from condinst_infer.config.model import (
     MaskConfig,
     NeckConfig,
 )
-from condinst_infer.errors import ConfigError
+from condinst_infer.errors import ConfigError, shorten
 
 # what a configuration that leaves a key out means: the settings of CondInst's MS_R_50_1x
 DEFAULTS: dict[str, Any] = {
@@ -111,7 +112,8 @@ def config_from_adelaidet(cfg: Mapping[str, Any]) -> CondInstConfig:
     c = DEFAULTS | flatten(cfg)
     for key, value in ONLY.items():
         if c[key] != value:
-            raise ConfigError(f"{key} is {c[key]!r}; only {value!r} is supported.")
+            raise ConfigError(f"{key} is {shorten(c[key])}; only {value!r} is supported.")
+    check_types(c, DEFAULTS, ONLY)
     name = str(c["MODEL.BACKBONE.NAME"])
     dla, neck = "dla" in name, "BiFPN" if "bifpn" in name else "FPN"
     if not dla and "resnet" not in name:
@@ -207,10 +209,13 @@ def _backbone(c: Mapping[str, Any], dla: bool) -> BackboneConfig:
 
 
 def _levels(features: list[str]) -> tuple[int, ...]:
-    return tuple(int(str(name)[-1]) for name in features)
+    for name in features:
+        if name[-1:] not in tuple("0123456789"):
+            raise ConfigError(f"IN_FEATURES has {shorten(name)}; it must be names like p3 or res3.")
+    return tuple(int(name[-1]) for name in features)
 
 
 def _norm(c: Mapping[str, Any], key: str) -> str:
     if c[key] not in NORMS:
-        raise ConfigError(f"{key} is {c[key]!r}; it must be one of {', '.join(NORMS)}.")
+        raise ConfigError(f"{key} is {shorten(c[key])}; it must be one of {', '.join(NORMS)}.")
     return NORMS[c[key]]

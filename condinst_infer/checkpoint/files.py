@@ -1,6 +1,5 @@
 """Weights and config in one safetensors file, and importers for the weights of others."""
 
-import json
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from condinst_infer.checkpoint.adelaidet import cfg_from_adelaidet_weights, model_from_adelaidet
+from condinst_infer.checkpoint.foreign_config import read_foreign_config
 from condinst_infer.checkpoint.mmdet import (
     cfg_from_mmdet_weights,
     model_from_mmdet,
@@ -21,10 +21,10 @@ from condinst_infer.checkpoint.renaming import model_from_renamed
 from condinst_infer.config.model import CondInstConfig
 from condinst_infer.config.model_zoo import ADELAIDET, MMDET, PublishedModel
 from condinst_infer.contract.metadata import KEY
-from condinst_infer.errors import CheckpointError, ConfigError, require
+from condinst_infer.errors import CheckpointError, ConfigError
 from condinst_infer.model.condinst import CondInst
 from condinst_infer.system.outputs import atomic_file
-from condinst_infer.system.paths import check_readable_file, is_file, read_text
+from condinst_infer.system.paths import check_readable_file, is_file
 
 
 def save(model: CondInst, path: str | Path) -> None:
@@ -110,7 +110,7 @@ def import_weights(path: str | Path, config: str | Path | PublishedModel | None 
             )
         cfg = {**config.cfg, "name": config.name}
     elif config is not None:
-        cfg = _foreign_config(Path(config))
+        cfg = read_foreign_config(Path(config))
     if family == MMDET:
         return model_from_mmdet(weights, cfg_from_mmdet_weights(weights) if cfg is None else cfg)
     return model_from_adelaidet(
@@ -148,28 +148,3 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} holds {type(data).__name__}, not named tensors.")
     tensors = {str(k): v for k, v in data.items() if isinstance(v, Tensor)}
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-
-
-def _foreign_config(path: Path) -> dict[str, Any]:
-    """A YAML or JSON configuration with its `_BASE_` files below it."""
-    yaml = require("yaml", "export")
-    try:
-        text = read_text(path)
-        cfg = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is not a YAML or JSON file: {error}".split("\n")[0]) from None
-    if not isinstance(cfg, dict):
-        raise ConfigError(f"{path} holds no configuration.")
-    base = cfg.pop("_BASE_", None)
-    if base is None:
-        return cfg
-    return _merge(_foreign_config(path.parent / base), cfg)
-
-
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            value = _merge(merged[key], value)
-        merged[key] = value
-    return merged

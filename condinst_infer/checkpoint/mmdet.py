@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from condinst_infer.checkpoint.adelaidet_config import NORMS, flatten
+from condinst_infer.checkpoint.foreign_config import check_types
 from condinst_infer.checkpoint.renaming import (
     TORCHVISION_RESNET,
     Rules,
@@ -23,7 +24,7 @@ from condinst_infer.config.model import (
     MaskConfig,
     NeckConfig,
 )
-from condinst_infer.errors import ConfigError
+from condinst_infer.errors import ConfigError, shorten
 from condinst_infer.model.condinst import CondInst
 
 # what a configuration that leaves a key out means: condinst_r50_fpn_ms-poly-90k_coco_instance
@@ -98,7 +99,8 @@ def config_from_mmdet(cfg: Mapping[str, Any]) -> CondInstConfig:
     c = DEFAULTS | {key.removeprefix("model."): value for key, value in flatten(cfg).items()}
     for key, value in ONLY.items():
         if c[key] != value:
-            raise ConfigError(f"{key} is {c[key]!r}; only {value!r} is supported.")
+            raise ConfigError(f"{key} is {shorten(c[key])}; only {value!r} is supported.")
+    check_types(c, DEFAULTS, ONLY)
     in_levels = tuple(range(int(c["neck.start_level"]) + 2, 6))
     classes = int(c["bbox_head.num_classes"])
     return CondInstConfig(

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from condinst_infer.config.bounds import MAX_CLASSES
 from condinst_infer.errors import ConfigError, did_you_mean
 
 COCO_CATEGORY_IDS = (
@@ -55,6 +56,8 @@ def classes_of(count: int) -> dict[str, Any]:
 
     80 are taken for COCO's; others are numbered.
     """
+    if not 0 < count <= MAX_CLASSES:
+        raise ConfigError(f"there are {count} classes; there must be 1 to {MAX_CLASSES}.")
     if count == len(COCO_CLASS_NAMES):
         return {"class_names": COCO_CLASS_NAMES, "category_ids": COCO_CATEGORY_IDS}
     numbers = range(count)
