@@ -5,14 +5,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
+from condinst_infer.config.field_types import words_of
 from condinst_infer.config.model import Size
 from condinst_infer.errors import InputError, require, shorten
+from condinst_infer.results.rle import MAX_PIXELS, codes_from_text
 from condinst_infer.system.json_text import parse_json
 from condinst_infer.system.paths import is_file, read_text_bytes
 
 Rle = dict[str, Any]  # {"size": [H, W], "counts": str or bytes}
 
-MAX_SIDE = 1 << 20  # pixels of an image, as OpenCV reads; more make masks without end
+MAX_OUTLINE = 1 << 26  # pixels
 _KEYS: dict[str, set[str]] = {
     "images": {"id", "file_name", "height", "width"},
     "annotations": set(),
@@ -58,16 +62,19 @@ def read_parts(file: Path, kind: str) -> dict[str, Any]:
 
 
 def _check_entry(entry: Mapping[str, Any], part: str, file: Path) -> None:
-    """InputError for an id, a name or a side of a wrong type."""
+    """InputError for an id, a name or a size of a wrong type."""
     wanted = {"id": int, "file_name": str, "height": int, "width": int}
-    wrong = [k for k, kind in wanted.items() if k in entry and type(entry[k]) is not kind]
-    wrong += [k for k in ("height", "width") if not wrong and not 0 < entry.get(k, 1) <= MAX_SIDE]
-    for key in wrong:
-        needed = "text" if wanted[key] is str else "a whole number"
-        if key in ("height", "width"):
-            needed += f" from 1 to {MAX_SIDE}"
+    for key, kind in wanted.items():
+        if key in entry and type(entry[key]) is not kind:
+            raise InputError(
+                f"{file}: {key} of an entry of {part} is {shorten(entry[key])}; it must be "
+                f"{words_of(kind)}."
+            )
+    height, width = entry.get("height", 1), entry.get("width", 1)
+    if min(height, width) < 1 or height * width > MAX_PIXELS:
         raise InputError(
-            f"{file}: {key} of an entry of {part} is {shorten(entry[key])}; it must be {needed}."
+            f"{file}: image {entry['id']} has height {height} and width {width}; there must be 1 "
+            f"to {MAX_PIXELS} pixels."
         )
 
 
@@ -113,19 +120,34 @@ def rle_from_segmentation(segmentation: Any, size: Size) -> Rle:
     coco_mask = coco_library().mask
     if isinstance(segmentation, dict):
         if tuple(segmentation["size"]) != size:
-            raise ValueError(f"its mask is {segmentation['size']}, its image is {list(size)}")
+            given = shorten(segmentation["size"])
+            raise ValueError(f"its mask is {given}, its image is {list(size)}")
         counts, compressed = segmentation["counts"], not isinstance(segmentation["counts"], list)
+        # with other runs faster-coco-eval crashes or never comes back
         if compressed:
+            if not isinstance(counts, str | bytes):
+                raise TypeError(f"its counts are {shorten(counts)}, neither a text nor a list")
+            codes_from_text(counts)
             native = require("faster_coco_eval.mask_api_new_cpp", "eval")
             counts = native.toUncompressedRLE([segmentation])[0]["counts"]
-        # with other runs faster-coco-eval crashes or never comes back
-        if sum(counts) != size[0] * size[1] or min(counts) < 0:
+        whole = all(isinstance(count, int | np.integer) for count in counts)
+        if not whole or sum(counts) != size[0] * size[1] or min(counts) < 0:
             raise ValueError(f"the runs of its mask don't add up to {size[0]} x {size[1]}")
         return segmentation if compressed else coco_mask.frPyObjects(segmentation, *size)
     polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+    for polygon in polygons:
+        _check_outline(polygon)
     if not polygons:  # two corners enclose nothing
         return coco_mask.frPyObjects({"size": list(size), "counts": [size[0] * size[1]]}, *size)
     return coco_mask.merge(coco_mask.frPyObjects(polygons, *size))
+
+
+def _check_outline(polygon: Any) -> None:
+    """ValueError for a polygon whose outline, which faster-coco-eval walks, fills the memory."""
+    corners = np.asarray(polygon, float).reshape(-1, 2)
+    length = np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum()
+    if not length <= MAX_OUTLINE:  # also where it is not a number
+        raise ValueError(f"its outline has {length:g} pixels; there may be {MAX_OUTLINE}")
 
 
 def coco_library() -> ModuleType:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from condinst_infer.config.class_names import labels_from_classes
-from condinst_infer.errors import InputError, require
+from condinst_infer.errors import InputError, require, shorten
 from condinst_infer.results.crop import CroppedMask
 from condinst_infer.results.rle import crop_from_rle, rle_from_crop
 
@@ -272,7 +272,9 @@ class Instances(Sequence[Instance]):
             raise InputError(f"instances.category_ids must have {classes} entries, as class_names.")
         for k, (label, name) in enumerate(zip(data["labels"], data["names"], strict=True)):
             if label >= classes or data["class_names"][label] != name:
-                raise InputError(f"instances.labels[{k}] is {label}, not the class {name!r}.")
+                raise InputError(
+                    f"instances.labels[{k}] is {label}, not the class {shorten(name)}."
+                )
         return cls(
             boxes=np.array(data["boxes"], dtype=np.float32).reshape(-1, 4),
             scores=np.array(data["scores"], dtype=np.float32),
@@ -454,4 +456,6 @@ def crops_from_rles(
             crops.append(crop_from_rle(rle))
         except ValueError as error:
             raise InputError(f"{field}[{k}].counts is damaged: {error}.") from None
+        except MemoryError:
+            raise InputError(f"{field}[{k}] needs more memory than there is.") from None
     return crops

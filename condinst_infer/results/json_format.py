@@ -10,6 +10,7 @@ from os import PathLike
 from typing import Any
 
 from condinst_infer.errors import InputError
+from condinst_infer.results.rle import MAX_PIXELS
 from condinst_infer.system.json_text import parse_json
 from condinst_infer.system.paths import read_bytes
 
@@ -17,7 +18,9 @@ Schema = Mapping[str, Any]
 
 _COUNT = {"type": "integer", "minimum": 0}
 _SCORE = {"type": "number", "minimum": 0, "maximum": 1}
-_BOX = {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}
+_INT32 = 2**31 - 1
+_COORDINATE = {"type": "number", "minimum": -_INT32, "maximum": _INT32}
+_BOX = {"type": "array", "items": _COORDINATE, "minItems": 4, "maxItems": 4}
 _SIZE = {
     "description": "height and width of the image in pixels",
     "type": "array",
@@ -67,7 +70,7 @@ PANOPTIC = _object(
             _object(
                 "A thing, or all of the image that shows one kind of stuff",
                 {
-                    "id": {"type": "integer", "minimum": 1},
+                    "id": {"type": "integer", "minimum": 1, "maximum": _INT32},
                     "category_id": {"type": "integer"},
                     "name": {"type": "string"},
                     "is_thing": {"type": "boolean"},
@@ -107,6 +110,11 @@ def parse(source: str | bytes | PathLike[str], schema: Schema, what: str) -> dic
     text = read_bytes(source) if isinstance(source, PathLike) else source
     data = parse_json(text, f"the JSON of {what}", InputError)
     _check(data, schema, what)
+    height, width = data["image_size"]
+    if height * width > MAX_PIXELS:
+        raise InputError(
+            f"{what}.image_size is {data['image_size']}; there may be {MAX_PIXELS} pixels."
+        )
     return data
 
 

@@ -8,6 +8,9 @@ import numpy as np
 from condinst_infer.config.model import Size
 from condinst_infer.results.crop import CroppedMask, tight_box
 
+MAX_PIXELS = 1 << 30  # of an image, as OpenCV reads
+MAX_CHARACTERS = 7  # of a run, each with five bits; a run of MAX_PIXELS and its sign have 32
+
 
 def rle_from_crop(crop: CroppedMask, image_size: Size) -> dict[str, Any]:
     """The compressed COCO RLE of a mask, equal to `pycocotools.mask.encode` of the dense one."""
@@ -74,10 +77,16 @@ def compress_counts(counts: Sequence[int] | np.ndarray) -> str:
 
 
 def crop_from_rle(rle: Mapping[str, Any]) -> CroppedMask:
-    """The mask in a compressed COCO RLE, cut out; ValueError if it does not fill its size."""
+    """The mask in a compressed COCO RLE, cut out.
+
+    Raises:
+        ValueError: it does not fill its size, or that has more than `MAX_PIXELS`.
+    """
     height, width = rle["size"]
-    counts = _counts_from_text(rle["counts"])
-    if counts.sum() != height * width or (counts < 0).any():
+    if not 0 < height * width <= MAX_PIXELS:
+        raise ValueError(f"a mask of {height} x {width} pixels; there may be {MAX_PIXELS}")
+    counts = _counts_from_text(rle["counts"], height * width)
+    if counts.sum() != height * width:
         raise ValueError(f"counts do not add up to {height} x {width} pixels")
     edges = np.concatenate([[0], np.cumsum(counts)])
     starts, stops = edges[1:-1:2], edges[2::2]
@@ -87,17 +96,32 @@ def crop_from_rle(rle: Mapping[str, Any]) -> CroppedMask:
     toggles = np.zeros((end - first) * height + 1, dtype=np.int8)
     np.add.at(toggles, starts - first * height, 1)
     np.add.at(toggles, stops - first * height, -1)
-    columns = np.cumsum(toggles[:-1], dtype=np.int8).astype(bool).reshape(end - first, height)
+    np.cumsum(toggles, out=toggles)  # 0 or 1
+    columns = toggles[:-1].view(bool).reshape(end - first, height)
     part = np.ascontiguousarray(columns.T)  # [H, columns]
     x, y, w, h = tight_box(part)
     return CroppedMask(first + x, y, np.ascontiguousarray(part[y : y + h, x : x + w]))
 
 
-def _counts_from_text(text: str) -> np.ndarray:
-    """Run lengths, int64 [n], from COCO's text; ValueError if it is damaged."""
-    codes = np.frombuffer(text.encode("ascii"), dtype=np.uint8).astype(np.int64) - 48
+def codes_from_text(text: str | bytes) -> np.ndarray:
+    """The six bits of each character of COCO's run lengths, int64 [n].
+
+    Raises:
+        ValueError: other characters, a run cut off, or one that no image has.
+    """
+    data = text.encode("ascii", "replace") if isinstance(text, str) else text
+    codes = np.frombuffer(data, dtype=np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(~codes & 32)
     if ((codes < 0) | (codes > 63)).any() or (len(codes) and codes[-1] & 32):
         raise ValueError("counts are no COCO run lengths")
+    if len(ends) and np.diff(ends, prepend=-1).max() > MAX_CHARACTERS:
+        raise ValueError("counts have a run that no image has")
+    return codes
+
+
+def _counts_from_text(text: str, most: int) -> np.ndarray:
+    """Run lengths from 0 to `most`, int64 [n], from COCO's text; ValueError if it is damaged."""
+    codes = codes_from_text(text)
     counts: list[int] = []
     value = shift = 0
     for code in codes.tolist():
@@ -107,5 +131,7 @@ def _counts_from_text(text: str) -> np.ndarray:
             if code & 16:  # the sign
                 value -= 1 << shift
             counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            if not 0 <= counts[-1] <= most:
+                raise ValueError(f"counts have a run of {counts[-1]} pixels, not 0 to {most}")
             value = shift = 0
     return np.array(counts, dtype=np.int64)

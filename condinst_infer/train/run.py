@@ -200,7 +200,7 @@ def _check_settings(path: Path, new: Mapping[str, Any]) -> None:
                 versions = old.get("versions")
                 known = versions.get("condinst-infer") if isinstance(versions, dict) else None
                 raise ConfigError(
-                    f"{path} has no {name}: it was written by condinst-infer {shorten(known)}, "
+                    f"{path} has no {name}: it was written by condinst-infer {str(known)[:40]}, "
                     f"this is {__version__}; {again}, by the same version."
                 )
             if old[part][name] != new[part][name]:

@@ -185,8 +185,8 @@ def test_what_is_no_annotation_file_is_refused(change: dict, words: str, write: 
         ({"segmentation": {"size": [5, 5], "counts": "W"}}, r"\[5, 5\]"),
         ({"segmentation": {"size": [200, 300], "counts": [5, 5]}}, "add up"),
         ({"segmentation": {"size": [200, 300], "counts": [-5, 60005]}}, "add up"),
-        ({"segmentation": {"size": [200, 300], "counts": "zz~"}}, "add up"),
-        ({"segmentation": {"size": [200, 300], "counts": "é"}}, "malformed"),
+        ({"segmentation": {"size": [200, 300], "counts": "zz~"}}, "no COCO run lengths"),
+        ({"segmentation": {"size": [200, 300], "counts": "é"}}, "no COCO run lengths"),
         ({"segmentation": 5}, "TypeError"),
     ],
 )

@@ -97,7 +97,6 @@ def test_what_can_not_be_trained_on_is_counted(tmp_path: Path) -> None:
     ("entry", "says"),
     [
         ({"segmentation": polygon_from_box(25, 4, 10, 8)}, "it lies outside its image"),
-        ({"segmentation": polygon_from_box(float("nan"), 4, 9, 8)}, "it lies outside its image"),
         (
             {"segmentation": rle_from_mask(square((30, 20)))},
             r"its mask is \[30, 20\], its",
