@@ -20,7 +20,14 @@ from typing import Any
 
 
 class CondInstError(Exception):
-    """Base of every error this package raises on purpose; its text is one clear sentence."""
+    """Base of every error this package raises on purpose; its text is one clear sentence.
+
+    A text that is longer than a screen, with a value from a file in it, is cut in the middle.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if len(text) <= 2000 else f"{text[:1500]} ... {text[-400:]}"
 
 
 class InputError(CondInstError):

@@ -8,7 +8,7 @@ import numpy as np
 
 from condinst_infer.config.model import SEMANTIC_STRIDE
 from condinst_infer.contract.metadata import Metadata
-from condinst_infer.errors import ModelFileError, SessionError
+from condinst_infer.errors import ModelFileError, SessionError, shorten
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,9 @@ def check_contract(
 ) -> None:
     """ModelFileError if the tensors found in the file `path` are not those of the contract."""
     if metadata.graph not in ("full", "detector"):
-        raise ModelFileError(f"{path} holds a graph {metadata.graph!r} this version can't run.")
+        raise ModelFileError(
+            f"{path} holds a graph {shorten(metadata.graph)} this version can't run."
+        )
     for kind, found, needed in (
         ("input", inputs, contract_inputs(metadata)),
         ("output", outputs, contract_outputs(metadata)),

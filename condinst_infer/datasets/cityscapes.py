@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from condinst_infer.config.model import Size
 from condinst_infer.config.presets import preset
 from condinst_infer.datasets.coco import read_json, unusable
-from condinst_infer.errors import InputError
+from condinst_infer.errors import InputError, shorten
 from condinst_infer.results.crop import CroppedMask
 from condinst_infer.results.panoptic_png import write_id_png
 from condinst_infer.results.rle import rle_from_crop
@@ -188,7 +188,7 @@ def _id_of(name: str, counts: Counter[int]) -> int:
     group = name not in ID_OF and name.endswith("group")
     label = ID_OF.get(name.removesuffix("group") if group else name)
     if label is None:
-        raise ValueError(f"Cityscapes has no label {name!r}")
+        raise ValueError(f"Cityscapes has no label {shorten(name)}")
     if label < FIRST_COUNTED or group:
         return label
     counts[label] += 1

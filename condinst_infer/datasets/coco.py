@@ -107,7 +107,7 @@ def unusable(what: str, number: int, row: Any, error: Exception) -> InputError:
     """The error for row `number` of a list, counted from 1, that raised `error`."""
     has_id = isinstance(row, Mapping) and "id" in row
     name = shorten(row["id"]) if has_id else f"number {number}"
-    reason = error if isinstance(error, ValueError) else f"{error!r:.200}"
+    reason = f"{error!s:.400}" if isinstance(error, ValueError) else f"{error!r:.200}"
     return InputError(f"{what} {name} can't be used: {reason}.")
 
 

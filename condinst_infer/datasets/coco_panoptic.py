@@ -9,7 +9,7 @@ from PIL import Image
 
 from condinst_infer.config.model import Size
 from condinst_infer.datasets.coco import has_segments, read_json, read_parts, unusable
-from condinst_infer.errors import InputError
+from condinst_infer.errors import InputError, shorten
 from condinst_infer.system.paths import is_file
 
 ID_BITS = 24  # of a segment id: R + 256 G + 65536 B; 0 is void
@@ -144,9 +144,9 @@ def _segments(rows: Any, truth: PanopticTruth) -> tuple[TruthSegment, ...]:
     for row in rows:
         id_, category = row["id"], row["category_id"]
         if type(id_) is not int or not 0 < id_ < 1 << ID_BITS:
-            raise ValueError(f"segment {id_!r} has no id from 1 to {(1 << ID_BITS) - 1}")
+            raise ValueError(f"segment {shorten(id_)} has no id from 1 to {(1 << ID_BITS) - 1}")
         if category not in truth.categories:
-            raise ValueError(f"segment {id_} has category {category}, not in {truth.file}")
+            raise ValueError(f"segment {id_} has category {shorten(category)}, not in {truth.file}")
         if id_ in segments:
             raise ValueError(f"two segments have the id {id_}")
         segments[id_] = TruthSegment(id_, category, bool(row.get("iscrowd", 0)))

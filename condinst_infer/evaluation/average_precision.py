@@ -17,7 +17,7 @@ from condinst_infer.datasets.coco import (
     rle_from_segmentation,
     unusable,
 )
-from condinst_infer.errors import ConfigError, InputError
+from condinst_infer.errors import ConfigError, InputError, shorten
 from condinst_infer.pipeline import Pipeline
 from condinst_infer.results.instances import Instances
 from condinst_infer.system.ordered_map import run_over_images
@@ -205,7 +205,9 @@ def _entries(
         try:
             image, category = row["image_id"], row["category_id"]
             if image not in truth.sizes or category not in truth.categories:
-                raise ValueError(f"image {image} or category {category} is not in {truth.file}")
+                raise ValueError(
+                    f"image {shorten(image)} or category {shorten(category)} is not in {truth.file}"
+                )
             if image not in truth.images:
                 continue
             rle = rle_from_segmentation(row["segmentation"], truth.sizes[image])
@@ -217,13 +219,20 @@ def _entries(
                 "category_id": category,
                 "segmentation": rle,
                 "bbox": [float(x), float(y), float(width), float(height)],
-                "iscrowd": 0 if scored else int(row.get("iscrowd", 0)),
+                "iscrowd": 0 if scored else _crowd(row),
                 "area": float(row["area"] if given else coco_mask.area(rle)),
             }
             entries.append(entry | ({"score": float(row["score"])} if scored else {}))
         except Exception as error:  # faster-coco-eval reports bad masks in many ways
             raise unusable(what, number, row, error) from None
     return entries
+
+
+def _crowd(row: Mapping[str, Any]) -> int:
+    """1 for a group of objects, else 0."""
+    if (crowd := row.get("iscrowd", 0)) not in (0, 1):
+        raise ValueError(f"its iscrowd is {shorten(crowd)}, not 0 or 1")
+    return int(crowd)
 
 
 def _numbers(

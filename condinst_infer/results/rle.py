@@ -109,7 +109,9 @@ def codes_from_text(text: str | bytes) -> np.ndarray:
     Raises:
         ValueError: other characters, a run cut off, or one that no image has.
     """
-    data = text.encode("ascii", "replace") if isinstance(text, str) else text
+    if isinstance(text, str) and not text.isascii():
+        raise ValueError("counts are no COCO run lengths")
+    data = text.encode() if isinstance(text, str) else text
     codes = np.frombuffer(data, dtype=np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero(~codes & 32)
     if ((codes < 0) | (codes > 63)).any() or (len(codes) and codes[-1] & 32):

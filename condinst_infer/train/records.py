@@ -21,7 +21,7 @@ from condinst_infer.datasets.coco_panoptic import (
     read_panoptic,
     relabel,
 )
-from condinst_infer.errors import InputError
+from condinst_infer.errors import InputError, shorten
 from condinst_infer.results.crop import CroppedMask
 
 TOLERANCE = 2.0  # pixels a polygon may pass the image's edge: annotation tools round outwards
@@ -81,7 +81,9 @@ def read_coco(annotations: str | Path, images: str | Path, *, keep_empty: bool =
                 continue
             image, category = entry["image_id"], entry["category_id"]
             if image not in sizes or category not in label_of:
-                raise ValueError(f"image {image} or category {category} is not in the file")
+                raise ValueError(
+                    f"image {shorten(image)} or category {shorten(category)} is not in the file"
+                )
             if _area(entry["segmentation"], sizes[image]) > 0:
                 annotation = Annotation(label_of[category], entry["segmentation"])
                 objects[image].append(annotation)

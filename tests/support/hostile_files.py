@@ -27,7 +27,14 @@ from hypothesis import strategies as st
 from condinst_infer.cli.main import main
 from condinst_infer.errors import CondInstError
 from tests.support import hostile_kinds
-from tests.support.mutations import HUGE, NASTY, REPEATABLE, changed_json, damaged_bytes
+from tests.support.mutations import (
+    HUGE,
+    NASTY,
+    REPEATABLE,
+    changed_json,
+    damaged_bytes,
+    put_everywhere,
+)
 
 ROOT = Path(__file__).parents[2]
 MEMORY_BYTES = 4 << 30  # of addresses
@@ -71,7 +78,7 @@ def outcome(command: Sequence[str] | Callable[[], object]) -> Outcome:
                     command()
                     status = 0
                 except CondInstError as error:
-                    print(f"condinst: {error}", file=sys.stderr)
+                    print(f"condinst: {' '.join(str(error).split())}", file=sys.stderr)
                     status = 2
             else:
                 status = main(command)
@@ -109,16 +116,32 @@ def try_kind(name: str, folder: Path, count: int, *, huge: bool) -> dict[str, An
     def attempt(content: str | bytes) -> None:
         if found["tried"] >= count:
             return
-        end = outcome(kind.command(content))
-        found["tried"] += 1
-        found["refused"] += end.status == 2
-        if end.status not in (0, 2):
-            shown = content if isinstance(content, bytes) else content.encode(errors="replace")
-            (folder / f"failure-{name}-{len(found['failures'])}").write_bytes(shown)
-            found["failures"].append([*end])
+        _attempt(kind.command(content), content, folder, found)
 
     attempt()
     return found
+
+
+def try_everywhere(name: str, folder: Path) -> dict[str, Any]:
+    """Try every nasty value in the place of every other one; facts for JSON."""
+    kind = hostile_kinds.KINDS[name](folder)
+    found: dict[str, Any] = {"tried": 0, "refused": 0, "failures": []}
+    for text in () if kind.value is None else put_everywhere(kind.value):
+        _attempt(kind.command(text), text, folder, found)
+    return found
+
+
+def _attempt(
+    command: hostile_kinds.Command, content: str | bytes, folder: Path, found: dict[str, Any]
+) -> None:
+    """Run one command and add to `found` how it ended; what fails stays in `folder`."""
+    end = outcome(command)
+    found["tried"] += 1
+    found["refused"] += end.status == 2
+    if end.status not in (0, 2):
+        shown = content if isinstance(content, bytes) else content.encode(errors="replace")
+        (folder / f"failure-{len(found['failures'])}").write_bytes(shown)
+        found["failures"].append([*end])
 
 
 def run_hostile_files(
@@ -143,8 +166,8 @@ def run_hostile_files(
 
 
 def _main(words: Sequence[str]) -> None:
-    huge = "--huge" in words
-    folder, count, *names = [word for word in words if word != "--huge"]
+    huge, everywhere = "--huge" in words, "--everywhere" in words
+    folder, count, *names = [word for word in words if not word.startswith("--")]
     names = names or list(hostile_kinds.KINDS)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -154,7 +177,10 @@ def _main(words: Sequence[str]) -> None:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         started = time.perf_counter()
-        report[name] = try_kind(name, place, -(-int(count) // len(names)), huge=huge)
+        if everywhere:
+            report[name] = try_everywhere(name, place)
+        else:
+            report[name] = try_kind(name, place, -(-int(count) // len(names)), huge=huge)
         report[name]["seconds"] = round(time.perf_counter() - started, 2)
     print(json.dumps(report))
 

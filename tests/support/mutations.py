@@ -4,7 +4,7 @@ The same strategies give the same files on every machine (`REPEATABLE`).
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
@@ -48,6 +48,28 @@ def changed_json(data: Any, *, most: int = 3, nasty: Sequence[str] = NASTY) -> s
         return written
 
     return st.lists(change, min_size=1, max_size=most).map(text)
+
+
+def put_everywhere(data: Any, *, nasty: Sequence[str] = NASTY) -> Iterator[str]:
+    """`data` with one value replaced by one of `nasty`: each by each, of lists the first two."""
+    for walk in _walks(data):
+        for new in nasty:
+            tree = [json.loads(json.dumps(data))]
+            parent, key = tree, 0
+            for step in walk:
+                parent, key = parent[key], step
+            parent[key] = "@@"
+            yield json.dumps(tree[0]).replace('"@@"', new)
+
+
+def _walks(data: Any) -> Iterator[tuple[Any, ...]]:
+    """Keys that lead to each value of `data`."""
+    yield ()
+    if isinstance(data, dict | list):
+        items = data.items() if isinstance(data, dict) else list(enumerate(data))[:2]
+        for key, value in items:
+            for rest in _walks(value):
+                yield (key, *rest)
 
 
 def _change(tree: list[Any], operation: str, walk: list[int], new: Any) -> None:
