@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 from condinst_infer.config.model import MAX_PIXELS, InputConfig, Size
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.processing.geometry import placement
+from condinst_infer.processing.image_header import check_content, check_exif, read_header
 from condinst_infer.system.paths import is_folder, open_file, shown
 
 
@@ -40,6 +41,7 @@ IMAGE_SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm"),
     *(".png", ".ppm", ".tif", ".tiff", ".webp"),
 )
+_MAX_PROFILE = 1 << 18  # letters of an Exif block in a PNG's text; it has 64 kB at most
 
 
 def read_image(
@@ -135,6 +137,10 @@ def _image_from_path(name: str, max_pixels: int) -> np.ndarray:
 def image_from_file(file: BinaryIO, name: str, *, max_pixels: int) -> np.ndarray:
     """`read_image` of an open file; `name` is what messages call it."""
     with _open(file, name) as image:
+        check_size((image.height, image.width), name, max_pixels)
+        place = file.tell()  # Pillow goes on from here
+        check_content(file, name, format_of(file, name))
+        file.seek(place)
         return _bgr_from_pillow(image, name, image.format, max_pixels)
 
 
@@ -159,10 +165,26 @@ def upright_size(file: BinaryIO, name: str, expected: Size) -> Size:
         if size[0] == size[1] or (image.format == "PNG" and size[::-1] != tuple(expected)):
             return size
         try:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            turned = _orientation(image, name) in (5, 6, 7, 8)
+        except InputError:
+            raise
         except Exception as error:  # as in `_open`
             raise InputError(f"{name} can't be read, it may be damaged: {error}.") from None
         return (size[1], size[0]) if turned else size
+
+
+def format_of(file: BinaryIO, name: str) -> str:
+    """The one of `FORMATS` that the first bytes of an open file say; InputError if none."""
+    Image.init()
+    file.seek(0)
+    start = file.read(16)
+    if not start:
+        raise InputError(f"{name} is empty (0 bytes).")
+    for kind in FORMATS:
+        factory, accepts = Image.OPEN.get(kind, (None, None))
+        if factory is not None and accepts is not None and accepts(start) is True:
+            return kind
+    raise InputError(f"{name} is not an image; give one of {', '.join(FORMATS)}.")
 
 
 def _open(file: BinaryIO, name: str) -> Image.Image:
@@ -171,20 +193,23 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
     `Image.open` would refuse or warn by a size limit that is a global of Pillow, so neither
     `max_pixels` could lift it nor two threads differ in it. The parsers it calls have no limit.
     """
-    Image.init()
-    start = file.read(16)
-    if not start:
-        raise InputError(f"{name} is empty (0 bytes).")
-    for kind in FORMATS:
-        factory, accepts = Image.OPEN.get(kind, (None, None))
-        if factory is None or accepts is None or accepts(start) is not True:
-            continue
-        file.seek(0)
-        try:
-            return factory(file, name)
-        except Exception as error:  # damaged headers make the parsers raise nearly anything
-            raise InputError(f"{name} is a damaged {kind} file: {error}.") from None
-    raise InputError(f"{name} is not an image; give one of {', '.join(FORMATS)}.")
+    kind = format_of(file, name)
+    read_header(file, name, kind)
+    file.seek(0)
+    try:
+        return Image.OPEN[kind][0](file, name)
+    except Exception as error:  # damaged headers make the parsers raise nearly anything
+        raise InputError(f"{name} is a damaged {kind} file: {error}.") from None
+
+
+def _orientation(image: Image.Image, name: str) -> int:
+    """The code of the Exif rotation, 1 if there is none."""
+    block, text = image.info.get("exif"), image.info.get("Raw profile type exif", "")
+    if isinstance(block, bytes):
+        check_exif(block, name)
+    if len(text) > _MAX_PROFILE:
+        raise InputError(f"{name} has an Exif profile of {len(text)} letters; remove it.")
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
 def _bgr_from_pillow(
@@ -194,7 +219,7 @@ def _bgr_from_pillow(
     check_size((image.height, image.width), name, max_pixels)
     try:
         image.load()
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        if _orientation(image, name) != 1:
             image = ImageOps.exif_transpose(image)
         # Pillow gives 16-bit grey as I;16, or as I where the reader has no 16-bit mode.
         if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
