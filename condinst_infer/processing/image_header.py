@@ -43,6 +43,10 @@ _WIDTH, _HEIGHT, _COMPRESSION, _STRIPS, _TILES = 256, 257, 259, 273, 324
 _TILE_WIDTH, _TILE_HEIGHT, _JPEGS = 322, 323, (6, 7)
 
 
+class CostError(InputError):
+    """An image file that would take too much time or memory to decode."""
+
+
 class Header(NamedTuple):
     """The work of decoding an image, as far as its header tells."""
 
@@ -107,7 +111,7 @@ def check_exif(block: bytes, name: str) -> None:
 
 def _limit(number: int, most: int, noun: str, name: str) -> None:
     if number > most:
-        raise InputError(
+        raise CostError(
             f"{name} has {number} {noun} or more, and at most {most} are read: decoding them would "
             "take too long. Save it anew with another program."
         )
@@ -229,7 +233,7 @@ def _bmp(file: BinaryIO, name: str) -> Header:
     pixels = abs(width * height)
     runs = struct.unpack("<I", start[30:34])[0] in (1, 2)
     if runs and (pixels > MAX_RUN_PIXELS or abs(width) > 0xFFFF):
-        raise InputError(
+        raise CostError(
             f"{name} is a run-length encoded BMP of {width} x {abs(height)} pixels, and at most "
             f"{MAX_RUN_PIXELS} are read, 65535 of them in a row. Save it as PNG."
         )
@@ -286,7 +290,7 @@ def _tiff_tags(file: BinaryIO, name: str) -> _Tags:
         unique = unique and tag not in values
         values[tag] = count, struct.unpack_from(order + letter, field)[0] if letter else 0
     if total > 4 * size + _SPARE:
-        raise InputError(
+        raise CostError(
             f"{name} may be damaged: the entries of its directory hold {total} bytes, it has {size}."
         )
     return _Tags(values, unique)
@@ -304,7 +308,7 @@ def _tiff(file: BinaryIO, name: str) -> Header:
             raise InputError(f"{name} is a damaged TIFF file: its tiles have no size.")
         area = -(-width // columns) * -(-height // rows) * columns * rows
         if area > 4 * pixels + 16 * _SPARE:
-            raise InputError(
+            raise CostError(
                 f"{name} has {width} x {height} pixels in tiles of {columns} x {rows}, which would "
                 "take too much memory. Save it anew with smaller tiles."
             )

@@ -17,6 +17,7 @@ from condinst_infer.pipeline import Pipeline
 from condinst_infer.processing.options import filter_for, panoptic_settings
 from condinst_infer.serving.http import metrics
 from condinst_infer.serving.http.batcher import Batcher
+from condinst_infer.serving.http.decoding import ImageDecoder
 from condinst_infer.serving.http.failures import Rejection, failure
 from condinst_infer.serving.http.limits import ServerLimits
 from condinst_infer.serving.http.metrics import CountingApp, Metrics
@@ -80,10 +81,12 @@ class HttpApp:
             batch=limits.batch,
             wait_s=limits.wait_ms / 1000,
         )
+        self._decoder = ImageDecoder(limits.max_pixels, limits.timeout_s)
         self.asgi = CountingApp(self.app, self.metrics)
 
     def close(self, limit_s: float | None = None) -> bool:
         """Finish what is in work and end the threads; False if some have not ended in time."""
+        self._decoder.close()
         return self.batcher.close(limit_s)
 
     def _routes(self) -> list[str]:
@@ -164,14 +167,14 @@ class HttpApp:
             raise Rejection(408, text) from None
         parameters = merge_parameters(query, upload.fields)
         self._check(parameters)
-        order = PredictRequest(
-            upload.data,
-            isinstance(parameters, PanopticParameters),
-            _wants_overlay(request, parameters),
-            tuple(parameters.options().items()),
-        )
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout_at(deadline), self._decoder.decoded(upload.data) as image:
+                order = PredictRequest(
+                    image,
+                    isinstance(parameters, PanopticParameters),
+                    _wants_overlay(request, parameters),
+                    tuple(parameters.options().items()),
+                )
                 result = await _while_connected(request, self.batcher.submit(order))
         except TimeoutError:
             text = f"the response took longer than {limit:g} s; try again later."

@@ -17,7 +17,7 @@ from condinst_infer.serving.http.upload import decode_image
 class PredictRequest(NamedTuple):
     """One request, read and checked."""
 
-    data: bytes  # an image file
+    data: bytes | np.ndarray  # an image file, or a decoded image, BGR uint8 [H, W, 3]
     panoptic: bool
     overlay: bool
     options: tuple[tuple[str, Any], ...]  # keyword arguments for the pipeline
@@ -53,7 +53,7 @@ class RequestHandler:
         alike: dict[Any, list[int]] = {}  # requests that one call of the pipeline can serve
         for index, request in enumerate(requests):
             try:
-                images[index] = decode_image(request.data, self._max_pixels)
+                images[index] = self._image(request.data)
                 alike.setdefault((request.panoptic, request.options), []).append(index)
             except Exception as error:
                 responses[index] = _error_response(error)
@@ -65,6 +65,9 @@ class RequestHandler:
                 done = [_error_response(error)] * len(group)
             responses.update(zip(group, done, strict=True))
         return [responses[index] for index in range(len(requests))]
+
+    def _image(self, data: bytes | np.ndarray) -> np.ndarray:
+        return data if isinstance(data, np.ndarray) else decode_image(data, self._max_pixels)
 
     def _predict(
         self, requests: list[PredictRequest], images: list[np.ndarray]

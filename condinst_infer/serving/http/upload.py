@@ -10,6 +10,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from condinst_infer.errors import InputError
+from condinst_infer.processing.image_header import CostError
 from condinst_infer.processing.preprocess import image_from_file, size_from_file
 from condinst_infer.serving.http.failures import Rejection
 
@@ -56,14 +57,24 @@ def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
     try:
         height, width = size_from_file(BytesIO(data), NAME)
         if height * width > max_pixels:
-            raise Rejection(
-                413,
-                f"{NAME} has {width} x {height} = {height * width} pixels; "
-                f"this server takes at most {max_pixels}.",
-            )
+            raise too_many_pixels(height, width, max_pixels)
         return image_from_file(BytesIO(data), NAME, max_pixels=max_pixels)
     except InputError as error:
-        raise Rejection(400, str(error)) from None
+        raise unreadable(error) from None
+
+
+def unreadable(error: InputError) -> Rejection:
+    """The response to an image that can't be decoded, or only with too much work."""
+    return Rejection(413 if isinstance(error, CostError) else 400, str(error))
+
+
+def too_many_pixels(height: int, width: int, max_pixels: int) -> Rejection:
+    """The response to an image that is too large."""
+    return Rejection(
+        413,
+        f"{NAME} has {width} x {height} = {height * width} pixels; "
+        f"this server takes at most {max_pixels}.",
+    )
 
 
 def _too_large(max_bytes: int) -> Rejection:
