@@ -118,7 +118,7 @@ def _limit(number: int, most: int, noun: str, name: str) -> None:
 
 
 def _occurrences(file: BinaryIO, pair: bytes) -> int:
-    """How often `pair` is in the rest of a file."""
+    """Count `pair` in the rest of a file."""
     number, last = 0, b""
     while block := file.read(_BLOCK):
         number += (last + block).count(pair)
@@ -291,7 +291,8 @@ def _tiff_tags(file: BinaryIO, name: str) -> _Tags:
         values[tag] = count, struct.unpack_from(order + letter, field)[0] if letter else 0
     if total > 4 * size + _SPARE:
         raise CostError(
-            f"{name} may be damaged: the entries of its directory hold {total} bytes, it has {size}."
+            f"{name} may be damaged: the entries of its directory hold {total} bytes, and it has "
+            f"{size}."
         )
     return _Tags(values, unique)
 

@@ -13,7 +13,12 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 from condinst_infer.config.model import MAX_PIXELS, InputConfig, Size
 from condinst_infer.errors import ConfigError, InputError
 from condinst_infer.processing.geometry import placement
-from condinst_infer.processing.image_header import check_content, check_exif, read_header
+from condinst_infer.processing.image_header import (
+    CostError,
+    check_content,
+    check_exif,
+    read_header,
+)
 from condinst_infer.system.paths import is_folder, open_file, shown
 
 
@@ -141,7 +146,14 @@ def image_from_file(file: BinaryIO, name: str, *, max_pixels: int) -> np.ndarray
         place = file.tell()  # Pillow goes on from here
         check_content(file, name, format_of(file, name))
         file.seek(place)
-        return _bgr_from_pillow(image, name, image.format, max_pixels)
+        try:
+            return _bgr_from_pillow(image, name, image.format, max_pixels)
+        except (MemoryError, cv2.error):  # OpenCV only reorders channels here
+            raise _no_memory(name) from None
+
+
+def _no_memory(name: str) -> CostError:
+    return CostError(f"{name} takes more memory to decode than there is; give a smaller one.")
 
 
 def size_from_file(file: BinaryIO, name: str) -> Size:
@@ -198,6 +210,8 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
     file.seek(0)
     try:
         return Image.OPEN[kind][0](file, name)
+    except MemoryError:
+        raise _no_memory(name) from None
     except Exception as error:  # damaged headers make the parsers raise nearly anything
         raise InputError(f"{name} is a damaged {kind} file: {error}.") from None
 
@@ -230,7 +244,7 @@ def _bgr_from_pillow(
         if "transparency" in image.info:
             image = image.convert("RGBA")  # Pillow warns on the direct way from a palette
         rgb = np.asarray(image.convert("RGB"))
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # as in `_open`
         raise InputError(f"{name} can't be decoded, it may be damaged: {error}.") from None

@@ -81,11 +81,11 @@ def exif_of_overlaps(entries: int, length: int) -> bytes:
     return (start + b"".join(tags) + bytes(4)).ljust(length, b"\0")
 
 
-def gif_of_comments(number: int, content: bytes) -> bytes:
-    """A GIF with that many comments before its picture."""
+def gif_of_comments(number: int, content: bytes, blocks: int = 1) -> bytes:
+    """A GIF with that many comments before its picture, `content` again and again in each."""
     plain = encoded(Image.new("P", (8, 8)), "GIF")
     start = 13 + (3 << ((plain[10] & 7) + 1) if plain[10] & 128 else 0)
-    comment = b"!\xfe" + bytes([len(content)]) + content + b"\0"
+    comment = b"!\xfe" + (bytes([len(content)]) + content) * blocks + b"\0"
     return plain[:start] + comment * number + plain[start:]
 
 
@@ -101,3 +101,36 @@ def bmp_of_runs(width: int, height: int, runs: bytes) -> bytes:
     palette = bytes(range(4)) * 256
     head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(runs), 0, 0, 256, 0)
     return struct.pack("<2sIII", b"BM", 54 + 1024 + len(runs), 0, 54 + 1024) + head + palette + runs
+
+
+def tiff_of_strips(side: int, strips: int, compression: int, data: bytes, **extra: int) -> bytes:
+    """A grey TIFF whose strips are all the same bytes, `data`.
+
+    Args:
+        extra: tags by their number, as `t322=16`, with one value each.
+    """
+    single = {256: side, 257: side, 258: 8, 259: compression, 262: 1, 277: 1}
+    single |= {278: -(-side // strips)} | {int(tag[1:]): value for tag, value in extra.items()}
+    tables = 8 + 2 + 12 * (len(single) + 2) + 4
+    content = struct.pack(f"<{strips}I", *[tables + 8 * strips] * strips)
+    content += struct.pack(f"<{strips}I", *[len(data)] * strips)
+    places = [tables, tables + 4 * strips]
+    if strips == 1:
+        places = [tables + 8, len(data)]
+    kinds = (324, 325) if "t322" in extra else (273, 279)
+    entries = [(tag, 4, 1, value) for tag, value in single.items()]
+    entries += [(kind, 4, strips, place) for kind, place in zip(kinds, places, strict=True)]
+    return tiff(entries, content + data)
+
+
+def animation(kind: str, frames: int, side: int = 16, **options) -> bytes:
+    """An animation of grey frames, no two neighbours alike."""
+    images = [Image.new("L", (side, side), 60 + 90 * (k % 2)).convert("RGB") for k in range(frames)]
+    return encoded(images[0], kind, save_all=True, append_images=images[1:], **options)
+
+
+def jp2_of_layers(layers: int, side: int = 64) -> bytes:
+    """A JPEG 2000 codestream that claims many quality layers."""
+    plain = encoded(Image.new("L", (side, side), 9), "JPEG2000", no_jp2=True)
+    style = plain.index(b"\xff\x52")  # COD: length, style, progression, layers
+    return plain[: style + 6] + struct.pack(">H", layers) + plain[style + 8 :]

@@ -167,14 +167,15 @@ class HttpApp:
             raise Rejection(408, text) from None
         parameters = merge_parameters(query, upload.fields)
         self._check(parameters)
+        order = PredictRequest(
+            upload.data,
+            isinstance(parameters, PanopticParameters),
+            _wants_overlay(request, parameters),
+            tuple(parameters.options().items()),
+        )
         try:
             async with asyncio.timeout_at(deadline), self._decoder.decoded(upload.data) as image:
-                order = PredictRequest(
-                    image,
-                    isinstance(parameters, PanopticParameters),
-                    _wants_overlay(request, parameters),
-                    tuple(parameters.options().items()),
-                )
+                order = order._replace(data=image)
                 result = await _while_connected(request, self.batcher.submit(order))
         except TimeoutError:
             text = f"the response took longer than {limit:g} s; try again later."

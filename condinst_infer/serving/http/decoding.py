@@ -8,7 +8,6 @@ worker waits for it. Processes are started when the first such image comes, and 
 
 import asyncio
 import os
-import struct
 import subprocess
 import sys
 import threading
@@ -65,29 +64,36 @@ class ImageDecoder:
         """End the processes, also those at work."""
         with self._lock:
             self._closed = True
-            processes = list(self._all)
+            busy = self._all.difference(self._idle)
         self._threads.shutdown(wait=False, cancel_futures=True)
-        for process in processes:
+        for process in self._idle:
             process.end()
+        for process in busy:  # the thread that waits for it ends it
+            process.kill()
 
     def _decode(self, data: bytes) -> np.ndarray:
         """The image in `data`, by a process that has nothing else to do."""
         process = self._take()
         try:
             return process.decode(data)
+        except (OSError, Rejection):
+            if self._closed:
+                raise _ending() from None
+            raise
         finally:
             with self._lock:
-                if process.alive and not self._closed:
+                keep = process.alive and not self._closed
+                if keep:
                     self._idle.append(process)
                 else:
                     self._all.discard(process)
-            if not process.alive:
+            if not keep:
                 process.end()
 
     def _take(self) -> "_Process":
         with self._lock:
             if self._closed:
-                raise Rejection(503, "the server is ending.")
+                raise _ending()
             if self._idle:
                 return self._idle.pop()
             process = _Process(self._max_pixels, self._limit_s)
@@ -107,6 +113,10 @@ def is_bounded(data: bytes) -> bool:
     except InputError as error:
         raise unreadable(error) from None
     return header.bounded and 0 < header.pixels <= IN_THREAD_PIXELS
+
+
+def _ending() -> Rejection:
+    return Rejection(503, "the server is ending.")
 
 
 class _Process:
@@ -129,11 +139,16 @@ class _Process:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
 
+    def kill(self) -> None:
+        """Kill it; for the thread that reads from it, this is its end."""
+        self._process.kill()
+
     def end(self) -> None:
-        """Kill it, if it is still there."""
-        self.alive = False
+        """Kill it, if it is still there, and free what it held; nobody may be reading from it."""
         self._process.kill()
         self._process.wait()
+        for stream in (self._stdin, self._stdout):
+            stream.close()
 
     def decode(self, data: bytes) -> np.ndarray:
         """The image in `data`, BGR uint8 [H, W, 3]; after some Rejections it is not `alive`."""
@@ -160,7 +175,7 @@ class _Process:
 
     def _end_late(self, late: threading.Event) -> None:
         late.set()
-        self._process.kill()
+        self.kill()
 
     def _wait_until_ready(self) -> None:
         """Wait for a process that was started just now; decoding has its own limit."""
@@ -196,11 +211,8 @@ class _Process:
         )
         if kind == decoding_process.IMAGE:
             image = np.empty((first, second, 3), np.uint8)
-            self._read_into(memoryview(image).cast("B"))
+            self._read_into(image.data.cast("B"))
             return image
         if kind == decoding_process.TOO_LARGE:
             raise too_many_pixels(first, second, self._max_pixels)
-        if kind == decoding_process.NO_MEMORY:
-            self.alive = False
-            raise Rejection(413, f"{NAME} takes too much memory to decode.")
         raise Rejection(second, self._read(first).decode())

@@ -20,7 +20,7 @@ from condinst_infer.processing.preprocess import image_from_file, size_from_file
 
 REQUEST = struct.Struct("<Q")  # bytes of the file
 RESULT = struct.Struct("<BQQ")
-IMAGE, TOO_LARGE, NO_MEMORY, TEXT = range(4)  # with height and width; the same; 0, 0; its bytes and status
+IMAGE, TOO_LARGE, TEXT = range(3)  # with height and width; the same; its bytes and HTTP status
 READY = b"ready"
 PIXEL_BYTES = 48  # address space for a pixel while it is decoded; WebP and AVIF take 35
 _SPARE_BYTES = 1 << 29
@@ -54,9 +54,7 @@ def _result(data: bytes, max_pixels: int) -> "list[bytes | memoryview]":
         text = str(error).encode()
         status = 413 if isinstance(error, CostError) else 400
         return [RESULT.pack(TEXT, len(text), status), text]
-    except MemoryError:
-        return [RESULT.pack(NO_MEMORY, 0, 0)]
-    return [RESULT.pack(IMAGE, *image.shape[:2]), memoryview(image).cast("B")]
+    return [RESULT.pack(IMAGE, *image.shape[:2]), image.data.cast("B")]
 
 
 def _own_streams() -> tuple[BinaryIO, BinaryIO]:
