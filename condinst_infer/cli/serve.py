@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import re
 from argparse import ArgumentParser
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
     from condinst_infer.serving.http.app import HttpApp
 
 
+_ORIGIN = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://"
+    r"(?P<host>[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?|\[[0-9a-f:.]+\])(:0*(?P<port>[1-9][0-9]{0,4}))?/?"
+)
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions(RunOptions):
     """Options of `condinst serve`."""
@@ -39,6 +47,7 @@ class ServeOptions(RunOptions):
     queue: int
     timeout: float
     wait_ms: float
+    cors_origin: list[str]
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -90,12 +99,21 @@ def add_options(parser: ArgumentParser) -> None:
         help="longest time an image waits for others to fill --batch, in milliseconds "
         "(default: %(default)s)",
     )
+    parser.add_argument(
+        "--cors-origin",
+        type=_origin,
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="let web pages of this origin use the server, such as https://a.example; * for any, "
+        "and once for each (default: no others)",
+    )
     add_run(parser)
 
 
 def run(options: ServeOptions) -> int:
     """Serve until a signal comes and all requests in flight have their response."""
-    for module in ("fastapi", "uvicorn", "python_multipart", "prometheus_client"):
+    for module in ("fastapi", "uvicorn", "prometheus_client"):
         require(module, "serve")
     from condinst_infer.serving.http.console import STDERR, ConsoleHandler, say
     from condinst_infer.serving.http.server import HttpServer, bind
@@ -105,7 +123,8 @@ def run(options: ServeOptions) -> int:
         listener = stack.enter_context(bind(options.host, options.port))
         load_app = partial(_load_app, options, stack)
         announce = partial(_announce, *listener.getsockname()[:2])
-        ending = HttpServer(load_app, options.timeout, announce).serve_until_signal(listener)
+        server = HttpServer(load_app, options.timeout, announce, options.cors_origin)
+        ending = server.serve_until_signal(listener)
         if ending.text:
             say(STDERR, f"condinst: {ending.text}")
         if ending.threads:  # at the end of Python they would run into freed libraries
@@ -169,6 +188,24 @@ def _positive_number(text: str) -> float:
     if not 0 < value <= 86_400:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
+
+
+def _origin(text: str) -> str:
+    """Parse an origin as browsers send it, or "*"."""
+    match = _ORIGIN.fullmatch(text.lower())
+    port = match["port"] if match else None
+    if text == "*":
+        return text
+    if match is None or (port and int(port) > 65535):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an origin, scheme://host or scheme://host:port, nor *"
+        )
+    origin = f"{match['scheme']}://{match['host']}"
+    if port and port != _DEFAULT_PORTS.get(match["scheme"]):
+        origin += f":{port}"
+    if origin != text:
+        raise argparse.ArgumentTypeError(f"{text!r} is never sent by a browser, {origin!r} is")
+    return origin
 
 
 VERB = Verb(

@@ -1,5 +1,6 @@
 """Options of a call of the pipeline, checked once for the loaded model."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
@@ -10,6 +11,7 @@ from condinst_infer.config.class_names import labels_from_classes
 from condinst_infer.config.model import CondInstConfig, PanopticConfig, override
 from condinst_infer.errors import ConfigError
 
+_INDEX = re.compile("[0-9]{1,9}")  # `int` and `str.isdigit` know the digits of other scripts
 Classes = int | str | Sequence[int | str]
 
 
@@ -88,6 +90,13 @@ def check_score_threshold(score_threshold: float | None, config: CondInstConfig)
 
 
 def classes_from_text(text: str) -> list[int | str]:
-    """Class names and indices from "person,2"; digits are those of ASCII."""
-    names = (name.strip() for name in text.split(","))
-    return [int(name) if name.isascii() and name.isdigit() else name for name in names if name]
+    """Class names and indices from "person,2"; an index has at most nine digits of ASCII.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    names = [name.strip() for name in text.split(",")]
+    classes = [int(name) if _INDEX.fullmatch(name) else name for name in names if name]
+    if not classes:
+        raise ConfigError(f"classes is {text[:60]!r}; give names or numbers, such as person,2.")
+    return classes

@@ -1,12 +1,13 @@
 """The HTTP application: routes, limits and error responses."""
 
 import asyncio
+import math
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from importlib import resources
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import FastAPI, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -18,17 +19,22 @@ from condinst_infer.processing.options import filter_for, panoptic_settings
 from condinst_infer.serving.http import metrics
 from condinst_infer.serving.http.batcher import Batcher
 from condinst_infer.serving.http.decoding import ImageDecoder
-from condinst_infer.serving.http.failures import Rejection, failure
+from condinst_infer.serving.http.failures import CLOSE, Rejection, failure
+from condinst_infer.serving.http.last_response import LastResponse
 from condinst_infer.serving.http.limits import ServerLimits
+from condinst_infer.serving.http.methods import MethodsApp
 from condinst_infer.serving.http.metrics import CountingApp, Metrics
 from condinst_infer.serving.http.parameters import (
-    PanopticParameters,
-    Parameters,
-    PredictParameters,
-    merge_parameters,
+    PANOPTIC,
+    PREDICT,
+    Given,
+    Parameter,
+    documented,
+    given_in_query,
+    read_parameters,
 )
 from condinst_infer.serving.http.responses import PredictRequest, PredictResponse, RequestHandler
-from condinst_infer.serving.http.upload import read_upload
+from condinst_infer.serving.http.upload import Upload, read_upload
 
 # the page may load nothing and talk to no one but this server
 _POLICY = (
@@ -36,21 +42,6 @@ _POLICY = (
     "img-src blob: data:; connect-src 'self'; frame-ancestors 'none'"
 )
 _IMAGE = {"schema": {"type": "string", "format": "binary"}}
-_FORM = {"schema": {"type": "object", "properties": {"image": _IMAGE["schema"]}}}
-_DOCUMENTED: dict[str, Any] = {
-    "openapi_extra": {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "image/*": _IMAGE,
-                "application/octet-stream": _IMAGE,
-                "multipart/form-data": _FORM,
-            },
-        }
-    },
-    "response_class": Response,
-    "responses": {200: {"content": {"application/json": {}, "image/png": {}}}},
-}
 
 
 class HttpApp:
@@ -70,10 +61,21 @@ class HttpApp:
             "sha256": digest,
             "panoptic": config.is_panoptic,
             "classes": list(config.class_names),
+            "lowest_score": config.reported_floor,
         }
-        self.app = FastAPI(title="condinst", version=__version__, docs_url=None, redoc_url=None)
-        for kind in (RequestValidationError, HTTPException, Exception):
+        if config.is_panoptic:
+            self._model["instance_threshold"] = config.panoptic.instance_threshold
+        self.app = FastAPI(
+            title="condinst",
+            version=__version__,
+            docs_url=None,
+            redoc_url=None,
+            redirect_slashes=False,  # to an address that the client's Host header would make up
+        )
+        for kind in (HTTPException, Exception):
             self.app.add_exception_handler(kind, _on_failure)
+        self._uploads: set[asyncio.Timeout] = set()  # those that come in
+        self._uploads_end = math.inf  # by the clock of the event loop
         self.metrics = Metrics(lambda: len(self.batcher), frozenset(self._routes()))
         self.batcher: Batcher[PredictRequest, PredictResponse] = Batcher(
             RequestHandler(pipeline, limits.max_pixels, self.metrics.batches.observe),
@@ -82,7 +84,14 @@ class HttpApp:
             wait_s=limits.wait_ms / 1000,
         )
         self._decoder = ImageDecoder(limits.max_pixels, limits.timeout_s)
-        self.asgi = CountingApp(self.app, self.metrics)
+        self.asgi = CountingApp(MethodsApp(self.app, self.app.routes), self.metrics)
+
+    def end_uploads(self, within_s: float) -> None:
+        """Reject uploads that have not come in by then; for the event loop's thread."""
+        self._uploads_end = asyncio.get_running_loop().time() + within_s
+        for upload in self._uploads:
+            if not upload.expired():
+                upload.reschedule(min(upload.when() or math.inf, self._uploads_end))
 
     def close(self, limit_s: float | None = None) -> bool:
         """Finish what is in work and end the threads; False if some have not ended in time."""
@@ -99,15 +108,11 @@ class HttpApp:
         async def root() -> Response:
             return HTMLResponse(page, headers=head)
 
-        async def predict(
-            request: Request, query: Annotated[PredictParameters, Query()]
-        ) -> Response:
-            return await self._respond(request, query)
+        async def predict(request: Request) -> Response:
+            return await self._respond(request, PREDICT)
 
-        async def panoptic(
-            request: Request, query: Annotated[PanopticParameters, Query()]
-        ) -> Response:
-            return await self._respond(request, query)
+        async def panoptic(request: Request) -> Response:
+            return await self._respond(request, PANOPTIC)
 
         async def health() -> Response:
             hanging = self.batcher.hanging(self.limits.timeout_s)
@@ -125,15 +130,16 @@ class HttpApp:
 
         app = self.app
         app.get("/", include_in_schema=False)(root)
-        app.post("/predict", summary="Find the instances of an image", **_DOCUMENTED)(predict)
+        say = "Find the instances of an image"
+        app.post("/predict", summary=say, **_documentation(PREDICT))(predict)
         if self.pipeline.config.is_panoptic:
             say = "Find out what every pixel of an image shows"
-            app.post("/panoptic", summary=say, **_DOCUMENTED)(panoptic)
+            app.post("/panoptic", summary=say, **_documentation(PANOPTIC))(panoptic)
         app.get("/health", summary="The model, and whether it works")(health)
         app.get("/metrics", summary="Counters for Prometheus", response_class=Response)(counts)
         return [route.path for route in app.routes if isinstance(route, Route)]
 
-    async def _respond(self, request: Request, query: Parameters) -> Response:
+    async def _respond(self, request: Request, known: Mapping[str, Parameter]) -> Response:
         """The response to an upload, or to the error.
 
         Errors end here: on their way through FastAPI they would keep the upload until the garbage
@@ -148,31 +154,22 @@ class HttpApp:
                 )
             self._in_flight += 1
             try:
-                return await self._respond_in_time(request, query)
+                return await self._respond_in_time(request, known)
             finally:
                 self._in_flight -= 1
         except Exception as error:
             return _error_response(error)
 
-    async def _respond_in_time(self, request: Request, query: Parameters) -> Response:
+    async def _respond_in_time(self, request: Request, known: Mapping[str, Parameter]) -> Response:
         """Read the upload and find the instances, both before one deadline."""
         limit = self.limits.timeout_s
         deadline = asyncio.get_running_loop().time() + limit
-        self._check(query)
-        try:
-            async with asyncio.timeout_at(deadline):
-                upload = await read_upload(request, self.limits.max_bytes)
-        except TimeoutError:
-            text = f"the upload took longer than {limit:g} s; send it again."
-            raise Rejection(408, text) from None
-        parameters = merge_parameters(query, upload.fields)
-        self._check(parameters)
-        order = PredictRequest(
-            upload.data,
-            isinstance(parameters, PanopticParameters),
-            _wants_overlay(request, parameters),
-            tuple(parameters.options().items()),
-        )
+        given = given_in_query(request.scope["query_string"])
+        self._read_parameters(known, given)  # before the upload is read
+        upload = await self._read_upload(request, deadline)
+        parameters = self._read_parameters(known, [*given, *upload.given])
+        overlay = _wants_overlay(request, parameters.pop("output", None))
+        order = PredictRequest(upload.data, known is PANOPTIC, overlay, tuple(parameters.items()))
         try:
             async with asyncio.timeout_at(deadline), self._decoder.decoded(upload.data) as image:
                 order = order._replace(data=image)
@@ -182,11 +179,31 @@ class HttpApp:
             raise Rejection(504, text) from None
         return Response(result.content, result.status, media_type=result.media_type)
 
-    def _check(self, parameters: Parameters) -> None:
-        """ConfigError if the model can't honour them; before anything is read or queued."""
-        panoptic = isinstance(parameters, PanopticParameters)
-        check = panoptic_settings if panoptic else filter_for
-        check(self.pipeline.config, **parameters.options())
+    async def _read_upload(self, request: Request, deadline: float) -> Upload:
+        """The upload, if it comes in before the deadline and the end of the server."""
+        try:
+            async with asyncio.timeout_at(min(deadline, self._uploads_end)) as timeout:
+                self._uploads.add(timeout)
+                try:
+                    return await read_upload(request, self.limits.max_bytes)
+                finally:
+                    self._uploads.discard(timeout)
+        except TimeoutError:
+            if self._uploads_end < deadline:
+                text = "the server ends, and the upload was not complete; send it again later."
+                raise Rejection(503, text, {"Retry-After": "1", **CLOSE}) from None
+            text = f"the upload took longer than {self.limits.timeout_s:g} s; send it again."
+            raise Rejection(408, text, CLOSE) from None
+
+    def _read_parameters(
+        self, known: Mapping[str, Parameter], given: Sequence[Given]
+    ) -> dict[str, Any]:
+        """The parameters; Rejection or ConfigError if they are none, or not for this model."""
+        parameters = read_parameters(known, given)
+        options = {name: value for name, value in parameters.items() if name != "output"}
+        check = panoptic_settings if known is PANOPTIC else filter_for
+        check(self.pipeline.config, **options)
+        return parameters
 
 
 async def _while_connected(request: Request, future: "Future[PredictResponse]") -> PredictResponse:
@@ -214,11 +231,27 @@ async def _on_failure(request: Request, error: Exception) -> Response:
 
 def _error_response(error: Exception) -> Response:
     status, text, headers = failure(error)
-    return JSONResponse({"error": text}, status, headers)
+    kind = LastResponse if (headers or {}).items() >= CLOSE.items() else JSONResponse
+    return kind({"error": text}, status, headers)
 
 
-def _wants_overlay(request: Request, parameters: Parameters) -> bool:
-    if parameters.output is not None:
-        return parameters.output == "overlay"
+def _wants_overlay(request: Request, output: str | None) -> bool:
+    if output is not None:
+        return output == "overlay"
     accept = request.headers.get("accept", "")
     return "image/png" in accept and "application/json" not in accept
+
+
+def _documentation(known: Mapping[str, Parameter]) -> dict[str, Any]:
+    """A path of images as OpenAPI describes it."""
+    fields = {"image": _IMAGE["schema"]} | {name: one.schema for name, one in known.items()}
+    form = {"schema": {"type": "object", "required": ["image"], "properties": fields}}
+    kinds = {"image/*": _IMAGE, "application/octet-stream": _IMAGE, "multipart/form-data": form}
+    return {
+        "openapi_extra": {
+            "parameters": documented(known),
+            "requestBody": {"required": True, "content": kinds},
+        },
+        "response_class": Response,
+        "responses": {200: {"content": {"application/json": {}, "image/png": {}}}},
+    }

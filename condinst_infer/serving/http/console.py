@@ -8,6 +8,7 @@ import logging
 import os
 import select
 from contextlib import suppress
+from typing import Any
 
 STDOUT, STDERR = 1, 2
 
@@ -24,12 +25,36 @@ def say(stream: int, text: str, *, wait_s: float = 1.0) -> bool:
     return not data
 
 
+class OneLineFormatter(logging.Formatter):
+    """Formats records so that no text of a client can look like another line or steer a terminal.
+
+    A message is one line, control characters are escaped, and lines of a traceback are indented.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("condinst: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Format the line of a record."""
+        return escape_controls(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        """Format the traceback of a record."""
+        lines = super().formatException(ei).split("\n")
+        return "\n".join(f"  {escape_controls(line)}" for line in lines)
+
+
+def escape_controls(text: str) -> str:
+    """`text` with an escape in place of every character that is not printed, such as ESC."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class ConsoleHandler(logging.Handler):
     """Writes log records to stderr; one that can't be written at once is dropped."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.setFormatter(logging.Formatter("condinst: %(message)s"))
+        self.setFormatter(OneLineFormatter())
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""

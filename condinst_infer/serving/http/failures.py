@@ -4,19 +4,16 @@ import logging
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from condinst_infer.errors import CondInstError, ConfigError
-from condinst_infer.serving.http.parameters import sentence
 
 _log = logging.getLogger(__name__)
 _TEXTS = {
     404: "there is nothing here; GET /openapi.json tells what there is.",
-    405: "this path takes another method: POST for images, GET for the rest.",
 }
+CLOSE = {"Connection": "close"}  # for a response after which the connection is closed
 
 
 class Rejection(Exception):
@@ -40,8 +37,6 @@ def failure(error: Exception) -> Failure:
     match error:
         case Rejection():
             return Failure(error.status, str(error), error.headers)
-        case ValidationError() | RequestValidationError():
-            return Failure(422, sentence(error.errors()))
         case ConfigError():
             return Failure(422, str(error))
         case HTTPException():

@@ -17,17 +17,21 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import uvicorn
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from condinst_infer.errors import ConfigError
 from condinst_infer.serving.http.app import HttpApp
 from condinst_infer.serving.http.loading import LoadingApp
+from condinst_infer.serving.http.protocol import Protocol
 
 HANG = 2  # times the time of a request: a call that takes as long ends the server
+UPLOAD_S = 1.0  # for half an upload when a signal comes: its client can send it elsewhere
 _BACKLOG = 128  # connections that wait to be accepted
 _QUIET_S = 10.0  # after an error of the system: without a free descriptor, each connection is one
 _LONGEST_TICK_S = 1.0  # what is longer, the process was stopped or the machine asleep
@@ -78,6 +82,7 @@ class HttpServer(uvicorn.Server):
         load: makes the application, in a thread of its own.
         timeout_s: that of the application's requests.
         ready: called once, in that thread, when requests are taken.
+        origins: pages of these may read the responses, "*" for any; see CORS.
     """
 
     def __init__(
@@ -85,6 +90,7 @@ class HttpServer(uvicorn.Server):
         load: Callable[[], HttpApp],
         timeout_s: float,
         ready: Callable[[HttpApp], None] = lambda _: None,
+        origins: Sequence[str] = (),
     ) -> None:
         self._load, self._ready, self._timeout_s = load, ready, timeout_s
         self._entrance, self._loader = LoadingApp(), threading.Thread(target=self._open)
@@ -99,7 +105,8 @@ class HttpServer(uvicorn.Server):
         self._grace_s = math.ceil(timeout_s) + 1
         super().__init__(
             uvicorn.Config(
-                self._entrance,
+                _for_origins(self._entrance, origins),
+                http=Protocol,
                 lifespan="off",
                 ws="none",
                 backlog=_BACKLOG,
@@ -148,6 +155,8 @@ class HttpServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no new requests, and wait for those in flight, though not for ever."""
         timer = asyncio.get_running_loop().call_later(self._grace_s, self._abort)
+        if self._app is not None:
+            self._app.end_uploads(UPLOAD_S)
         try:
             await super().shutdown(sockets)
         finally:
@@ -232,6 +241,18 @@ class HttpServer(uvicorn.Server):
         if not self._unanswered:
             return "every request has its response"
         return f"after {self._grace_s} s the server gave up {self._unanswered} requests"
+
+
+def _for_origins(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """`app`, whose responses browsers give to pages of these origins too."""
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=list(origins),
+        allow_methods=["GET", "HEAD", "POST"],
+        expose_headers=["Retry-After"],
+    )
 
 
 def _waits_for_client(connection: Any) -> bool:

@@ -1,54 +1,61 @@
 """The image in a request, and what else a form holds; larger ones are not read to their end."""
 
-from collections.abc import AsyncGenerator
+import re
+from collections.abc import Sequence
 from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
-from python_multipart.exceptions import FormParserError
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from condinst_infer.errors import InputError
 from condinst_infer.processing.image_header import CostError
 from condinst_infer.processing.preprocess import image_from_file, size_from_file
 from condinst_infer.serving.http.failures import Rejection
+from condinst_infer.serving.http.form import Part, parts_of_form
+from condinst_infer.serving.http.parameters import FORM, PANOPTIC, PREDICT, Given, shown
 
 NAME = "the upload"  # what messages call the image
-_FIELDS, _FIELD_BYTES = 16, 4096
+_IMAGES = ("image", "file")  # fields that are an image without a file name too
+_SEND = "send one file: curl -F image=@photo.jpg"
+_TEXT = re.compile(rb"[\t\r\n -~]+")
+_ASCII_SIGNATURE = re.compile(rb"P[1-7]|GIF8|BM|RIFF|II|MM")  # of image files
+_KNOWN = {*PREDICT, *PANOPTIC}
 
 
 class Upload(NamedTuple):
     """Content of a request."""
 
     data: bytes  # an image file
-    fields: dict[str, str]  # of a form
+    given: list[Given]  # parameters in a form
 
 
 async def read_upload(request: Request, max_bytes: int) -> Upload:
-    """The upload of a request: its body, or the one file of a form.
+    """The upload of a request: its body, or the one image of a form.
+
+    A body that is no form is an image whatever its Content-Type says: `curl --data-binary` calls
+    it application/x-www-form-urlencoded.
 
     Raises:
-        Refused: it is too large, of another media type, empty or malformed.
+        Rejection: it is too large, compressed, empty, malformed or not an image.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    form = kind == "multipart/form-data"
-    if not (form or kind in ("", "application/octet-stream") or kind.startswith("image/")):
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
         raise Rejection(
-            415,
-            f"{kind} can't be read; send the image as the body, with Content-Type image/jpeg, "
-            "another image/ or application/octet-stream, or in a form, multipart/form-data.",
+            415, f"Content-Encoding {shown(encoding)} can't be read; send the file as it is."
         )
     length = request.headers.get("content-length", "0")
-    if length.isdigit() and int(length) > max_bytes:
+    if int(length) > max_bytes:  # h11 lets digits of ASCII pass alone
         raise _too_large(max_bytes)
-    if form:
-        upload = await _from_form(request, max_bytes)
+    kind = request.headers.get("content-type", "")
+    if kind.partition(";")[0].strip().lower() == "multipart/form-data":
+        body = await _read_body(request, max_bytes, b"\r\n")
+        upload = _upload_of_form(parts_of_form(kind, body))
     else:
-        chunks = [chunk async for chunk in _read_chunks(request, max_bytes)]
-        upload = Upload(b"".join(chunks), {})
+        upload = Upload(await _read_body(request, max_bytes), [])
     if not upload.data:
         raise Rejection(400, f"{NAME} is empty (0 bytes); send an image file.")
+    _reject_text(upload.data)
     return upload
 
 
@@ -81,36 +88,35 @@ def _too_large(max_bytes: int) -> Rejection:
     return Rejection(413, f"{NAME} is too large; this server takes at most {max_bytes} bytes.")
 
 
-async def _read_chunks(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
-    size = 0
+async def _read_body(request: Request, max_bytes: int, start: bytes = b"") -> bytes:
+    chunks, size = [start], 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > max_bytes:
             raise _too_large(max_bytes)
-        yield chunk
+        chunks.append(chunk)
+    return b"".join(chunks)
 
 
-async def _from_form(request: Request, max_bytes: int) -> Upload:
-    """The one file of a form, never written to disk, and its other fields."""
-    parser = MultiPartParser(
-        request.headers,
-        _read_chunks(request, max_bytes),
-        max_files=1,
-        max_fields=_FIELDS,
-        max_part_size=_FIELD_BYTES,
-    )
-    parser.spool_max_size = max_bytes + 1
-    try:
-        form = await parser.parse()
-    except (MultiPartException, FormParserError) as error:
-        raise Rejection(400, f"the form can't be read: {str(error).rstrip('.')}.") from None
-    fields, data = {}, b""
-    for name, value in form.multi_items():
-        if isinstance(value, str):
-            fields[name] = value
-        else:
-            data = await value.read()
-            await value.close()
-    if not data:
-        raise Rejection(400, "the form holds no image; send one file: curl -F image=@photo.jpg")
-    return Upload(data, fields)
+def _upload_of_form(parts: Sequence[Part]) -> Upload:
+    """The one image among the fields of a form, and the parameters."""
+    images = [part.data for part in parts if _is_image(part)]
+    given = [Given(part.name, part.text(), FORM) for part in parts if not _is_image(part)]
+    if len(images) > 1:
+        raise Rejection(400, f"the form holds {len(images)} images; {_SEND}")
+    if not images or not images[0]:
+        names = ", ".join(shown(part.name) for part in parts)
+        raise Rejection(400, f"the form holds no image ({names or 'no fields'}); {_SEND}")
+    return Upload(images[0], given)
+
+
+def _is_image(part: Part) -> bool:
+    """True for a file, unless it comes as a parameter, and for the field of an image."""
+    return part.name in _IMAGES or (part.filename is not None and part.name not in _KNOWN)
+
+
+def _reject_text(data: bytes) -> None:
+    """Rejection for what is text, such as the name of a file in place of the file, or JSON."""
+    if _TEXT.fullmatch(data[:64]) and not _ASCII_SIGNATURE.match(data):
+        text = shown(data[:64].decode())
+        raise Rejection(400, f"{NAME} is not an image but text, {text}; {_SEND}")
