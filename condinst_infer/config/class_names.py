@@ -103,8 +103,9 @@ def labels_from_classes(
         if isinstance(item, str):
             matches = [i for i, name in enumerate(class_names) if name == item]
             if not matches:
-                hint = did_you_mean(item, class_names, 3)
-                raise ConfigError(f"this model has no class {item!r}{hint}")
+                name = item[:60]  # a message is no place for more
+                hint = did_you_mean(name, class_names, 3)
+                raise ConfigError(f"this model has no class {name!r}{hint}")
             labels += matches
         elif 0 <= item < len(class_names):
             labels.append(int(item))

@@ -70,20 +70,22 @@ def panoptic_settings(config: CondInstConfig, **thresholds: float | None) -> Pan
         )
     given = {name: value for name, value in thresholds.items() if value is not None}
     settings = override(config, **given).panoptic
-    check_score_threshold(settings.instance_threshold, config)
+    check_score_threshold(settings.instance_threshold, config, "instance_threshold")
     return settings
 
 
-def check_score_threshold(score_threshold: float | None, config: CondInstConfig) -> None:
-    """ConfigError for a score threshold that this model can't honour."""
+def check_score_threshold(
+    score_threshold: float | None, config: CondInstConfig, name: str = "score_threshold"
+) -> None:
+    """ConfigError for a score threshold that this model can't honour; `name` is for messages."""
     if score_threshold is None:
         return
     if not 0 <= score_threshold <= 1:  # also refuses NaN
-        raise ConfigError(f"score_threshold is {score_threshold}; it must be from 0 to 1.")
+        raise ConfigError(f"{name} is {score_threshold}; it must be from 0 to 1.")
     floor = config.reported_floor
     if score_threshold < floor - 1e-6:  # a floor copied from a message has six digits
         raise ConfigError(
-            f"score_threshold {score_threshold} is below {floor:.6f}, the lowest score this "
+            f"{name} {score_threshold} is below {floor:.6f}, the lowest score this "
             "model reports. Export it again with a lower --score-threshold: "
             "condinst export MODEL.safetensors -o MODEL.onnx --score-threshold T"
         )

@@ -1,7 +1,7 @@
 """A door on a free port, a pipeline that waits, and pictures to send."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,13 +36,17 @@ class Held(Pipeline):
 class Running:
     """A server in a thread."""
 
-    def __init__(self, pipeline: Pipeline, limits: ServerLimits) -> None:
+    def __init__(
+        self, pipeline: Pipeline, limits: ServerLimits, origins: Sequence[str] = ()
+    ) -> None:
         self.door = HttpApp(pipeline, "0" * 64, limits)
         self.listener = bind("127.0.0.1", 0)
         self.address = self.listener.getsockname()
         self.url = f"http://127.0.0.1:{self.address[1]}"
         started = threading.Event()
-        self.server = HttpServer(lambda: self.door, limits.timeout_s, lambda _: started.set())
+        self.server = HttpServer(
+            lambda: self.door, limits.timeout_s, lambda _: started.set(), origins
+        )
         self.ending: Ending | None = None
         self.thread = threading.Thread(target=self._serve)
         self.thread.start()
@@ -67,8 +71,8 @@ class Running:
 
 
 @contextmanager
-def serving(pipeline: Pipeline, **limits: Any) -> Iterator[Running]:
-    running = Running(pipeline, ServerLimits(**limits))
+def serving(pipeline: Pipeline, *, origins: Sequence[str] = (), **limits: Any) -> Iterator[Running]:
+    running = Running(pipeline, ServerLimits(**limits), origins)
     try:
         yield running
     finally:

@@ -59,28 +59,23 @@ def request(
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def exchange(address: tuple[str, int], *pieces: bytes) -> Reply:
-    """The response to a request, sent in pieces; the client reads to the end of the connection."""
+def exchange(address: tuple[str, int], sent: bytes) -> Reply:
+    """The response to a request."""
     with socket.create_connection(address, 20) as client:
-        for piece in pieces:
-            client.sendall(piece)
-        return read_reply(client)
+        with suppress(OSError):  # it may be refused before its end
+            client.sendall(sent)
+        return read_reply(client, head_alone=sent.startswith(b"HEAD "))
 
 
-def read_reply(client: socket.socket) -> Reply:
-    """The response on a connection, read to the end of that."""
-    data = b""
-    with suppress(ConnectionResetError):
-        while received := client.recv(1 << 16):
-            data += received
-    return parsed(data)
-
-
-def parsed(data: bytes) -> Reply:
-    """A response from its bytes, without those of 100 Continue."""
-    while data.startswith(b"HTTP/1.1 100"):
-        data = data.partition(b"\r\n\r\n")[2]
-    head, _, body = data.partition(b"\r\n\r\n")
-    first, *lines = head.decode("latin-1").split("\r\n")
-    pairs = (line.partition(": ") for line in lines)
-    return Reply(int(first.split()[1]), {name.lower(): value for name, _, value in pairs}, body)
+def read_reply(client: socket.socket, *, head_alone: bool = False) -> Reply:
+    """The next response on a connection, which is there as a whole before that is closed."""
+    reply = Reply(100, {}, b"")
+    with client.makefile("rb") as file:
+        while reply.status == 100:
+            status = int(file.readline().split()[1])
+            lines = iter(lambda: file.readline().decode("latin-1").rstrip("\r\n"), "")
+            head = {line.partition(":")[0].lower(): line.partition(": ")[2] for line in lines}
+            length = 0 if head_alone else int(head.get("content-length", 0))
+            reply = Reply(status, head, file.read(length))
+            assert len(reply.body) == length
+    return reply

@@ -1,7 +1,7 @@
 """The page of the door in headless Chromium: choose, drop, look, and what it says on a mistake."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from condinst_infer.config.model import override
 from condinst_infer.pipeline import Pipeline
 from tests.support.fake_session import FakeSession
 from tests.support.http_server import Running, serving
+from tests.support.stuff_session import StuffSession
 
 PROGRAMS = [shutil.which(name) or "" for name in ("chromium", "chromedriver")]
 pytestmark = pytest.mark.skipif(not all(PROGRAMS), reason="chromium or chromedriver is missing")
@@ -29,22 +29,6 @@ PIXELS = """
 return Array.from(document.getElementById("canvas").getContext("2d").getImageData(0, 0, 180, 120)
   .data)
 """
-
-
-class Surroundings(FakeSession):
-    """A panoptic session: what is not bright is sky, in the lower half sea."""
-
-    def __init__(self) -> None:
-        stuff = {"stuff_names": ("sky", "sea"), "stuff_ids": (201, 202), "stuff_area_limit": 1}
-        config = override(FakeSession().metadata.config, neck_in_levels=(2, 3, 4, 5), **stuff)
-        super().__init__(config=config)
-
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        outputs = super().run(feeds)
-        n, _, h, w = outputs["masks"].shape
-        semantic = np.zeros((n, 3, h, w), np.float32)
-        semantic[:, 1, : h // 2] = semantic[:, 2, h // 2 :] = 5
-        return {**outputs, "semantic": semantic}
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +161,7 @@ def test_a_mistake_is_said_and_nothing_comes_from_elsewhere(
 
 
 def test_the_page_of_a_panoptic_model_shows_everything(browser: Any, tmp_path: Path) -> None:
-    pipeline = Pipeline(Surroundings())
+    pipeline = Pipeline(StuffSession())
     with serving(pipeline) as door:
         browser.get(door.url)
         browser.find_element("id", "file").send_keys(str(saved(tmp_path / "scene.png")))
