@@ -163,10 +163,10 @@ def _load_app(options: ServeOptions, stack: ExitStack) -> "HttpApp":
 
 def _announce(host: str, port: int, app: "HttpApp") -> None:
     """Print the address on stdout, or on stderr if that can't be written."""
-    from condinst_infer.serving.http.console import STDERR, STDOUT, say
+    from condinst_infer.serving.http.console import STDERR, STDOUT, escape_controls, say
 
     host = f"[{host}]" if ":" in host else host
-    name, workers = app.pipeline.config.name, app.limits.workers
+    name, workers = escape_controls(app.pipeline.config.name), app.limits.workers
     line = f"{name} is at http://{host}:{port} (workers: {workers})"
     if not say(STDOUT, line):
         say(STDERR, f"condinst: {line}")

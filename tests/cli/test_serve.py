@@ -85,6 +85,16 @@ def test_mistakes_are_one_sentence(
         ((bright_model, "--timeout", "0"), "'0' is not a number above 0"),
         ((bright_model, "--wait-ms", "nan"), "'nan' is not a number above 0"),
         ((bright_model, "--queue", "0"), "whole number >= 1"),
+        ((bright_model, "--cors-origin", "a.example"), "'a.example' is not an origin, scheme://"),
+        ((bright_model, "--cors-origin", "null"), "'null' is not an origin"),
+        ((bright_model, "--cors-origin", "http://*.a"), "'http://*.a' is not an origin"),
+        ((bright_model, "--cors-origin", "http://ä"), "is not an origin"),
+        ((bright_model, "--cors-origin", "http://a:65536"), "is not an origin"),
+        ((bright_model, "--cors-origin", "http://a/b"), "'http://a/b' is not an origin"),
+        ((bright_model, "--cors-origin", "http://a\n"), "is not an origin"),
+        ((bright_model, "--cors-origin", "http://A"), "by a browser, 'http://a' is"),
+        ((bright_model, "--cors-origin", "http://a/"), "by a browser, 'http://a' is"),
+        ((bright_model, "--cors-origin", "https://a:443"), "by a browser, 'https://a' is"),
     ):
         assert_refused(condinst("serve", *words), word)
     monkeypatch.setitem(sys.modules, "uvicorn", None)

@@ -3,6 +3,7 @@
 import logging
 import os
 import select
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from condinst_infer.serving.http import console
-from condinst_infer.serving.http.console import ConsoleHandler, say
+from condinst_infer.serving.http.console import ConsoleHandler, OneLineFormatter, say
 
 
 @contextmanager
@@ -63,6 +64,25 @@ def test_lines_reach_a_stream_that_takes_them(
         monkeypatch.setattr(console, "STDERR", file.fileno())
         ConsoleHandler().handle(logging.makeLogRecord({"msg": "%d lines", "args": (2,)}))
         assert Path(file.name).read_text() == f"{long}\\udcff\ncondinst: 2 lines\n"
+
+
+def test_no_text_of_a_client_makes_a_line_of_its_own_or_steers_the_terminal() -> None:
+    hostile = "a\x1b[2J\r\ncondinst: b\0\x7f\x9b31m\u202e\u2028ü"
+    escaped = r"a\x1b[2J\r\ncondinst: b\x00\x7f\x9b31m\u202e\u2028ü"
+    try:
+        raise ValueError(hostile)
+    except ValueError:
+        record = logging.makeLogRecord(
+            {"msg": "%s", "args": (hostile,), "exc_info": sys.exc_info()}
+        )
+    first, *others = OneLineFormatter().format(record).split("\n")
+    assert first == f"condinst: {escaped}"
+    assert others[0] == "  Traceback (most recent call last):"
+    assert others[-2:] == [
+        r"  ValueError: a\x1b[2J\r",
+        r"  condinst: b\x00\x7f\x9b31m\u202e\u2028ü",
+    ]
+    assert not [line for line in others if not line.startswith("  ")]
 
 
 def test_a_slow_reader_is_waited_for() -> None:

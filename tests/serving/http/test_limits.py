@@ -17,6 +17,7 @@ from condinst_infer.serving.http.responses import PredictRequest
 from condinst_infer.serving.http.upload import Upload
 from tests.support.fake_session import FakeSession
 from tests.support.http_server import GOOD, Held, png, serving
+from tests.support.raw_http import read_reply
 from tests.support.waiting import eventually
 
 
@@ -74,7 +75,11 @@ def test_an_upload_that_takes_too_long_is_given_up() -> None:
     with serving(Pipeline(FakeSession()), timeout_s=0.3, queue=1) as door:
         with socket.create_connection(door.address, 20) as slow:
             slow.sendall(head)
-            assert slow.recv(100).startswith(b"HTTP/1.1 408")
+            reply = read_reply(slow)
+            assert reply.status == 408 and "longer than 0.3 s" in reply.text
+            assert reply.head["connection"] == "close"
+            slow.sendall(b"more")  # and the response is not lost by it
+            assert slow.recv(100) == b""
         with socket.create_connection(door.address, 20) as gone:
             gone.sendall(head)
         eventually(lambda: door.post(content=GOOD).status_code == 200)  # its place is free

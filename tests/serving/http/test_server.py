@@ -210,10 +210,16 @@ def unread(door: Running) -> Iterator[socket.socket]:
         yield client
 
 
-def test_a_response_that_nobody_reads_is_not_kept() -> None:
-    with serving(Pipeline(FakeSession()), timeout_s=5) as door, unread(door):
+def test_a_response_that_nobody_reads_holds_no_place_and_is_not_kept() -> None:
+    with serving(Pipeline(FakeSession()), timeout_s=5, queue=1) as door, unread(door):
+        assert [door.post(content=GOOD).status_code for _ in range(2)] == [200, 200]
+        assert any(one.transport.get_write_buffer_size() for one in _connections(door))
         door.server._timeout_s = 0.3
         eventually(lambda: not door.server.server_state.connections)
+
+
+def _connections(door: Running) -> set[Any]:
+    return set(door.server.server_state.connections)
 
 
 @pytest.mark.slow

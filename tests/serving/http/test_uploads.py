@@ -190,9 +190,9 @@ def test_what_is_not_wanted_is_not_asked_for(door: Running) -> None:
         assert client.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
         client.sendall(GOOD)
         assert b'"masks"' in read_reply(client).body
-    for more in ({"length": 50_001}, {"length": 9, "path": "/predict?output=x"}):
+    for length, path in ((50_001, "/predict"), (9, "/predict?output=x")):
         with socket.create_connection(door.address, 20) as client:
-            client.sendall(request(b"", "Expect: 100-continue", **more))
+            client.sendall(request(b"", "Expect: 100-continue", length=length, path=path))
             assert client.recv(1000).startswith(b"HTTP/1.1 4")
 
 
