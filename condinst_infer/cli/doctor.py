@@ -116,7 +116,7 @@ def capabilities(
         ),
         "eval": _capability(_absent(packages, "faster-coco-eval") + runtime, _extra("eval")),
         "serve": _capability(
-            _absent(packages, "fastapi", "uvicorn", "python-multipart", "prometheus-client"),
+            _absent(packages, "fastapi", "uvicorn", "prometheus-client"),
             _extra("serve"),
         ),
         "predict --ray": _capability(_absent(packages, "ray", "pyarrow", "pandas"), _extra("ray")),
