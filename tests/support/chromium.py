@@ -97,7 +97,7 @@ class Chromium:
         """The value of an expression as soon as it is true."""
         end = time.monotonic() + LIMIT_S
         while not (value := self.evaluate(condition)):
-            text = self.evaluate("document.body.innerText")
+            text = self.evaluate("document.body?.innerText")
             assert time.monotonic() < end, f"{condition} stays false; the page says:\n{text}"
             time.sleep(0.05)
         return value
