@@ -105,8 +105,8 @@ def add_options(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="ORIGIN",
-        help="let web pages of this origin use the server, such as https://a.example; * for any, "
-        "and once for each (default: no others)",
+        help="let web pages of this origin use the server, such as https://a.example, or of any "
+        "with *; once for each origin (default: none)",
     )
     add_run(parser)
 
