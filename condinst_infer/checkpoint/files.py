@@ -18,29 +18,33 @@ from condinst_infer.checkpoint.mmdet import (
     model_from_mmdet,
 )
 from condinst_infer.checkpoint.renaming import model_from_renamed
+from condinst_infer.checkpoint.torch_files import DamagedFileError, load_torch_file
 from condinst_infer.config.model import CondInstConfig
 from condinst_infer.config.model_zoo import ADELAIDET, MMDET, PublishedModel
 from condinst_infer.contract.metadata import KEY
+from condinst_infer.contract.weights_sha256 import WEIGHTS_KEY
 from condinst_infer.errors import CheckpointError, ConfigError
 from condinst_infer.model.condinst import CondInst
+from condinst_infer.model.weights import check_finite, weights_sha256
 from condinst_infer.system.outputs import atomic_file
 from condinst_infer.system.paths import check_readable_file, is_file
 
 
 def save(model: CondInst, path: str | Path) -> None:
-    """Write `model` to `path` (.safetensors): weights as float32, config and class names inside."""
+    """Write `model` to `path` (.safetensors): weights as float32, config and class names inside.
+
+    The SHA-256 of the weights goes into the metadata too; `contract.weights_sha256` has the rule.
+    """
     path = Path(path)
-    weights = {
+    kept = {
         name: tensor.detach().to("cpu", torch.float32 if tensor.is_floating_point() else None)
         for name, tensor in model.state_dict().items()
     }
+    weights = {name: tensor.contiguous() for name, tensor in kept.items()}
+    metadata = {KEY: model.config.to_json(), WEIGHTS_KEY: weights_sha256(weights)}
     with atomic_file(path) as part:
         try:
-            save_file(
-                {name: tensor.contiguous() for name, tensor in weights.items()},
-                part,
-                metadata={KEY: model.config.to_json()},
-            )
+            save_file(weights, part, metadata=metadata)
         except SafetensorError as error:  # it reports what the system refused as its own
             raise OSError(str(error)) from None
 
@@ -49,16 +53,11 @@ def load(path: str | Path) -> CondInst:
     """The model that `save` wrote to `path`, in evaluation mode.
 
     Raises:
-        CheckpointError: no such file, not ours, or tensors are missing, surplus or misshapen.
+        CheckpointError: no such file, not ours, not as it was saved, or tensors are missing,
+            surplus, misshapen or not finite.
     """
     path = Path(path)
-    check_readable_file(path, CheckpointError)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file: {error}.") from None
+    weights, metadata = _read_safetensors(path)
     if KEY not in metadata:
         raise CheckpointError(
             f"{path} has no CondInst configuration inside. "
@@ -66,9 +65,46 @@ def load(path: str | Path) -> CondInst:
         )
     try:
         config = CondInstConfig.from_json(metadata[KEY])
+        check_finite(weights)
+        if not _matches(weights, metadata.get(WEIGHTS_KEY)):
+            raise CheckpointError(
+                "the weights are not those that were saved: the SHA-256 inside differs. The file "
+                "is damaged or was changed by another program; take another copy."
+            )
         return model_from_renamed(config, weights, lambda name: name)
     except (CheckpointError, ConfigError) as error:
         raise CheckpointError(f"{path}: {error}") from None
+
+
+def weights_match(path: str | Path) -> bool | None:
+    """True if the weights of a .safetensors file have the SHA-256 inside; None without one.
+
+    Raises:
+        CheckpointError: it is no such file, or a weight is not finite.
+    """
+    path = Path(path)
+    weights, metadata = _read_safetensors(path)
+    try:
+        check_finite(weights)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    return _matches(weights, metadata[WEIGHTS_KEY]) if WEIGHTS_KEY in metadata else None
+
+
+def _matches(weights: Mapping[str, Tensor], stored: str | None) -> bool:
+    """True if `stored` is the SHA-256 of `weights`, or None: older files have none."""
+    return stored is None or weights_sha256(weights) == stored
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a .safetensors file; CheckpointError if it is none."""
+    check_readable_file(path, CheckpointError)
+    try:
+        with safe_open(path, framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return weights, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}.") from None
 
 
 def is_ours(path: Path) -> bool:
@@ -130,7 +166,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         else:
             with warnings.catch_warnings():  # about pickle protocols: the error below says more
                 warnings.simplefilter("ignore")
-                data = torch.load(path, map_location="cpu", weights_only=True)
+                data = load_torch_file(path)
     except pickle.UnpicklingError:
         raise CheckpointError(
             f"{path} is not a file of plain tensors: reading it could run code, so it was "
@@ -138,6 +174,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             "torch.save(checkpoint['model'], PATH), or checkpoint['state_dict'] if it is "
             "mmdetection's."
         ) from None
+    except DamagedFileError as error:
+        raise CheckpointError(f"{path} is damaged: {error}.") from None
     except Exception as error:  # whatever torch's unpickler stumbles over in damaged bytes
         reason = str(error).split("\n")[0].rstrip(".") or type(error).__name__
         raise CheckpointError(f"{path} can't be read as a checkpoint: {reason}.") from None

@@ -9,6 +9,7 @@ from torch import Tensor
 from condinst_infer.config.model import CondInstConfig
 from condinst_infer.errors import CheckpointError
 from condinst_infer.model.condinst import CondInst, build_condinst
+from condinst_infer.model.weights import check_finite
 
 UNUSED = ""  # what a rule's new name is when the tensor is known and has no use here
 
@@ -67,7 +68,8 @@ def model_from_renamed(
     """The model of `config` with every tensor of `weights` in its place, in evaluation mode.
 
     Raises:
-        CheckpointError: lists every tensor that is missing, surplus or of the wrong shape.
+        CheckpointError: lists every tensor that is missing, surplus or of the wrong shape, or
+            names one that is not finite.
     """
     with torch.device("meta"):
         model = build_condinst(config)
@@ -86,6 +88,7 @@ def model_from_renamed(
             wrong.append(f"{name} {list(tensor.shape)}, needed {list(expected[new].shape)}")
         else:
             found[new] = tensor.detach().reshape(expected[new].shape).to(torch.float32).clone()
+            check_finite({name: found[new]})  # also of what was float64 and past float32
     counters = {n: torch.zeros((), dtype=torch.int64) for n in expected if _is_counter(n)}
     missing = expected.keys() - found.keys() - counters.keys()
     problems = {"missing": missing, "surplus": surplus, "of a wrong shape": wrong}
@@ -99,9 +102,16 @@ def model_from_renamed(
 def weights_from_renamed(
     weights: Mapping[str, Tensor], rename: Callable[[str], str | None]
 ) -> dict[str, Tensor]:
-    """The tensors of `weights` that have a place here, under our names."""
-    renamed = {rename(name): tensor for name, tensor in weights.items()}
-    return {n: t for n, t in renamed.items() if n and not _is_counter(n)}
+    """The tensors of `weights` that have a place here, under our names.
+
+    Raises:
+        CheckpointError: one of them is not finite.
+    """
+    used = {
+        name: t for name, t in weights.items() if (new := rename(name)) and not _is_counter(new)
+    }
+    check_finite(used)
+    return {rename(name) or UNUSED: tensor for name, tensor in used.items()}
 
 
 def _list_names(kind: str, names: Iterable[str]) -> str:

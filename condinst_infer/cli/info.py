@@ -12,6 +12,7 @@ from condinst_infer.cli.options import Verb, add_json
 from condinst_infer.config.model import CondInstConfig, config_from_dict
 from condinst_infer.contract.metadata import file_sha256
 from condinst_infer.contract.model_file import ModelFile, kind_of, model_path
+from condinst_infer.contract.weights_sha256 import WEIGHTS_KEY
 from condinst_infer.errors import CheckpointError, ConfigError, ModelFileError, require
 from condinst_infer.system.json_text import parse_json
 from condinst_infer.system.paths import check_readable_file
@@ -24,10 +25,13 @@ class InfoOptions:
     file: Path
     json: bool
     contract: bool
+    verify: bool
 
     def __post_init__(self) -> None:
         if self.json and self.contract:
             raise ConfigError("--contract is a text for people; give it without --json.")
+        if self.verify and self.contract:
+            raise ConfigError("--contract and --verify exclude each other.")
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -43,11 +47,21 @@ def add_options(parser: ArgumentParser) -> None:
         action="store_true",
         help="print what to do before and after the network of this file, without this package",
     )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare the weights with the SHA-256 that was written with them, and nothing else: "
+        "exit status 0 if they match or the file has none, 1 if they changed",
+    )
     add_json(parser)
 
 
 def run(options: InfoOptions) -> int:
     """Print what is inside a model file."""
+    if options.verify:
+        from condinst_infer.cli.info_verify import verify
+
+        return verify(options.file, as_json=options.json)
     if options.contract:
         print(_contract(options.file))
         return 0
@@ -63,6 +77,8 @@ def run(options: InfoOptions) -> int:
         print(json.dumps(data))
         return 0
     config = config_from_dict(data.pop("config"))
+    if "weights_sha256" in data:
+        data["weights_sha256"] = data["weights_sha256"] or "no checksum"
     _print_facts(_config_info(config) | data)
     return 0
 
@@ -112,6 +128,7 @@ def _onnx_info(path: Path) -> dict[str, Any]:
             del data[name]
     if (int8 := session.props.get("condinst_int8")) is not None:
         data["int8"] = parse_json(int8, f"condinst_int8 in {path}", ModelFileError)
+    data["weights_sha256"] = session.props.get(WEIGHTS_KEY)
     data["inputs"] = {name: str(spec) for name, spec in session.inputs.items()}
     data["outputs"] = {name: str(spec) for name, spec in session.outputs.items()}
     return data
@@ -155,6 +172,7 @@ def _checkpoint_info(path: Path) -> dict[str, Any]:
         "config": asdict(config),
         "tensors": len(shapes),
         "parameters": sum(map(math.prod, shapes)),
+        "weights_sha256": metadata.get(WEIGHTS_KEY),
     }
 
 
@@ -184,4 +202,6 @@ def _shorten(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (f", ... ({len(names)})" if len(names) > 8 else "")
 
 
-VERB = Verb("condinst info model.onnx", add_options, InfoOptions, run)
+VERB = Verb(
+    "condinst info model.onnx\n  condinst info model.onnx --verify", add_options, InfoOptions, run
+)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from condinst_infer.config.model import CondInstConfig
 from condinst_infer.contract.metadata import Metadata
 from condinst_infer.contract.tensors import contract_outputs
-from condinst_infer.errors import ConfigError, require
+from condinst_infer.contract.weights_sha256 import add_weights_sha256
+from condinst_infer.errors import CheckpointError, ConfigError, require
 from condinst_infer.export.function_bodies import OPSET, functions
 from condinst_infer.export.graph_passes import (
     merge_predictors,
@@ -26,6 +27,7 @@ from condinst_infer.export.graph_passes import (
 from condinst_infer.export.standard_ops import with_standard_ops
 from condinst_infer.model.condinst import CondInst
 from condinst_infer.model.deploy import in_precision
+from condinst_infer.model.weights import check_finite, is_finite
 
 GRAPHS = ("full", "detector")
 PRECISIONS = ("fp32", "fp16")
@@ -68,11 +70,12 @@ def export_onnx(
         on_stage: called with the name of each stage of the work when it begins.
 
     Raises:
+        CheckpointError: a weight is not finite, or too large for fp16.
         ConfigError: a size, batch, graph or precision that can't be.
     """
     _check(model.config, graph, precision, size, batch)
     require("onnxscript", "export")
-    traced = TracedCut(in_precision(model, precision), graph).eval()
+    traced = TracedCut(_deployed(model, precision), graph).eval()
     metadata = Metadata(
         config=model.config,
         graph=graph,
@@ -99,8 +102,28 @@ def export_onnx(
     )
     if standard_ops:
         proto = with_standard_ops(proto)
+    add_weights_sha256(proto)
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, str(path))
+
+
+def _deployed(model: CondInst, precision: str) -> CondInst:
+    """`model` as `in_precision` makes it; CheckpointError if a weight there isn't finite."""
+    check_finite(model.state_dict())
+    deployed = in_precision(model, precision)
+    for name, tensor in deployed.state_dict().items():
+        if is_finite(tensor):
+            continue
+        if precision == "fp16" and not tensor.isnan().any():
+            raise CheckpointError(
+                f"the weight {name}, with the batch norm behind it, is larger than fp16 can hold, "
+                "which ends at 65504. Export in fp32."
+            )
+        raise CheckpointError(
+            f"the weight {name} is not finite with the batch norm behind it: look at the variance "
+            "there, which can't be negative."
+        )
+    return deployed
 
 
 def _trace(traced: TracedCut, metadata: Metadata) -> onnx.ModelProto:

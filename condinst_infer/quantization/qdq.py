@@ -23,6 +23,7 @@ import onnx
 from onnx import numpy_helper
 
 from condinst_infer.contract.metadata import metadata_from_props, model_props
+from condinst_infer.contract.weights_sha256 import add_weights_sha256
 from condinst_infer.errors import ConfigError, require
 
 TARGETS = ("cpu", "tensorrt")
@@ -127,6 +128,7 @@ class Quantizer:
         proto.producer_name = self._graph.producer_name
         proto.producer_version = self._graph.producer_version
         proto.ir_version = self._graph.ir_version
+        add_weights_sha256(proto)
         onnx.checker.check_model(proto, full_check=True)
         onnx.save(proto, str(path))
 

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from condinst_infer import checkpoint
 from condinst_infer.errors import CheckpointError, InputError
+from condinst_infer.model.weights import check_finite
 from condinst_infer.system.outputs import atomic_file
 from condinst_infer.system.paths import check_readable_file
 
@@ -114,19 +116,29 @@ def _read(path: Path) -> State:
     """The state in a file.
 
     Raises:
-        CheckpointError: it is damaged or something else.
+        CheckpointError: it is damaged, has weights that are not finite, or is something else.
     """
     check_readable_file(path, CheckpointError)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = checkpoint.load_torch_file(path)
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error.strerror or error}.") from None
+    except checkpoint.DamagedFileError as error:
+        raise CheckpointError(f"{path} is damaged or no state of a training: {error}.") from None
     except Exception as error:  # whatever torch's unpickler stumbles over in damaged bytes
         raise CheckpointError(
             f"{path} is damaged or no state of a training ({type(error).__name__})."
         ) from None
     if not isinstance(state, dict) or not set(state) >= _KEYS:
         raise CheckpointError(f"{path} is no state of a training.")
+    try:
+        check_finite(
+            {name: t for name, t in dict(state["model"]).items() if isinstance(t, torch.Tensor)}
+        )
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} can't be used: {error}") from None
+    except (TypeError, ValueError):
+        raise CheckpointError(f"{path} is no state of a training.") from None
     return state
 
 

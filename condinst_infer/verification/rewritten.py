@@ -8,6 +8,7 @@ import onnx
 
 from condinst_infer.contract.metadata import Metadata, metadata_from_props, model_props
 from condinst_infer.contract.tensors import contract_outputs
+from condinst_infer.contract.weights_sha256 import add_weights_sha256
 from condinst_infer.errors import ModelFileError, ParityError
 from condinst_infer.export.standard_ops import has_own_nodes, with_standard_ops
 from condinst_infer.runtimes.ort import OrtSession
@@ -42,6 +43,7 @@ def write_standard_ops(
         onnx.helper.set_model_props(
             model, {k: v for k, v in model_props(model).items() if self_test.KEY not in k}
         )
+    add_weights_sha256(model)
     onnx.save(model, str(path))
     report = compare(source, path)
     if not report.ok:
@@ -78,6 +80,7 @@ def write_with_metadata(stripped: Path, source: Path, path: Path) -> self_test.S
         )
     model = load_proto(stripped)
     onnx.helper.set_model_props(model, props | _as_found(metadata, model).to_props())
+    add_weights_sha256(model)
     onnx.save(model, str(path))
     with closing(OrtSession(path)) as session:
         self_test.check(session, stored)
