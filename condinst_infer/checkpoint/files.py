@@ -47,6 +47,19 @@ def save(model: CondInst, path: str | Path) -> None:
             save_file(weights, part, metadata=metadata)
         except SafetensorError as error:  # it reports what the system refused as its own
             raise OSError(str(error)) from None
+        _sort_metadata(part)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata of a .safetensors file in order: the library writes them in a random one."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        assert len(text) <= length, "the same header in another order"
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def load(path: str | Path) -> CondInst:
