@@ -8,6 +8,7 @@ from condinst_infer.cuda import kernels
 from condinst_infer.cuda.arrays import DeviceArray
 from condinst_infer.cuda.stream import Stream
 from condinst_infer.errors import SessionError
+from condinst_infer.processing.postprocess import not_finite
 from condinst_infer.results.crop import CroppedMask
 
 _WORD = 32  # pixels
@@ -97,11 +98,13 @@ def crops_from_bits(crops: np.ndarray, bits: np.ndarray) -> list[CroppedMask]:
             runs on are; the masks keep them. Beyond the width of a row they are 0.
 
     Raises:
-        SessionError: a crop has no place in `bits`.
+        SessionError: a mask holds NaN, or a crop has no place in `bits`.
     """
     flat = bits.view(np.uint8)
     found = []
     for x, y, width, height, offset in crops.tolist():
+        if (width, height, offset) == (-1, -1, -1):  # as `mask_boxes` says it
+            raise not_finite("masks")
         row = -(-width // _WORD) * 4  # bytes
         start = offset * 4
         if min(width, height, offset) < 0 or start + height * row > len(flat):

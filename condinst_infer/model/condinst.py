@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from condinst_infer.config.model import BackboneConfig, CondInstConfig, NeckConfig
 from condinst_infer.model.dla import DLA34
+from condinst_infer.model.flaw import Flaw
 from condinst_infer.model.fpn import FPN, BiFPN
 from condinst_infer.model.heads import HeadOutputs, Heads
 from condinst_infer.model.mask_branch import MaskBranch
@@ -53,6 +54,7 @@ class CondInst(nn.Module):
             self.register_buffer(name, constant, persistent=False)
         self.backbone, self.neck, self.fcos = backbone, neck, heads
         self.mask_branch, self.semantic_branch = mask_branch, semantic_branch
+        self.flaw = Flaw()
 
     def normalize(self, images: Tensor, image_sizes: Tensor) -> Tensor:
         """Network input [N, 3, H, W]: normalised, then zero outside the valid part."""
@@ -99,7 +101,8 @@ class CondInst(nn.Module):
         Returns:
             num_detections int32 [N]; boxes float32 [N, K, 4], xyxy in network pixels, best score
             first; scores float32 [N, K]; labels int32 [N, K]; masks [N, K, H/s, W/s], probabilities
-            at the mask stride. Unused slots hold 0, labels -1. Panoptic models also put out
+            at the mask stride. Unused slots hold 0, labels -1; no score of an image is finite if
+            its class logits are not, or with mask NMS its features. Panoptic models also put out
             semantic [N, C, H/4, W/4], logits: class 0 is any thing, the others are stuff.
         """
         pyramid = self.pyramid(images, image_sizes)
@@ -148,7 +151,7 @@ class CondInst(nn.Module):
     ) -> Candidates:
         detect = self.config.detect
         logits, regression, centreness = detector
-        return select_candidates(
+        candidates = select_candidates(
             logits,
             regression if detect.nms == "box" else (),
             centreness,
@@ -160,6 +163,7 @@ class CondInst(nn.Module):
             rank_by=detect.rank_by,
             clip=detect.clip_before_nms,
         )
+        return candidates._replace(scores=self.flaw(candidates.scores, *logits, *centreness))
 
     def _finish(
         self,
@@ -179,7 +183,7 @@ class CondInst(nn.Module):
             return params_at(locations), *places
 
         if detect.nms == "mask":
-            kept, heads, count = select_by_masks(candidates, features, heads_at, config)
+            kept, heads, count = select_by_masks(candidates, features, heads_at, config, self.flaw)
         else:
             kept, heads, count = select_by_boxes(candidates, heads_at, config)
         with span("DynamicMaskHead", "dynamic_mask_head"):
@@ -188,12 +192,14 @@ class CondInst(nn.Module):
         if boxes is None:
             boxes = boxes_from_masks(masks, config.mask.mask_stride)
         real = torch.arange(kept.scores.shape[1], device=count.device) < count[:, None]  # [N, K]
+        first = kept.scores[:, :1]  # like all of them not finite if the network is broken
         scores = kept.scores.clamp(min=0)
         scores = scores.sqrt() if detect.score_root else scores
+        scores = torch.where(real, scores, 0.0)
         return {
             "num_detections": count,
             "boxes": torch.where(real[:, :, None], boxes, 0.0),
-            "scores": torch.where(real, scores, 0.0),
+            "scores": torch.where(first.abs() <= 1, scores, first),
             "labels": torch.where(real, kept.labels, -1),
             "masks": masks,
         }

@@ -41,11 +41,16 @@ def select_by_boxes(
 
 
 def select_by_masks(
-    candidates: Candidates, features: Tensor, heads_at: HeadsAt, config: CondInstConfig
+    candidates: Candidates,
+    features: Tensor,
+    heads_at: HeadsAt,
+    config: CondInstConfig,
+    with_flaw: Callable[..., Tensor],
 ) -> tuple[Candidates, MaskHeads, Tensor]:
     """Select by mask NMS, without boxes: arXiv:2102.03026, section 4.6.
 
-    Its masks are those of the best candidates of all levels, at the stride of `features`.
+    Its masks are those of the best candidates of all levels, at the stride of `features`. The
+    scores are not finite where these are not: `with_flaw` is `Flaw`.
     """
     detect = config.detect
     best = best_candidates(candidates, config.mask_candidates)
@@ -65,6 +70,8 @@ def select_by_masks(
             max_detections=detect.max_detections,
         )
     index = keep.clamp(min=0).long()  # [N, K]; empty slots read candidate 0
+    # a mask of NaN is empty, and dropped
+    scores = with_flaw(scores, candidates.scores, params, features)
     kept = Candidates(None, scores, *(part.gather(1, index) for part in best[2:]))
     return kept, (_rows(params, index), _rows(centres, index), sizes.gather(1, index)), count
 

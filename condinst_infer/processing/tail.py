@@ -59,14 +59,22 @@ def full_from_detector(
         "masks": np.zeros((n, k, height, width), features.dtype),
     }
     places = _places(config, (features.shape[2], features.shape[3]))
+    by_masks = config.detect.nms == "mask"
     names = (f"candidate_{field}" for field in ImageCandidates._fields)
     columns = [outputs[name] if name in outputs else [None] * n for name in names]
-    for i, candidates in enumerate(zip(*columns, strict=True)):
+    for i, candidates in enumerate(map(ImageCandidates._make, zip(*columns, strict=True))):
         heads = MaskHeads(outputs["params_map"][i].T, *places)
-        found = _instances(ImageCandidates(*candidates), heads, features[i], config)
+        with np.errstate(invalid="ignore"):  # of a broken network; what comes out is checked
+            found = _instances(candidates, heads, features[i], config)
         count = full["num_detections"][i] = len(found["scores"])
         for name, values in found.items():
             full[name][i, :count] = values
+        read = [candidates.scores]
+        if by_masks:  # a mask of NaN is empty, and dropped
+            real = candidates.locations[candidates.scores > 0]
+            read += [heads.params[real], features[i]]
+        if not all(np.isfinite(values).all() for values in read):
+            full["scores"][i] = np.nan  # or the network would seem to find nothing
     return full | {name: outputs[name] for name in ("semantic",) if name in outputs}
 
 

@@ -10,16 +10,19 @@
 // in   features [N, C, h, w]   params [N, K, P]: weights of all layers (out x in), then all biases
 //      centres [N, K, 2], (x, y) in network pixels   sizes [N, K]   count int32 [N]
 //      scalars: depth 1..4, width and channels up to 16, factor 1, 2 or 4
-// out  probabilities [N, K, f*h, f*w], 0 in slots from `count` on
+// out  probabilities [N, K, f*h, f*w], 0 in slots from `count` on; NaN in a tile whose parameters or
+//      features are not finite, which fmaxf would turn into numbers
 
 #include <cuda_fp16.h>
 
 constexpr int kRows = 8, kColumns = 32;                   // of a tile, in cells
 constexpr int kThreads = kRows * kColumns;                // 256
 constexpr int kTileCells = (kRows + 2) * (kColumns + 2);  // 340, with one more all around
-constexpr int kCells = 2;     // of a thread: a weight read from shared memory serves both
-constexpr int kMiddle = 2;    // layers between the first and the last, at most: depth 4
-constexpr int kRelative = 1;  // `coordinates`: (centre - pixel) / size; 0 none, 2 pixel / 512
+constexpr int kCells = 2;         // of a thread: a weight read from shared memory serves both
+constexpr int kMiddle = 2;        // layers between the first and the last, at most: depth 4
+constexpr int kRelative = 1;      // `coordinates`: (centre - pixel) / size; 0 none, 2 pixel / 512
+constexpr int kNan = 0x7fc00000;  // the bits of one
+constexpr float kLargest = 3.402823466e38f;
 constexpr float kAbsoluteScale = 512.0f;  // ops.dynamic_mask_head.ABSOLUTE_SCALE
 static_assert(kTileCells <= kCells * kThreads, "every cell of the tile has a thread");
 
@@ -27,6 +30,11 @@ __device__ float as_float(float value) { return value; }
 __device__ float as_float(__half value) { return __half2float(value); }
 __device__ void store(float* at, float value) { *at = value; }
 __device__ void store(__half* at, float value) { *at = __float2half_rn(value); }
+
+// Set `broken` if `value` is NaN or infinite.
+__device__ void note(float value, int* broken) {
+  if (!(fabsf(value) <= kLargest)) atomicOr(broken, 1);
+}
 
 // Weights [in][out], then a row of biases. Zero past the real channels: loops have fixed lengths.
 template <int kIn, int kOut>
@@ -50,7 +58,7 @@ struct alignas(kFactor * sizeof(T)) Outputs {  // side by side, written at once 
 // and last here, so that a feature has the same place with and without them.
 template <int kIn, int kOut, typename T>
 __device__ void stage(const T* weights, const T* biases, int ins, int outs, int rotation,
-                      Layer<kIn, kOut>& to) {
+                      Layer<kIn, kOut>& to, int* broken) {
 #pragma unroll 1
   for (int i = threadIdx.x; i < (kIn + 1) * kOut; i += kThreads) {
     const int row = i / kOut, out = i % kOut, in = (row + rotation) % kIn;
@@ -58,28 +66,29 @@ __device__ void stage(const T* weights, const T* biases, int ins, int outs, int 
     if (out < outs && row < kIn && in < ins) value = as_float(weights[out * ins + in]);
     if (out < outs && row == kIn) value = as_float(biases[out]);
     to.rows[row][out] = value;
+    note(value, broken);
   }
 }
 
 // The parameters of `instance`. A head of depth 1 has a first layer only, with one output.
 template <int kSize, typename T>
 __device__ void stage_head(const T* params, size_t instance, int places, int features, int depth,
-                           int width, Head<kSize>& head) {
+                           int width, Head<kSize>& head, int* broken) {
   const int inputs = places + features, outs = depth > 1 ? width : 1;
   const int between = depth > 2 ? depth - 2 : 0, last = depth > 1 ? width : 0;
   const int weight_count = outs * inputs + between * width * width + last;
   const int bias_count = (depth - 1) * width + 1;
   const T* weights = params + instance * (weight_count + bias_count);
   const T* biases = weights + weight_count;
-  stage(weights, biases, inputs, outs, places, head.first);
+  stage(weights, biases, inputs, outs, places, head.first, broken);
   weights += outs * inputs;
   biases += outs;
   for (int i = 0; i < between; ++i) {
-    stage(weights, biases, width, width, 0, head.middle[i]);
+    stage(weights, biases, width, width, 0, head.middle[i], broken);
     weights += width * width;
     biases += width;
   }
-  if (depth > 1) stage(weights, biases, width, 1, 0, head.last);
+  if (depth > 1) stage(weights, biases, width, 1, 0, head.last, broken);
 }
 
 template <int kIn, int kOut>
@@ -108,9 +117,10 @@ __device__ void rectify(float (&values)[kCells][kSize]) {
 
 template <int kSize>
 __device__ void logits_of(const Head<kSize>& head, int depth, const float (&in)[kCells][kSize + 2],
-                          float (&logits)[kCells][1]) {
+                          float (&logits)[kCells][1], int* broken) {
   float x[kCells][kSize], next[kCells][kSize];
   apply(head.first, in, x);
+  for (int c = 0; c < kCells; ++c) note(x[c][0], broken);  // every feature is in it
 #pragma unroll 1
   for (int layer = 0; layer < depth - 2; ++layer) {
     rectify(x);
@@ -137,7 +147,8 @@ __device__ float between(int part, float before, float here, float after) {
 // The outputs of one cell, or zeros. Around it in the tile of logits lie other cells wherever the
 // outputs depend on them: on the left and above if kFactor > 1, on the other sides too if > 2.
 template <int kFactor, typename T>
-__device__ void write_cell(bool used, const float* logits, int columns, T* at, size_t pitch) {
+__device__ void write_cell(bool used, bool broken, const float* logits, int columns, T* at,
+                           size_t pitch) {
   constexpr int kBefore = kFactor > 1, kAfter = kFactor > 2;
   float probabilities[kFactor][kFactor] = {}, beside[3][kFactor] = {};
   if (used) {
@@ -161,7 +172,9 @@ __device__ void write_cell(bool used, const float* logits, int columns, T* at, s
 #pragma unroll
   for (int i = 0; i < kFactor; ++i) {
     Outputs<kFactor, T> row;
-    for (int j = 0; j < kFactor; ++j) store(&row.values[j], probabilities[i][j]);
+    for (int j = 0; j < kFactor; ++j) {
+      store(&row.values[j], broken ? __int_as_float(kNan) : probabilities[i][j]);
+    }
     if (aligned) {
       *reinterpret_cast<Outputs<kFactor, T>*>(at + i * pitch) = row;
     } else {
@@ -177,6 +190,7 @@ __device__ void mask_head(const T* features, const T* params, const float* centr
                           int use_features, T* masks) {
   __shared__ Head<kSize> head;
   __shared__ float tile[kTileCells];  // logits of the cells below, row by row
+  __shared__ int broken;
   const size_t instance = blockIdx.x, image = instance / k, area = static_cast<size_t>(h) * w;
   const bool used = static_cast<int>(instance - image * k) < count[image];  // by the whole block
   const int thread = threadIdx.x, x0 = blockIdx.z * kColumns, y0 = blockIdx.y * kRows;
@@ -185,7 +199,9 @@ __device__ void mask_head(const T* features, const T* params, const float* centr
   const int rows = halo + min(kRows, h - y0) + far_halo;
   const int places = coordinates ? 2 : 0, read = use_features ? channels : 0;
 
-  if (used) stage_head(params, instance, places, read, depth, width, head);
+  if (thread == 0) broken = 0;
+  __syncthreads();
+  if (used) stage_head(params, instance, places, read, depth, width, head, &broken);
   __syncthreads();
   const int step = (rows * columns + kCells - 1) / kCells;  // from one cell of a thread to the next
   if (used && thread < step) {
@@ -213,7 +229,7 @@ __device__ void mask_head(const T* features, const T* params, const float* centr
         in[c][kSize + 1] = (centre_y - (stride * row[c] + stride / 2)) * scale;
       }
     }
-    logits_of(head, depth, in, logits);
+    logits_of(head, depth, in, logits, &broken);
     for (int c = 0; c < kCells; ++c) {
       if (thread + c * step < rows * columns) tile[thread + c * step] = logits[c][0];
     }
@@ -225,9 +241,9 @@ __device__ void mask_head(const T* features, const T* params, const float* centr
   const float* cell = tile + (halo + row) * columns + halo + column;
   const size_t pitch = static_cast<size_t>(factor) * w;
   T* at = masks + factor * (instance * factor * area + (y0 + row) * pitch + x0 + column);
-  if (factor == 1) write_cell<1>(used, cell, columns, at, pitch);
-  if (factor == 2) write_cell<2>(used, cell, columns, at, pitch);
-  if (factor == 4) write_cell<4>(used, cell, columns, at, pitch);
+  if (factor == 1) write_cell<1>(used, broken, cell, columns, at, pitch);
+  if (factor == 2) write_cell<2>(used, broken, cell, columns, at, pitch);
+  if (factor == 4) write_cell<4>(used, broken, cell, columns, at, pitch);
 }
 
 // At least 32 / kSize blocks in a multiprocessor: 64 registers a thread for 8, 128 for 16.

@@ -5,7 +5,7 @@
 // mask_bits: one bit per cell, lowest first. One block per mask.
 // Traffic: N*C*h*w cells read, an eighth of a byte written for each.
 // in   masks T [N*C, cells]
-// out  bits u32 [N*C, words], words = ceil(cells / 32)   areas i32 [N*C]
+// out  bits u32 [N*C, words], words = ceil(cells / 32)   areas i32 [N*C], -1 where a cell is NaN
 //
 // mask_ious: of each candidate with the later ones of its class. One block per 16 x 16 pairs.
 // Traffic: the bits are read C / 16 times, from L2; N*C*C*4 bytes written.
@@ -16,7 +16,8 @@
 // greedy takes a barrier for each that is kept. Traffic: half of the overlaps, C*C*2 bytes.
 // in   ious f32 [N, C, C]   scores f32 [N, C], falling; <= 0 is an empty slot   areas i32 [N, C]
 //      order i32 [N, C]: what to call each candidate
-// out  keep i32 [N, K], -1 in unused slots   kept_scores f32 [N, K], 0 there   count i32 [N]
+// out  keep i32 [N, K], -1 in unused slots   kept_scores f32 [N, K], 0 there, all NaN in an image
+//      with a score or a mask that is   count i32 [N]
 //      C > 512, which the host refuses, keeps nothing
 //
 // mask_extents: tight boxes. One block per instance. Traffic: the used masks, once.
@@ -30,10 +31,14 @@ constexpr int kWarps = kThreads / 32;  // 256 / 32 = 8
 constexpr int kTile = 16;              // kernels.PAIR_TILE
 constexpr int kMaxCandidates = 512;    // kernels.MAX_DETECTIONS
 constexpr unsigned kWholeWarp = 0xffffffffu;
+constexpr int kNan = 0x7fc00000;  // the bits of one
+constexpr float kLargest = 3.402823466e38f;
 enum Kind { kGreedy = 0, kFast = 1, kMatrix = 2 };  // kernels.MASK_NMS
 
 __device__ bool is_inside(float cell) { return cell > 0.5f; }
 __device__ bool is_inside(__half cell) { return __half2float(cell) > 0.5f; }
+__device__ bool is_nan(float cell) { return !(cell <= kLargest); }  // or infinity
+__device__ bool is_nan(__half cell) { return is_nan(__half2float(cell)); }
 
 template <class T>
 __device__ void mask_bits(const T* __restrict__ masks, int cells, unsigned* __restrict__ bits,
@@ -43,17 +48,21 @@ __device__ void mask_bits(const T* __restrict__ masks, int cells, unsigned* __re
   const int words = (cells + 31) / 32;
   const size_t mask = blockIdx.x;
   int area = 0;
+  bool broken = false;
   for (int word = warp; word < words; word += kWarps) {
     const int cell = 32 * word + lane;
-    const bool inside = cell < cells && is_inside(masks[mask * cells + cell]);
+    const T value = cell < cells ? masks[mask * cells + cell] : T{};
+    const bool inside = is_inside(value);
+    broken = broken || is_nan(value);
     const unsigned mine = __ballot_sync(kWholeWarp, inside);
     if (lane == 0) bits[mask * words + word] = mine;
     area += __popc(mine);
   }
+  if (__ballot_sync(kWholeWarp, broken) != 0) area = -1;
   if (lane == 0) found[warp] = area;
   __syncthreads();
   if (thread > 0) return;
-  for (int i = 1; i < kWarps; ++i) area += found[i];
+  for (int i = 1; i < kWarps; ++i) area = min(area, found[i]) < 0 ? -1 : area + found[i];
   areas[mask] = area;
 }
 
@@ -132,21 +141,26 @@ extern "C" __global__ void __launch_bounds__(kMaxCandidates)
   const bool alive = real && score > 0.0f && areas[first + slot] > 0;
   const float mine = suppressed(ious + first * c + slot, score, alive, seen, kind,
                                 __int_as_float(iou_bits), __int_as_float(score_bits), shared);
+  __syncthreads();  // the loops above have read what is written now
+  const bool broken = real && (is_nan(score) || areas[first + slot] < 0);
+  shared[slot] = broken ? __int_as_float(kNan) : 0.0f;
   left[slot] = mine;
   __syncthreads();
   int rank = 0, found = 0;
+  float flaw = 0.0f;
   for (int i = 0; i < seen; ++i) {
     found += left[i] > 0.0f;
     rank += left[i] > mine || (left[i] == mine && i < slot);
+    flaw += shared[i];
   }
   found = min(found, k);
   if (mine > 0.0f && rank < k) {
     keep[image * k + rank] = order[first + slot];
-    kept_scores[image * k + rank] = score_root ? sqrtf(mine) : mine;
+    kept_scores[image * k + rank] = flaw + (score_root ? sqrtf(mine) : mine);
   }
   for (int i = found + slot; i < k; i += kMaxCandidates) {
     keep[image * k + i] = -1;
-    kept_scores[image * k + i] = 0.0f;
+    kept_scores[image * k + i] = flaw;
   }
   if (slot == 0) count[image] = found;
 }

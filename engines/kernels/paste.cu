@@ -8,7 +8,8 @@
 // out  crops i32 [K, 5] = x, y, width, height, offset   used i32 [1], 0 at the start
 // Offsets are handed out in the order in which blocks end; launches that share `used` share `bits`.
 // A crop that would pass `capacity` words has offset -1; `used` counts it all the same. Empty masks
-// and instances from `count` on are five zeros. `used` stops at 2^31 - 256, and a crop of more than
+// and instances from `count` on are five zeros; one with NaN in it has width, height and offset -1.
+// `used` stops at 2^31 - 256, and a crop of more than
 // a K-th of that never has a place: if one has none although used <= capacity, the image is too
 // large for this kernel.
 //
@@ -24,6 +25,7 @@ constexpr int kWarps = kThreads / 32;         // 256 / 32 = 8
 constexpr int kFields = 5;                    // of a crop
 constexpr unsigned kMostWords = 0x7fffff00u;  // 2^31 - 256: `paste` counts 255 past its last word
 constexpr unsigned kWholeWarp = 0xffffffffu;
+constexpr int kBroken = -1;  // less than any column
 
 __device__ float probability(float cell) { return cell; }
 __device__ float probability(__half cell) { return __half2float(cell); }
@@ -93,8 +95,9 @@ __device__ void mask_boxes(const T* __restrict__ masks, const int* __restrict__ 
     const T* cells = mask + static_cast<long long>(row) * w;
 #pragma unroll 4
     for (int column = lane; column < w; column += 32) {
-      if (probability(cells[column]) > 0.5f) {
-        box[0] = min(box[0], column);
+      const float value = probability(cells[column]);
+      if (!(value <= 0.5f)) {  // greater, or NaN
+        box[0] = min(box[0], value > 0.5f ? column : kBroken);
         box[1] = min(box[1], -column);
         box[2] = min(box[2], row);
         box[3] = min(box[3], -row);
@@ -106,9 +109,11 @@ __device__ void mask_boxes(const T* __restrict__ masks, const int* __restrict__ 
     if (lane == 0) least[side][warp] = found;
   }
   __syncthreads();
+  bool broken = false;
   if (thread < 4) {
     int found = least[thread][0];
     for (int i = 1; i < kWarps; ++i) found = min(found, least[thread][i]);
+    broken = thread == 0 && found == kBroken;
     const Axis axis =
         thread < 2 ? axis_of(w, stride, net_w, image_w) : axis_of(h, stride, net_h, image_h);
     const bool beyond = thread % 2 == 1;
@@ -117,6 +122,10 @@ __device__ void mask_boxes(const T* __restrict__ masks, const int* __restrict__ 
   __syncthreads();
   if (thread > 0) return;
   int* crop = crops + static_cast<long long>(kFields) * instance;
+  if (broken) {
+    for (int i = 0; i < kFields; ++i) crop[i] = i < 2 ? 0 : -1;
+    return;
+  }
   const int width = edges[1] - edges[0], height = edges[3] - edges[2];
   if (!real || width <= 0 || height <= 0) {
     for (int i = 0; i < kFields; ++i) crop[i] = 0;

@@ -1,6 +1,7 @@
 // select.cu - what NMS kept, gathered from the candidates and from the map of parameters.
 // One block handles one slot of one image: a thread copies every 128th parameter, the first thread
-// the rest. Slots from `count` on become zeros, labels -1.
+// the rest. Slots from `count` on become zeros, labels -1. A network that is broken has no candidate
+// but NaN or infinity, and then all scores are NaN.
 // Traffic: K*P*32 bytes read, a whole sector for each parameter, because those of one location lie
 // A elements apart; K*P*(2 or 4) bytes written. No arithmetic to speak of.
 //
@@ -38,7 +39,8 @@ __device__ void select(const int* keep, const int* count, const float* candidate
   if (threadIdx.x != 0) return;
   for (int i = 0; i < 4; ++i) boxes[4 * out + i] = used ? candidate_boxes[4 * candidate + i] : 0.0f;
   const float score = used ? fmaxf(candidate_scores[candidate], 0.0f) : 0.0f;
-  scores[out] = score_root ? sqrtf(score) : score;
+  const float first = candidate_scores[image * m];  // like all others in a broken network
+  scores[out] = (first - first) + (score_root ? sqrtf(score) : score);
   labels[out] = used ? candidate_labels[candidate] : -1;
   const int4 level = level_of(levels, level_count, location);  // first, columns, stride, size
   const int row = (location - level.x) / level.y;
