@@ -7,7 +7,7 @@ from condinst_infer.contract.metadata import is_unbroken, model_props, onnx_erro
 from condinst_infer.contract.model_file import ModelFile, kind_of
 from condinst_infer.contract.weights_sha256 import (
     WEIGHTS_KEY,
-    onnx_not_finite,
+    check_onnx_weights,
     onnx_weights_sha256,
 )
 from condinst_infer.errors import ModelFileError, require
@@ -42,8 +42,7 @@ def _verify_onnx(path: Path) -> tuple[str, str]:
     with onnx_errors(path):
         model = onnx.load(str(path))
         found = onnx_weights_sha256(model)
-    if reason := onnx_not_finite(model):
-        raise ModelFileError(f"{path}: {reason}")
+    check_onnx_weights(model, path)
     props = model_props(model)
     for key in props:
         if f"{key}_sha256" in props and not is_unbroken(key, props):

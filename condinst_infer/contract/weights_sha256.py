@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from condinst_infer.contract.metadata import model_props
-from condinst_infer.errors import CheckpointError, require
+from condinst_infer.errors import CheckpointError, ModelFileError, require
 
 WEIGHTS_KEY = "condinst_weights_sha256"
 Part = tuple[str, str, tuple[int, ...], Any]  # name, type, shape, bytes of a tensor
@@ -59,6 +59,15 @@ def add_weights_sha256(model: Any) -> None:
     onnx = require("onnx", "export")
     digest = {WEIGHTS_KEY: onnx_weights_sha256(model)}
     onnx.helper.set_model_props(model, model_props(model) | digest)
+
+
+def check_onnx_weights(model: Any, path: object) -> None:
+    """ModelFileError if a weight of the ONNX model in `path` is not finite.
+
+    For runtimes whose ReLU makes a number of NaN: what they put out does not show it.
+    """
+    if reason := onnx_not_finite(model):
+        raise ModelFileError(f"{path}: {reason}")
 
 
 def onnx_not_finite(model: Any) -> str:

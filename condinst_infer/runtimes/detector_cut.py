@@ -14,6 +14,7 @@ import numpy as np
 
 from condinst_infer.contract.metadata import metadata_from_props, model_props, onnx_errors
 from condinst_infer.contract.tensors import contract_outputs
+from condinst_infer.contract.weights_sha256 import check_onnx_weights
 from condinst_infer.errors import ModelFileError, require
 from condinst_infer.system.paths import check_readable_file
 
@@ -27,7 +28,8 @@ def detector_from_full(path: Path) -> bytes | None:
     """The ONNX file `path` up to NMS, serialised; None if it ends there already.
 
     Raises:
-        ModelFileError: missing, not ours, or its nodes are not those of an export.
+        ModelFileError: missing, not ours, a weight is not finite, or its nodes are not those of an
+            export.
         MissingExtraError: the package onnx is not installed.
     """
     onnx = require("onnx", "gpu")
@@ -36,6 +38,7 @@ def detector_from_full(path: Path) -> bytes | None:
         proto = onnx.load(path)
     props = model_props(proto)
     metadata = metadata_from_props(props, path)
+    check_onnx_weights(proto, path)
     if metadata.graph != "full":
         return None
     metadata = replace(metadata, graph="detector")

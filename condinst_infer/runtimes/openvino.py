@@ -15,6 +15,7 @@ from condinst_infer.config.validation import check_threads, check_workers
 from condinst_infer.contract.metadata import Metadata, metadata_from_props, model_props
 from condinst_infer.contract.session import NodeTime
 from condinst_infer.contract.tensors import TensorSpec, check_contract, check_feeds
+from condinst_infer.contract.weights_sha256 import check_onnx_weights
 from condinst_infer.errors import ConfigError, ModelFileError, SessionError, require
 from condinst_infer.system.paths import check_readable_file
 
@@ -74,6 +75,7 @@ class OvSession:
         self.inputs = _specs(proto.graph.input)
         self.outputs = _specs(proto.graph.output)
         check_contract(self.inputs, self.outputs, metadata, self.path)
+        check_onnx_weights(proto, self.path)
         precision = _precision(self.path, metadata, precision)
         self.metadata = replace(metadata, precision=precision)
         # pinned, the first thread of every session and process would sit on core 0

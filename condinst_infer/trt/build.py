@@ -12,6 +12,7 @@ from typing import Any
 
 from condinst_infer.contract.metadata import Metadata, metadata_from_props, props_from_onnx
 from condinst_infer.contract.tensors import check_contract
+from condinst_infer.contract.weights_sha256 import check_onnx_weights
 from condinst_infer.cuda.driver import Device
 from condinst_infer.cuda.kernels import MAX_CANDIDATES
 from condinst_infer.errors import (
@@ -20,6 +21,7 @@ from condinst_infer.errors import (
     InputError,
     ModelFileError,
     SessionError,
+    require,
 )
 from condinst_infer.system.outputs import atomic_file
 from condinst_infer.system.paths import read_bytes
@@ -70,13 +72,15 @@ def engine_from_onnx(
         progress: called with the share that is done, 0 to 1, from another thread.
 
     Raises:
-        ModelFileError: not ours, or not what this runtime can build; its words with node names.
+        ModelFileError: not ours, with weights that are not finite, or not what this runtime can
+            build; its words with node names.
         ConfigError: shapes that are not for this file, or more candidates than our NMS takes.
         SessionError: runtime or GPU is missing, or did not do what the file says.
     """
     data = _content(path)
     props = props_from_onnx(data, path)
     metadata = metadata_from_props(props, path)
+    check_onnx_weights(require("onnx", "tensorrt").load_model_from_string(data), path)
     profile = shape_profile_for(metadata, min_shape, opt_shape, max_shape)
     trt = load_library(runtime)
     gpu, why_not = _gpu()

@@ -18,6 +18,7 @@ from condinst_infer.train.resume import last_state, save_state, state_misfit
 from condinst_infer.train.run import DataPaths, train
 from tests.support.command_line import Run, assert_refused
 from tests.support.damage import DAMAGES, Damage, truncate
+from tests.support.damaged_bits import flip, spread
 from tests.support.small_training import (
     command_line,
     losses_of,
@@ -112,6 +113,40 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(
     assert text.startswith(str(newest)) and "\n" not in text
     assert text.endswith("The 1 older can't be used either. Start again in another folder.")
     assert newest.exists() and before.exists()
+
+
+@pytest.mark.parametrize("count", [8, pytest.param(200, marks=pytest.mark.slow)])
+def test_a_flipped_bit_in_a_state_is_noticed_or_changes_nothing(
+    count: int, run: Path, misfit: Callable[[Any], str]
+) -> None:
+    newest = run / "state" / "0000004.pt"
+    whole, noticed = last_state(run, misfit), 0
+    size = newest.stat().st_size
+    # the whole file, and its directory of contents, which is the last of it
+    for position in [*spread(0, size, count), *spread(size - 3000, size, count)]:
+        flip(newest, position)
+        state = last_state(run, misfit)
+        noticed += state["iteration"] == 2
+        if state["iteration"] != 2:  # a date or padding
+            torch.testing.assert_close(state, whole, rtol=0, atol=0)
+        flip(newest, position)
+    assert noticed > count
+
+
+def write_nan(path: Path) -> None:
+    state = torch.load(path, weights_only=True)
+    state["model"]["fcos.class_logits.bias"][0] = torch.nan
+    torch.save(state, path)
+
+
+def test_a_state_with_weights_that_are_not_finite_is_passed_over(
+    data: DataPaths, run: Path, condinst: Run
+) -> None:
+    write_nan(run / "state" / "0000004.pt")
+    assert last_state(run)["iteration"] == 2
+    write_nan(run / "state" / "0000002.pt")
+    words = "0000004.pt can't be used: the weight fcos.class_logits.bias holds NaN"
+    assert_refused(resumed(condinst, data, run), words, "The 1 older can't be used either")
 
 
 def test_a_run_with_a_damaged_state_ends_as_the_whole_one(
