@@ -1,5 +1,6 @@
 """Weights and config in one safetensors file, and importers for the weights of others."""
 
+import json
 import pickle
 import warnings
 from collections.abc import Mapping

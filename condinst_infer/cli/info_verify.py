@@ -11,6 +11,7 @@ from condinst_infer.contract.weights_sha256 import (
     onnx_weights_sha256,
 )
 from condinst_infer.errors import ModelFileError, require
+from condinst_infer.system.paths import check_readable_file, is_file
 
 MATCH, CHANGED, NONE = "match", "changed", "no checksum"
 _TEXTS = {
@@ -37,8 +38,7 @@ def verify(path: Path, *, as_json: bool) -> int:
 def _verify_onnx(path: Path) -> tuple[str, str]:
     """The verdict on weights and metadata, and a sentence."""
     onnx = require("onnx", "export")
-    if not path.is_file():
-        raise ModelFileError(f"{path} does not exist or is not a file.")
+    check_readable_file(path, ModelFileError)
     with onnx_errors(path):
         model = onnx.load(str(path))
         found = onnx_weights_sha256(model)
@@ -71,7 +71,7 @@ def _verify_engine(path: Path) -> tuple[str, str]:
     try:
         sidecar.read(path)
     except ModelFileError as error:
-        if path.is_file() and sidecar.sidecar_path(path).is_file():
+        if is_file(path) and is_file(sidecar.sidecar_path(path)):
             return CHANGED, str(error)
         raise
     return MATCH, f"{path} is as it was built: it has the SHA-256 in its sidecar."

@@ -23,7 +23,7 @@ class RowFile:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._file = SpooledTemporaryFile(IN_MEMORY, "w+", encoding="utf-8", dir=folder)  # noqa: SIM115 - `close`
+        self._file = SpooledTemporaryFile(IN_MEMORY, "w+", encoding="utf-8", dir=str(folder))  # noqa: SIM115 - `close`
 
     def add(self, rows: Iterable[Any]) -> None:
         """Add rows, plain data; InputError if the disk is full."""
