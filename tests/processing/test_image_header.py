@@ -88,7 +88,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: tiff_of_strips(1_000, 1, 7, jpeg_of_scans(1_000, 500)),
         "501 scans",
     ),
-    "BMP of one row in runs": (lambda: bmp_of_runs(20_000_000, 1, b"\1\1\0\0"), "run-length"),
+    "BMP of one row in runs": (lambda: bmp_of_runs(1_000_000, 1, b"\1\1\0\0"), "run-length"),
     "BMP in runs": (lambda: bmp_of_runs(5_000, 5_000, b"\0\0" * 10), "run-length"),
     "PPM of a comment": (lambda: b"P6 #" + b" " * 3_000_000 + b"\n2 2 255\n", "no size in"),
     "PPM of comments": (lambda: b"P3 900 900 255\n" + b"#\n" * 500_000, "500000 comments"),
@@ -106,10 +106,10 @@ READ: dict[str, Callable[[], bytes]] = {
     "TIFF whose strips are one": lambda: tiff_of_strips(1_000, 1_000, 8, ZEROS),
     "JPEG 2000 of layers": lambda: jp2_of_layers(65_535),
     "JPEG of 100 scans": lambda: jpeg_of_scans(500, 99),
-    "JPEG with a video behind it": lambda: encoded(noise(), "JPEG") + b"\xff\xda" * 5_000,
-    "JPEG with a preview of many scans": lambda: jpeg_of_segments(
-        30, b"\xff\xda\xff\xd9" * 10, 0xE2
+    "JPEG with a video behind it": lambda: (
+        encoded(noise(), "JPEG") + b"\0\2" + b"\xff\xda\0\2" * 5_000
     ),
+    "JPEG with a preview of many scans": lambda: jpeg_of_segments(30, b"\xff\xda\0\2" * 10, 0xE2),
     "JPEG of a long profile": lambda: encoded(noise(), "JPEG", icc_profile=bytes(3_000_000)),
 }
 

@@ -81,6 +81,7 @@ def test_a_slow_image_ends_with_its_process_and_stops_no_other() -> None:
         assert door.post(content=encoded(PHOTO, "AVIF")).status_code == 200  # a process is there
         start = time.monotonic()
         hostile = pool.submit(door.post, content=slow())
+        eventually(lambda: not door.door._decoder._idle)  # it is in work
         replies = [pool.submit(door.post, content=honest[k % len(honest)]) for k in range(10)]
         assert [reply.result().status_code for reply in replies] == [200] * 10
         assert not hostile.done()
