@@ -26,7 +26,7 @@ from condinst_infer.serving.http.failures import Rejection
 from condinst_infer.serving.http.upload import NAME, too_many_pixels, unreadable
 
 PROCESSES = 2  # one slow image keeps no other from being decoded
-IN_THREAD_PIXELS = 1 << 24  # 17 million; the worst of them, a JPEG of 60 scans, took 1.4 s
+IN_THREAD_PIXELS = 1 << 24  # 17 million; the worst of them, a JPEG of 100 scans, took 1.4 s
 _SHARE = 3  # of the time of a request, one part is for decoding
 
 
