@@ -28,7 +28,12 @@ from condinst_infer.errors import CheckpointError, ConfigError
 from condinst_infer.model.condinst import CondInst
 from condinst_infer.model.weights import check_finite, weights_sha256
 from condinst_infer.system.outputs import atomic_file
-from condinst_infer.system.paths import check_readable_file, is_file
+from condinst_infer.system.paths import (
+    check_readable_file,
+    check_utf8_name,
+    is_file,
+    is_utf8_name,
+)
 
 
 def save(model: CondInst, path: str | Path) -> None:
@@ -113,6 +118,7 @@ def _matches(weights: Mapping[str, Tensor], stored: str | None) -> bool:
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a .safetensors file; CheckpointError if it is none."""
     check_readable_file(path, CheckpointError)
+    check_utf8_name(path, "safetensors", CheckpointError)
     try:
         with safe_open(path, framework="pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -123,7 +129,11 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def is_ours(path: Path) -> bool:
     """True if `path` is a file that `save` could have written."""
-    if path.suffix != ".safetensors" or not is_file(path, CheckpointError):
+    if (
+        path.suffix != ".safetensors"
+        or not is_file(path, CheckpointError)
+        or not is_utf8_name(path)
+    ):
         return False
     try:
         with safe_open(path, framework="pt") as file:
@@ -174,6 +184,8 @@ _FAMILIES = {"bbox_head.": MMDET, "proposal_generator.": ADELAIDET}  # how tenso
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The named tensors of a .pth or .safetensors file of any origin; nothing in it is executed."""
     check_readable_file(path, CheckpointError)
+    if path.suffix == ".safetensors":
+        check_utf8_name(path, "safetensors", CheckpointError)
     try:
         if path.suffix == ".safetensors":
             data: Any = load_file(path)

@@ -13,7 +13,7 @@ from condinst_infer.config.validation import check_threads
 from condinst_infer.contract.metadata import metadata_from_props
 from condinst_infer.contract.tensors import TensorSpec, check_contract, check_feeds
 from condinst_infer.errors import ConfigError, ModelFileError, SessionError, require
-from condinst_infer.system.paths import check_readable_file
+from condinst_infer.system.paths import check_readable_file, is_utf8_name, read_bytes
 
 if TYPE_CHECKING:
     from condinst_infer.contract.session import NodeTime
@@ -65,6 +65,8 @@ class OrtSession:
     ) -> None:
         check_threads(threads)
         self.path = Path(path)
+        if graph is None and not is_utf8_name(self.path):
+            graph = read_bytes(self.path, ModelFileError)  # ONNX Runtime takes no such name
         check_readable_file(self.path, ModelFileError)
         ort = require("onnxruntime", "cpu")
         providers = _providers(ort, device)

@@ -131,15 +131,22 @@ def check_readable_file(path: StrPath, error: Error = InputError) -> None:
         pass
 
 
-def check_utf8_name(path: StrPath, reader: str, error: Error = InputError) -> None:
-    """Check that `path` is a name in UTF-8, since `reader` takes no other; `error` if not."""
+def is_utf8_name(path: StrPath) -> bool:
+    """True for a name in UTF-8, as nearly all libraries take them only."""
     try:
         os.fspath(path).encode()
     except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_utf8_name(path: StrPath, reader: str, error: Error = InputError) -> None:
+    """Check that `path` is a name in UTF-8, since `reader` takes no other; `error` if not."""
+    if not is_utf8_name(path):
         raise error(
             f"{shown(path)}: {reader} takes no name that is not UTF-8; rename the file or its "
             "folder."
-        ) from None
+        )
 
 
 @contextmanager
