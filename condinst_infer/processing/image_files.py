@@ -70,17 +70,20 @@ def files_that_match(pattern: str, problems: list[Unreadable]) -> list[Path]:
     Args:
         problems: folders that can't be read come to its end.
     """
-    return _Search(pattern, problems).run()
+    search = _Search(pattern)
+    found = search.run()
+    problems += dict.fromkeys(search.problems)  # each once: `**` looks twice into a folder
+    return found
 
 
 class _Search:
     """A search for the files of one pattern: parts of a path with `*`, `?`, `[]` or `**`."""
 
-    def __init__(self, pattern: str, problems: list[Unreadable]) -> None:
+    def __init__(self, pattern: str) -> None:
         self._parts = [part for part in pattern.split("/") if part]
-        self._problems = problems
+        self.problems: list[Unreadable] = []
         self._found: set[Path] = set()
-        self._seen: set[tuple[str, int]] = set()  # folders that `**` came to
+        self._seen: set[tuple[int, int, int]] = set()  # folders that `**` came to
         # folders, with "/" at their end or "", and the number of the part that is looked for there
         self._todo = deque([("/" if pattern.startswith("/") else "", 0)])
 
@@ -101,8 +104,13 @@ class _Search:
 
     def _is_new(self, folder: str, number: int) -> bool:
         """True where `**` comes to a folder for the first time: it may also stand for nothing."""
-        place = (str(paths.real_path(folder)), number)
-        if place in self._seen:
+        try:
+            status = paths.status_of(folder or ".")
+        except InputError as error:
+            self.problems.append(Unreadable(folder, str(error)))
+            return False
+        place = (status.st_dev, status.st_ino, number) if status else None
+        if place is None or place in self._seen:
             return False
         self._seen.add(place)
         if number < len(self._parts) - 1:
@@ -115,7 +123,7 @@ class _Search:
         if folder and not self._is_so(paths.is_folder, folder):
             return
         matches = re.compile(fnmatch.translate("*" if part == "**" else part)).match
-        for entry in paths.entries_of(folder, self._problems):
+        for entry in paths.entries_of(folder.rstrip("/") or folder, self.problems):
             if not matches(entry.name) or (entry.name[0] == "." and part[0] != "."):
                 continue
             if is_last and paths.is_regular(entry) and not is_temporary(entry.name):
@@ -133,7 +141,7 @@ class _Search:
         try:
             return test(path)
         except InputError as error:
-            self._problems.append(Unreadable(path, str(error)))
+            self.problems.append(Unreadable(path, str(error)))
             return False
 
 
