@@ -1,11 +1,8 @@
 """Names of files in every argument of every verb: odd names, and things that are no files."""
 
 import json
-import os
 import shutil
-import socket
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ from PIL import Image
 
 from condinst_infer.system.paths import printable
 from tests.support.command_line import Run
+from tests.support.odd_things import THINGS
 from tests.support.permissions import under_permissions
 
 TOO_SLOW = 5.0  # seconds: a FIFO is waited for without end
@@ -64,48 +62,7 @@ COMMANDS = [
     "convert cityscapes BAD -o out --split val",
     "serve BAD.onnx --port 0",
 ]
-QUICK = (
-    "predict model.onnx BAD.jpg -o out",
-    "predict model.onnx BAD.mp4 -o out",
-    "eval dets.json --annotations BAD.json",
-)
-
-
-def _socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(path.name)  # relative: a socket's name has at most 108 bytes
-
-
-def _closed(path: Path) -> None:
-    path.parent.mkdir()
-    path.touch()
-    path.parent.chmod(0)
-
-
-def _unreadable(path: Path) -> None:
-    path.touch()
-    path.chmod(0)
-
-
-# kind: (name of the argument without suffix, what puts the thing there)
-THINGS: dict[str, tuple[str, Callable[[Path], object]]] = {
-    "no UTF-8": ("\udcff", lambda _: None),
-    "255 bytes": ("a" * 240, lambda _: None),
-    "256 bytes": ("a" * 256, lambda _: None),
-    "5000 bytes": ("a" * 5000, lambda _: None),
-    "long folders": ("a/" * 2500 + "a", lambda _: None),
-    "NUL": ("a\0b", lambda _: None),
-    "closed folder": ("closed/thing", _closed),
-    "unreadable": ("thing", _unreadable),
-    "loop": ("thing", lambda path: path.symlink_to(path.name)),
-    "dangling": ("thing", lambda path: path.symlink_to("nothing")),
-    "FIFO": ("thing", os.mkfifo),
-    "/dev/zero": ("thing", lambda path: path.symlink_to("/dev/zero")),
-    "/dev/null": ("thing", lambda path: path.symlink_to("/dev/null")),
-    "socket": ("thing", _socket),
-    "folder": ("thing", Path.mkdir),
-    "empty": ("thing", Path.touch),
-}
+QUICK = "eval dets.json --annotations BAD.json"  # the others are slow
 
 
 @pytest.fixture
@@ -153,7 +110,7 @@ def check(command: str, kind: str, folder: Path, condinst: Run) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        command if command in QUICK else pytest.param(command, marks=pytest.mark.slow)
+        command if command == QUICK else pytest.param(command, marks=pytest.mark.slow)
         for command in COMMANDS
     ],
 )

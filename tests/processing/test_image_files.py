@@ -83,6 +83,7 @@ def test_closed_folders_are_told_and_the_others_searched(folder: Path) -> None:
     assert len(below) == len(NAMES) + 1 and folder / "b/c/d.png" in below
 
 
+@pytest.mark.slow
 def test_folders_may_be_nested_deeper_than_calls(tmp_path: Path) -> None:
     depth = sys.getrecursionlimit() + 100
     program = (
