@@ -62,6 +62,7 @@ COMMANDS = [
     "convert cityscapes BAD -o out --split val",
     "serve BAD.onnx --port 0",
 ]
+RARE = ("255 bytes", "5000 bytes", "long folders", "dangling", "/dev/null")  # as another
 QUICK = "eval dets.json --annotations BAD.json"  # the others are slow
 
 
@@ -106,7 +107,10 @@ def check(command: str, kind: str, folder: Path, condinst: Run) -> None:
     assert seconds < TOO_SLOW
 
 
-@pytest.mark.parametrize("kind", THINGS)
+@pytest.mark.parametrize(
+    "kind",
+    [kind if kind not in RARE else pytest.param(kind, marks=pytest.mark.long) for kind in THINGS],
+)
 @pytest.mark.parametrize(
     "command",
     [
