@@ -25,7 +25,7 @@ _LARGEST = {
     "deform_groups": 64,
     "neck_extra_levels": MAX_LEVEL - 2,
     "num_classes": MAX_CLASSES,
-    "pre_nms_topk": 100_000,
+    **dict.fromkeys(("pre_nms_topk", "mask_nms_candidates"), 100_000),
     # of training
     **dict.fromkeys(("train_long_side", "crop"), MAX_SIDE),
     **dict.fromkeys(("images_per_batch", "accumulate"), 65_536),

@@ -111,9 +111,8 @@ def check_contract(
 ) -> None:
     """ModelFileError if the tensors found in the file `path` are not those of the contract."""
     if metadata.graph not in ("full", "detector"):
-        raise ModelFileError(
-            f"{path} holds a graph {shorten(metadata.graph)} this version can't run."
-        )
+        graph = shorten(metadata.graph)
+        raise ModelFileError(f"{path} holds a graph {graph} this version can't run.")
     for kind, found, needed in (
         ("input", inputs, contract_inputs(metadata)),
         ("output", outputs, contract_outputs(metadata)),

@@ -1,6 +1,6 @@
 """Files of others, mutated, through `condinst` in one process with little memory and time.
 
-    python -m tests.support.hostile_files FOLDER COUNT [KIND ...]
+    python -m tests.support.hostile_files FOLDER COUNT [--huge] [--everywhere] [KIND ...]
 
 writes a JSON object: how many files of each kind were tried and refused, and what failed. It runs
 in a process of its own, whose memory is limited, see `run_hostile_files`.
@@ -39,7 +39,6 @@ from tests.support.mutations import (
 ROOT = Path(__file__).parents[2]
 MEMORY_BYTES = 4 << 30  # of addresses
 SECONDS = 2  # of processor time, for one file
-CODE_FIELDS = ("status", "text")
 
 
 class Outcome(NamedTuple):
@@ -145,16 +144,20 @@ def _attempt(
 
 
 def run_hostile_files(
-    folder: Path, count: int, kinds: Sequence[str] = (), *, huge: bool = False
+    folder: Path, count: int, *, huge: bool = False, everywhere: bool = False
 ) -> dict[str, Any]:
     """What the command above prints, for `count` files of all kinds together.
+
+    Args:
+        huge: values of 10 MB too.
+        everywhere: instead, each nasty value in the place of each value.
 
     Raises:
         AssertionError: the process crashed, which no file may make it do.
     """
     command = [sys.executable, "-m", "tests.support.hostile_files", str(folder), str(count)]
     ran = subprocess.run(
-        [*command, *(["--huge"] if huge else []), *kinds],
+        [*command, *(["--huge"] if huge else []), *(["--everywhere"] if everywhere else [])],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
