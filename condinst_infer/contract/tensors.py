@@ -115,7 +115,7 @@ def check_contract(
         raise ModelFileError(f"{path} holds a graph {graph} this version can't run.")
     for kind, found, needed in (
         ("input", inputs, contract_inputs(metadata)),
-        ("output", outputs, contract_outputs(metadata)),
+        ("output", outputs, _file_outputs(metadata)),
     ):
         for name, spec in needed.items():
             if name not in found or not _like(found[name], spec):
@@ -128,6 +128,15 @@ def check_contract(
             raise ModelFileError(
                 f"{path} has {kind}s that are not in the contract: {', '.join(surplus)}."
             )
+
+
+def _file_outputs(metadata: Metadata) -> dict[str, TensorSpec]:
+    """`contract_outputs`, with the numbers of a static file in the place of its letters."""
+    specs = contract_outputs(metadata)
+    if metadata.size is None or metadata.batch is None:
+        return specs
+    shapes = output_shapes(metadata, metadata.batch, metadata.size)
+    return {name: TensorSpec(spec.dtype, shapes[name]) for name, spec in specs.items()}
 
 
 def check_feeds(inputs: Mapping[str, TensorSpec], feeds: Mapping[str, np.ndarray]) -> None:
