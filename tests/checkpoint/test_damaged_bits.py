@@ -94,7 +94,7 @@ def test_a_file_without_checksum_loads_and_says_so(copy: Path, condinst: Run) ->
 
 
 @pytest.mark.parametrize("name", TENSORS)
-@pytest.mark.parametrize("value", [np.nan, -np.inf])
+@pytest.mark.parametrize("value", [np.nan, pytest.param(-np.inf, marks=pytest.mark.slow)])
 def test_a_weight_that_is_not_finite_is_refused(
     value: float, name: str, copy: Path, condinst: Run
 ) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,11 @@ from tests.support.command_line import Run, assert_refused
 from tests.support.damaged_bits import write_with_weight
 from tests.support.recorded_session import Recorded, photograph
 
+
+def _slow(value: str) -> Any:
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 # parts of the network, and what an error says of the outputs
 PARTS = {
     "backbone.stem": "boxes or scores",
@@ -30,6 +36,8 @@ PARTS = {
     "controller": "masks",
     "mask_branch.output": "masks",
 }
+# the others are for the slow tests
+SOME = [p if p in ("backbone.stem", "controller") else _slow(p) for p in PARTS]
 IMAGE = photograph((60, 90))
 
 
@@ -37,14 +45,14 @@ def refusal(what: str) -> str:
     return f"the model put out ({what}|boxes or scores) that are not finite"
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", SOME)
 @pytest.mark.parametrize(
     "file",
     [
         "nano_onnx",
         "detector_onnx",
-        pytest.param("mask_nms_onnx", marks=pytest.mark.slow),
-        pytest.param("mask_nms_detector_onnx", marks=pytest.mark.slow),
+        _slow("mask_nms_onnx"),
+        _slow("mask_nms_detector_onnx"),
     ],
 )
 def test_onnx_runtime(part: str, file: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
@@ -54,7 +62,7 @@ def test_onnx_runtime(part: str, file: str, request: pytest.FixtureRequest, tmp_
         pipeline(IMAGE)
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", SOME)
 @pytest.mark.parametrize("source", ["nano_checkpoint", "mask_nms_checkpoint"])
 def test_pytorch(part: str, source: str, request: pytest.FixtureRequest) -> None:
     model = checkpoint.load(request.getfixturevalue(source))
@@ -68,13 +76,13 @@ def test_pytorch(part: str, source: str, request: pytest.FixtureRequest) -> None
         pipeline(IMAGE)
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", SOME)
 @pytest.mark.parametrize(
     "file",
     [
-        "nano_onnx",
+        _slow("nano_onnx"),
         "detector_onnx",
-        pytest.param("mask_nms_detector_onnx", marks=pytest.mark.slow),
+        _slow("mask_nms_detector_onnx"),
     ],
 )
 def test_our_kernels(
@@ -98,7 +106,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", SOME)
 @pytest.mark.parametrize("reader", READERS)
 def test_a_runtime_that_computes_past_nan_does_not_get_the_weights(
     reader: str, part: str, nano_onnx: Path, tmp_path: Path

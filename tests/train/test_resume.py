@@ -115,7 +115,10 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(
     assert newest.exists() and before.exists()
 
 
-@pytest.mark.parametrize("count", [8, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "count",
+    [3, pytest.param(30, marks=pytest.mark.slow), pytest.param(300, marks=pytest.mark.long)],
+)
 def test_a_flipped_bit_in_a_state_is_noticed_or_changes_nothing(
     count: int, run: Path, misfit: Callable[[Any], str]
 ) -> None:
@@ -130,7 +133,7 @@ def test_a_flipped_bit_in_a_state_is_noticed_or_changes_nothing(
         if state["iteration"] != 2:  # a date or padding
             torch.testing.assert_close(state, whole, rtol=0, atol=0)
         flip(newest, position)
-    assert noticed > count
+    assert noticed >= count
 
 
 def write_nan(path: Path) -> None:
@@ -146,7 +149,8 @@ def test_a_state_with_weights_that_are_not_finite_is_passed_over(
     assert last_state(run)["iteration"] == 2
     write_nan(run / "state" / "0000002.pt")
     words = "0000004.pt can't be used: the weight fcos.class_logits.bias holds NaN"
-    assert_refused(resumed(condinst, data, run), words, "The 1 older can't be used either")
+    status, _, err = resumed(condinst, data, run)
+    assert status == 2 and words in err and "The 1 older can't be used either" in err
 
 
 def test_a_run_with_a_damaged_state_ends_as_the_whole_one(
