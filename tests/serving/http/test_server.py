@@ -23,6 +23,7 @@ from condinst_infer.serving.http.server import Ending, HttpServer, bind
 from tests.support.command_line import Run, assert_refused
 from tests.support.fake_session import FakeSession
 from tests.support.http_server import GOOD, Held, Running, png, serving
+from tests.support.raw_http import read_reply, request
 from tests.support.waiting import eventually
 
 UNKNOWN = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -192,6 +193,18 @@ def test_a_connection_that_sends_no_request_is_closed(head: bytes) -> None:
         with httpx.Client() as client:  # the one that was kept waits for its next request
             for _ in range(2):
                 assert client.get(f"{door.url}/health").status_code == 200
+
+
+def test_a_head_that_comes_in_byte_by_byte_ends_as_late() -> None:
+    head = request(b"", "X: " + 200 * "y", method="GET", path="/health")
+    with serving(Pipeline(FakeSession()), timeout_s=0.3) as door:
+        with socket.create_connection(door.address, 20) as slow:
+            slow.sendall(head.replace(b"Connection: close\r\n", b""))  # the second one drips
+            assert read_reply(slow).status == 200
+            with pytest.raises(OSError):  # long before it is complete
+                for byte in head:
+                    slow.sendall(bytes([byte]))
+                    time.sleep(0.05)
 
 
 @contextmanager
