@@ -77,7 +77,9 @@ def check_field(
         wanted = f"one of {', '.join(choices[name])}"
     elif kind is int and (type(value) is not int or value < least):
         wanted = f"a whole number >= {least}"
-    elif kind is float and not (has_type(value, float) and 0 <= value <= most):  # not NaN either
+    elif kind is float and not (
+        has_type(value, float) and 0 <= float(value) <= most
+    ):  # not NaN either
         wanted = "a number >= 0" if most == math.inf else f"a number from 0 to {most:g}"
     elif not has_type(value, kind):
         wanted = words_of(kind)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,7 +21,7 @@ Edit = Callable[[onnx.ModelProto], object]
 WEIGHT = np.arange(1, 13, dtype=np.float32).reshape(3, 4)
 
 
-def constant(name: str, **value: object) -> onnx.NodeProto:
+def constant(name: str, **value: Any) -> onnx.NodeProto:
     return helper.make_node("Constant", [], [name], **value)
 
 
