@@ -20,7 +20,7 @@ from tests.support.command_line import Run, assert_refused
 from tests.support.permissions import under_permissions
 from tests.support.video_files import write_video
 
-ODD = os.fsdecode(b"port\xe9")  # in Latin-1
+ODD = os.fsdecode(b"photo\xe9")  # in Latin-1
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_results_name_files_whose_names_are_no_utf8(
         content = json.loads(Path(ODD, "annotations.json").read_text("ascii"))
         names = {image["file_name"] for image in content["images"]}
         assert {f"{ODD}.png", f"{ODD}/b.png"} < names
-        assert os.fsencode(f"{ODD}.png") == b"port\xe9.png"
+        assert os.fsencode(f"{ODD}.png") == b"photo\xe9.png"
         Path(f"{ODD}.json").write_text(json.dumps(content))
         command = ("eval", bright_model, "--annotations", f"{ODD}.json", "--images", "photos")
         status, out, err = condinst(*command, "--json")
@@ -76,8 +76,8 @@ def test_lines_about_odd_names_have_escapes(
             capture_output=True,
             env={**os.environ, "PYTHONIOENCODING": encoding},
         )
-        assert done.returncode == 1 and b"photos/port\\udce9.png: 1 instances" in done.stdout
-        assert done.stderr == b"condinst: port\\xe9-gone.png does not exist.\n"
+        assert done.returncode == 1 and b"photos/photo\\udce9.png: 1 instances" in done.stdout
+        assert done.stderr == b"condinst: photo\\xe9-gone.png does not exist.\n"
 
 
 @pytest.mark.slow
@@ -94,7 +94,7 @@ def test_models_of_odd_names(
         ("export", f"{ODD}.safetensors", "-o", "out.onnx"),
         ("import", f"{ODD}.safetensors", "-o", "out.safetensors"),
     ):
-        assert_refused(condinst(*command), f"port\\xe9.safetensors: {said}")
+        assert_refused(condinst(*command), f"photo\\xe9.safetensors: {said}")
     assert not checkpoint.is_ours(Path(f"{ODD}.safetensors"))
 
 
@@ -107,10 +107,10 @@ def test_videos_of_odd_names_are_refused(
     shutil.copy("a.mp4", f"{ODD}.mp4")
     said = "takes no name that is not UTF-8"
     for source in (f"{ODD}.mp4", f"rtsp://host/{ODD}"):
-        with pytest.raises(InputError, match=f"port.xe9.* OpenCV's video reader {said}"):
+        with pytest.raises(InputError, match=f"photo.xe9.* OpenCV's video reader {said}"):
             open_source(source, reconnect=0, max_pixels=10**6)
     with (
-        pytest.raises(InputError, match=f"port.xe9.* OpenCV's video writer {said}"),
+        pytest.raises(InputError, match=f"photo.xe9.* OpenCV's video writer {said}"),
         video_recorder(tmp_path / ODD / "a.mp4", 25.0) as recorder,
     ):
         recorder.write(np.zeros((32, 32, 3), np.uint8), 0)

@@ -33,6 +33,18 @@ ray.init("local", _temp_dir=sys.argv[1], **small)
 print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
 """
+# sitecustomize.py of the workers: who opens a FIFO waits for a writer, and until that one is gone
+WAITING = """
+import os, stat
+system_open = os.open
+def waiting_open(path, *arguments, **names):
+    if str(path).endswith("5.png") and stat.S_ISFIFO(os.stat(path).st_mode):
+        number = system_open(path, os.O_RDONLY)
+        os.read(number, 1)
+        os.close(number)
+    return system_open(path, *arguments, **names)
+os.open = waiting_open
+"""
 Start = Callable[..., subprocess.Popen[str]]  # words of the command
 DEADLINE_S = 120  # of what takes seconds on an idle machine
 wait_for = partial(eventually, within=DEADLINE_S, pause=0.05)
@@ -43,9 +55,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for proce
 def cluster() -> Iterator[str]:
     """The address of a Ray of this file's own, with room for two workers."""
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        (Path(folder) / "sitecustomize.py").write_text(WAITING)
         ray = subprocess.Popen(
             [sys.executable, "-c", CLUSTER, folder],
-            env=ENVIRONMENT,
+            env=ENVIRONMENT | {"PYTHONPATH": f"{folder}:{ROOT}"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
