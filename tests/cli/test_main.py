@@ -42,7 +42,7 @@ def test_every_mistake_is_one_sentence(
         (("export", "a.onnx", "-o", "b.onnx"), "is exported already"),
         (("import", "a.pth", "-o", "a.onnx"), "must end in .safetensors"),
         (("info", image), "must end in .onnx, .engine or .safetensors"),
-        (("info", tmp_path / "no.safetensors"), "No such file"),
+        (("info", tmp_path / "no.safetensors"), "does not exist"),
         (("train",), "train"),
         ((), "VERB"),
     ):
