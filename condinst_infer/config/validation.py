@@ -77,9 +77,7 @@ def check_field(
         wanted = f"one of {', '.join(choices[name])}"
     elif kind is int and (type(value) is not int or value < least):
         wanted = f"a whole number >= {least}"
-    elif kind is float and not (
-        has_type(value, float) and 0 <= float(value) <= most
-    ):  # not NaN either
+    elif kind is float and not (has_type(value, float) and _is_from_zero(value, most)):
         wanted = "a number >= 0" if most == math.inf else f"a number from 0 to {most:g}"
     elif not has_type(value, kind):
         wanted = words_of(kind)
@@ -87,6 +85,10 @@ def check_field(
         wanted = limit
     if wanted is not None:
         raise ConfigError(f"{name} is {shorten(value)}; it must be {wanted}.")
+
+
+def _is_from_zero(value: Any, most: float) -> bool:
+    return 0 <= value <= most  # not NaN either
 
 
 def _limit(name: str, value: Any) -> str | None:
