@@ -129,7 +129,9 @@ def test_a_weight_that_is_not_finite_is_named(value: float, kind: type) -> None:
         ("Conv", [np.inf], True),  # the only bias
     ],
 )
-def test_infinity_that_only_fills_is_no_weight(node: str, values: list, refused: bool) -> None:
+def test_infinity_that_only_fills_is_no_weight(
+    node: str, values: list[float], refused: bool
+) -> None:
     tensor = numpy_helper.from_array(np.array(values, np.float32), "fill")
     nodes = [helper.make_node(node, ["x", "fill"], ["y"])]
     other = helper.make_model(helper.make_graph(nodes, "g", [], [], [tensor]))
