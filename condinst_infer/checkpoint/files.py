@@ -171,11 +171,14 @@ def import_weights(path: str | Path, config: str | Path | PublishedModel | None 
         cfg = {**config.cfg, "name": config.name}
     elif config is not None:
         cfg = read_foreign_config(Path(config))
-    if family == MMDET:
-        return model_from_mmdet(weights, cfg_from_mmdet_weights(weights) if cfg is None else cfg)
-    return model_from_adelaidet(
-        weights, cfg_from_adelaidet_weights(weights) if cfg is None else cfg
-    )
+    read_cfg, model_from = {
+        MMDET: (cfg_from_mmdet_weights, model_from_mmdet),
+        ADELAIDET: (cfg_from_adelaidet_weights, model_from_adelaidet),
+    }[family]
+    try:
+        return model_from(weights, read_cfg(weights) if cfg is None else cfg)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 _FAMILIES = {"bbox_head.": MMDET, "proposal_generator.": ADELAIDET}  # how tensors are called

@@ -46,7 +46,11 @@ def initial_model(
             "stride_in_1x1": old.backbone.stride_in_1x1,
         }
     else:
-        backbone = checkpoint.backbone_from_imagenet(checkpoint.read_tensors(path))
+        tensors = checkpoint.read_tensors(path)
+        try:
+            backbone = checkpoint.backbone_from_imagenet(tensors)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
         weights, overrides = backbone.weights, backbone.overrides
         if (found := overrides["backbone_type"]) != config.backbone.backbone_type:
             raise CheckpointError(

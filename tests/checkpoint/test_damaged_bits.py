@@ -154,6 +154,16 @@ def test_a_damaged_pth_is_refused(count: int, tmp_path: Path) -> None:
     assert refused > count // 2
 
 
+def test_a_backbone_to_start_from_is_checked_too(tmp_path: Path) -> None:
+    weights = {
+        "conv1.weight": torch.full((64, 3, 7, 7), torch.nan),
+        **{f"layer{k}.{i}.conv1.weight": torch.zeros(1) for k in (1, 2, 3, 4) for i in (0, 1)},
+    }
+    torch.save(weights, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"a\.pth: the weight conv1\.weight holds NaN"):
+        initial_model(preset("condinst_nano"), tmp_path / "a.pth")
+
+
 def test_import_names_the_weight_that_is_not_finite(tmp_path: Path, condinst: Run) -> None:
     pytest.importorskip("yaml", reason="PyYAML is not installed")
     weights = adelaidet_weights(small_adelaidet())
@@ -161,7 +171,7 @@ def test_import_names_the_weight_that_is_not_finite(tmp_path: Path, condinst: Ru
     torch.save({"model": weights}, tmp_path / "a.pth")
     output = tmp_path / "a.safetensors"
     found = condinst("import", tmp_path / "a.pth", "-o", output)
-    assert_refused(found, "the weight controller.bias holds infinity")
+    assert_refused(found, f"{tmp_path / 'a.pth'}: the weight controller.bias holds infinity")
     weights["controller.bias"] = weights["controller.bias"].double()
     weights["controller.bias"][0] = 1e300  # finite until it is float32
     torch.save({"model": weights}, tmp_path / "a.pth")

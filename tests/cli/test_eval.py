@@ -82,7 +82,7 @@ def test_eval_says_in_one_line_what_is_wrong(
     for command, word in (
         ((bright_model, "--annotations", truth), "--images DIR"),
         ((bright_model, *images), "--annotations"),
-        ((bright_model, "--annotations", tmp_path / "no.json", *images), "no.json can't be read"),
+        ((bright_model, "--annotations", tmp_path / "no.json", *images), "no.json does not exist"),
         ((bright_model, "--annotations", text, *images), "is not JSON"),
         ((bright_model, "--annotations", empty, *images), "no list of images"),
         ((tmp_path / "no.onnx", "--annotations", truth, *images), "no.onnx does not exist"),

@@ -239,7 +239,7 @@ def test_import_takes_config_and_class_names(
     names.write_text("one\ntwo")
     assert_refused(condinst(*command), "names 2 classes, the weights have 80")
     names.unlink()
-    assert_refused(condinst(*command), "names.txt can't be read")
+    assert_refused(condinst(*command), "names.txt does not exist")
 
 
 def test_import_takes_a_published_name(

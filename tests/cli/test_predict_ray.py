@@ -200,7 +200,7 @@ def test_a_killed_worker_loses_nothing_and_repeats_nothing(
     for option, name in (("--score-threshold", "score_threshold"), ("--shards", "shards")):
         value = 0.5 if option == "--score-threshold" else "parquet"
         ran = condinst("predict", *words, option, value, "--ray", "local:1")
-        assert_refused(ran, f"the shards in {out} were made with {name} ", f", not {value}; give")
+        assert_refused(ran, f"the shards in {out} were made with {name} ", f", not {value!r}; give")
     shutil.copy(bright_model, tmp_path / "other.onnx")
     with (tmp_path / "other.onnx").open("ab") as file:
         file.write(b"\0")
