@@ -73,7 +73,7 @@ def check_field(
         most: of a real number.
     """
     wanted = None
-    if name in choices and (not isinstance(value, str) or value not in choices[name]):
+    if name in choices and value not in choices[name]:
         wanted = f"one of {', '.join(choices[name])}"
     elif kind is int and (type(value) is not int or value < least):
         wanted = f"a whole number >= {least}"
