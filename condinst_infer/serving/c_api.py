@@ -32,6 +32,7 @@ _CHANNELS = (
 )
 _BITS, _BYTES, _RLE = range(3)  # condinst_mask_format
 _INTERNAL = 8
+_MOST_BYTES = 1000  # of a text; condinst_last_error has room for 1023
 _STATUS: tuple[tuple[type[BaseException], int], ...] = (
     (errors.ConfigError, 1),
     (errors.ModelFileError, 2),
@@ -62,10 +63,24 @@ def _failure(error: BaseException) -> tuple[int, str]:
     status = next((code for kind, code in _STATUS if isinstance(error, kind)), _INTERNAL)
     if isinstance(error, cv2.error) and error.code == cv2.Error.StsNoMem:
         status = 6
-    text = " ".join(str(error).split())
+    text = _line(str(error))
     if status == _INTERNAL or not text:
         text = f"{type(error).__name__}: {text}"
     return status, text
+
+
+def _line(text: str) -> str:
+    """`text` as one line of UTF-8: bytes of names that are no UTF-8 are shown as escapes."""
+    line = " ".join(text.split()).replace("\0", "\\x00")
+    try:
+        content = line.encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # surrogates that are no bytes
+        content = line.encode(errors="backslashreplace")
+    content = content.decode(errors="backslashreplace").encode()
+    if len(content) > _MOST_BYTES:  # keep both ends: a long name is before the reason
+        half = _MOST_BYTES // 2
+        content = content[:half] + b"..." + content[-half:]
+    return content.decode(errors="ignore")  # of halves of characters at the cut
 
 
 @reply_to_c
@@ -92,7 +107,7 @@ def open_model(
         return None if name is None else name.decode(errors="replace")
 
     pipeline = load(
-        os.fsdecode(path),
+        _file_name(path, errors.ModelFileError),
         device=text(device),
         runtime=text(runtime),
         precision=text(precision),
@@ -149,13 +164,20 @@ class CApiModel:
     @reply_to_c
     def read(self, path: bytes) -> tuple[int, int, np.ndarray]:
         """Width, height and BGR pixels of an image file."""
-        image = read_image(os.fsdecode(path))
+        image = read_image(_file_name(path, errors.InputError))
         return image.shape[1], image.shape[0], image
 
     @reply_to_c
     def close(self) -> None:
         """Free the model."""
         self._pipeline.close()
+
+
+def _file_name(path: bytes, error: type[errors.CondInstError]) -> str:
+    """The name of a file that C gave as bytes."""
+    if not path:
+        raise error("the path is empty; give the name of a file.")
+    return os.fsdecode(path)
 
 
 def _bgr(frame: Frame) -> np.ndarray:

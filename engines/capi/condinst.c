@@ -9,10 +9,12 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <ctype.h>
 #include <dlfcn.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -22,15 +24,48 @@
 #define NUMBER(x) TEXT(x)
 #define PYTHON NUMBER(PY_MAJOR_VERSION) "." NUMBER(PY_MINOR_VERSION)
 
+enum { MAX_THREADS = 1024, MAX_ALL_THREADS = 4096 };
+
+static const int64_t max_frame_bytes = (int64_t)1 << 47; /* of memory that a process may have */
+
 struct condinst_model {
-    PyObject *object; /* condinst_infer.serving.c_api.CApiModel */
+    PyObject *object;     /* condinst_infer.serving.c_api.CApiModel */
+    unsigned forks;       /* of the process that opened it */
+    condinst_model *next; /* in `models` */
 };
 
 static _Thread_local char last_error[1024] = "";
 static pthread_mutex_t start_lock = PTHREAD_MUTEX_INITIALIZER; /* never held while the GIL is */
 static char *started = NULL; /* the Python we started; NULL where the host did or nobody yet */
+static pthread_mutex_t models_lock = PTHREAD_MUTEX_INITIALIZER; /* held for moments only */
+static condinst_model *models = NULL;                           /* all that are open */
+static unsigned forks = 0;                                      /* between main() and here */
+static atomic_uint starter = 0; /* `forks` + 1 of who starts Python; 0: nobody, or the host */
 
 /* -- failures ---------------------------------------------------------------------------------- */
+
+/* Bytes of the character at `c`; 0 if it is none of UTF-8. */
+static size_t character_bytes(const unsigned char *c) {
+    const size_t n = c[0] < 0x80 ? 1 : c[0] < 0xC2 ? 0 : c[0] < 0xE0 ? 2 : c[0] < 0xF0 ? 3 : 4;
+    if (c[0] > 0xF4) return 0;
+    for (size_t i = 1; i < n; i++)
+        if ((c[i] & 0xC0) != 0x80) return 0;
+    if ((c[0] == 0xE0 && c[1] < 0xA0) || (c[0] == 0xF0 && c[1] < 0x90)) return 0; /* too long */
+    if ((c[0] == 0xED && c[1] > 0x9F) || (c[0] == 0xF4 && c[1] > 0x8F)) return 0; /* no code */
+    return n;
+}
+
+/* Makes one line of UTF-8 of a text with names that the caller gave. */
+static void make_line(char *text) {
+    for (unsigned char *c = (unsigned char *)text; *c;) {
+        const size_t n = character_bytes(c);
+        if (n == 0 || *c < ' ' || *c == 0x7F) *c = n == 1 && isspace(*c) ? ' ' : '?';
+        c += n == 0 ? 1 : n;
+    }
+}
+
+static condinst_status fail(condinst_status status, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
 static condinst_status fail(condinst_status status, const char *format, ...) {
     va_list words;
@@ -43,6 +78,7 @@ static condinst_status fail(condinst_status status, const char *format, ...) {
         if (end > 0 && ((unsigned char)last_error[end - 1] & 0x80)) end--;
         last_error[end] = '\0';
     }
+    make_line(last_error);
     return status;
 }
 
@@ -73,12 +109,21 @@ static condinst_status fail_raised(void) {
 
 /* -- Python ------------------------------------------------------------------------------------ */
 
+static condinst_status fail_to_start(const char *python, PyStatus state) {
+    const char *home = getenv("PYTHONHOME"), *path = getenv("PYTHONPATH");
+    return fail(CONDINST_PYTHON,
+                "%.250s can't be started as Python " PYTHON
+                ": %.150s. PYTHONHOME is %.150s, PYTHONPATH is %.150s.",
+                python, state.err_msg == NULL ? "it asked to exit" : state.err_msg,
+                home == NULL ? "not set" : home, path == NULL ? "not set" : path);
+}
+
 static condinst_status initialise(const char *python) {
     struct stat file;
     if (strchr(python, '/') == NULL || access(python, X_OK) != 0 || stat(python, &file) != 0 ||
         !S_ISREG(file.st_mode))
         return fail(CONDINST_PYTHON,
-                    "%s is no Python that can be run; give bin/python of a "
+                    "%.500s is no Python that can be run; give bin/python of a "
                     "virtual environment with condinst_infer.",
                     python);
     /* modules written in C look for Python's functions among the global ones, where a host that
@@ -99,9 +144,7 @@ static condinst_status initialise(const char *python) {
         if (!PyStatus_Exception(state)) state = Py_InitializeFromConfig(&config);
         PyConfig_Clear(&config);
     }
-    if (PyStatus_Exception(state))
-        return fail(CONDINST_PYTHON, "%s can't be started as Python " PYTHON ": %s.", python,
-                    state.err_msg == NULL ? "it asked to exit" : state.err_msg);
+    if (PyStatus_Exception(state)) return fail_to_start(python, state);
     /* importing this, as many modules do, would take Ctrl-C from the host all the same */
     struct sigaction interrupt;
     sigaction(SIGINT, NULL, &interrupt);
@@ -113,22 +156,35 @@ static condinst_status initialise(const char *python) {
     return CONDINST_OK;
 }
 
+static condinst_status check_version(void) {
+    if (strncmp(Py_GetVersion(), PYTHON ".", strlen(PYTHON ".")) == 0) return CONDINST_OK;
+    return fail(CONDINST_PYTHON,
+                "this process runs Python %s, and the library was built for " PYTHON
+                ". Build it with that one: condinst capi build",
+                Py_GetVersion());
+}
+
 /* A running Python; `python` is the one to start, or NULL. */
 static condinst_status ensure_python(const char *python) {
     condinst_status status = CONDINST_OK;
+    unsigned nobody = 0;
+    if (!Py_IsInitialized()) atomic_compare_exchange_strong(&starter, &nobody, forks + 1);
+    const unsigned who = atomic_load(&starter);
+    if (who == 0) return check_version();
+    if (who != forks + 1) /* its lock may be held by a thread that is not here */
+        return fail(CONDINST_PYTHON,
+                    "this process was forked after condinst_open, and Python did not come along. "
+                    "Call condinst_open after fork only, or exec.");
     pthread_mutex_lock(&start_lock);
-    if (!Py_IsInitialized()) {
+    if (!Py_IsInitialized())
         status = initialise(python == NULL ? CONDINST_EXECUTABLE : python);
-    } else if (strncmp(Py_GetVersion(), PYTHON ".", strlen(PYTHON ".")) != 0) {
+    else if (started == NULL)
+        status = check_version();
+    else if (python != NULL && strcmp(started, python) != 0)
         status = fail(CONDINST_PYTHON,
-                      "this process runs Python %s, and the library was built for " PYTHON
-                      ". Build it with that one: condinst capi build",
-                      Py_GetVersion());
-    } else if (started != NULL && python != NULL && strcmp(started, python) != 0) {
-        status = fail(CONDINST_PYTHON,
-                      "%s can't be started: this process runs %s already, and has only one Python.",
+                      "%.400s can't be started: this process runs %.400s already, and has only one "
+                      "Python.",
                       python, started);
-    }
     pthread_mutex_unlock(&start_lock);
     return status;
 }
@@ -165,9 +221,61 @@ static condinst_status check_options(const condinst_options *options) {
             return fail(CONDINST_BAD_ARGUMENT,
                         "%s is %d; it must be at least 1, or 0 for the default.", whole[i].name,
                         (int)whole[i].value);
+    for (size_t i = 0; i < 2; i++) /* more than memory has stacks for would end the process */
+        if (whole[i].value > MAX_THREADS)
+            return fail(CONDINST_BAD_ARGUMENT, "%s is %d; it must be at most %d.", whole[i].name,
+                        (int)whole[i].value, MAX_THREADS);
+    if ((int64_t)options->threads * options->workers > MAX_ALL_THREADS)
+        return fail(CONDINST_BAD_ARGUMENT,
+                    "threads is %d and workers is %d; together they must be at most %d.",
+                    (int)options->threads, (int)options->workers, MAX_ALL_THREADS);
     if (!(options->score_threshold >= 0 && options->score_threshold <= 1)) /* NaN too */
         return fail(CONDINST_BAD_ARGUMENT, "score_threshold is %g; it must be from 0 to 1.",
                     (double)options->score_threshold);
+    return CONDINST_OK;
+}
+
+static void lock_models(void) { pthread_mutex_lock(&models_lock); }
+
+static void unlock_models(void) { pthread_mutex_unlock(&models_lock); }
+
+static void count_fork(void) {
+    forks++;
+    unlock_models();
+}
+
+__attribute__((constructor)) static void watch_forks(void) {
+    pthread_atfork(lock_models, unlock_models, count_fork);
+}
+
+static void add_model(condinst_model *model) {
+    lock_models();
+    model->forks = forks;
+    model->next = models;
+    models = model;
+    unlock_models();
+}
+
+/* The pointer to `model` among those that are open, where NULL is if it isn't; locked. */
+static condinst_model **find_model(const condinst_model *model) {
+    condinst_model **at = &models;
+    while (*at != NULL && *at != model) at = &(*at)->next;
+    return at;
+}
+
+/* Nothing of `model` is read before it was found: it may be closed. */
+static condinst_status check_model(const condinst_model *model) {
+    if (model == NULL) return fail(CONDINST_BAD_ARGUMENT, "model is NULL.");
+    lock_models();
+    const int is_open = *find_model(model) != NULL, is_here = is_open && model->forks == forks;
+    unlock_models();
+    if (!is_open) return fail(CONDINST_BAD_ARGUMENT, "model is closed, or was never opened.");
+    if (!is_here)
+        return fail(CONDINST_PYTHON,
+                    "model was opened before this process was forked; its threads did not come "
+                    "along. Open models after fork.");
+    if (!Py_IsInitialized())
+        return fail(CONDINST_PYTHON, "the Python of this process has been ended by its host.");
     return CONDINST_OK;
 }
 
@@ -198,13 +306,19 @@ condinst_status condinst_open(const char *path, const condinst_options *options,
         free(made);
         return status;
     }
+    add_model(made);
     *model = made;
     return CONDINST_OK;
 }
 
 void condinst_close(condinst_model *model) {
-    if (model == NULL) return;
-    if (Py_IsInitialized()) { /* not where the host has ended its Python before */
+    lock_models();
+    condinst_model **at = find_model(model);
+    const int is_open = *at != NULL, is_here = is_open && model->forks == forks;
+    if (is_open) *at = model->next;
+    unlock_models();
+    if (!is_open) return;                /* NULL, or closed before */
+    if (is_here && Py_IsInitialized()) { /* not where the host has ended its Python before */
         PyGILState_STATE gil = PyGILState_Ensure();
         PyObject *reply = PyObject_CallMethod(model->object, "close", NULL);
         if (reply == NULL) PyErr_Clear();
@@ -373,7 +487,7 @@ static condinst_status check_image(const condinst_image *image, size_t i) {
         return fail(CONDINST_BAD_ARGUMENT,
                     "stride of image %zu is %td bytes; a row of %d pixels has %lld.", i,
                     image->stride, (int)image->width, (long long)row);
-    if (image->stride > PTRDIFF_MAX / image->height)
+    if (image->stride > max_frame_bytes / image->height)
         return fail(CONDINST_BAD_ARGUMENT,
                     "stride of image %zu is %td bytes; %d such rows don't fit into memory.", i,
                     image->stride, (int)image->height);
@@ -423,11 +537,12 @@ static condinst_status called(condinst_model *model, const char *method,
 
 static condinst_status run(condinst_model *model, const char *method, const condinst_image *images,
                            size_t n, condinst_mask_format format, condinst_result **results) {
-    if (results == NULL) return fail(CONDINST_BAD_ARGUMENT, "results is NULL.");
     if (n < 1 || n > INT32_MAX)
-        return fail(CONDINST_BAD_ARGUMENT, "n is %zu; there must be at least one image.", n);
+        return fail(CONDINST_BAD_ARGUMENT, "n is %zu; it must be from 1 to %d.", n, INT32_MAX);
+    if (results == NULL) return fail(CONDINST_BAD_ARGUMENT, "results is NULL.");
     memset(results, 0, n * sizeof *results);
-    if (model == NULL) return fail(CONDINST_BAD_ARGUMENT, "model is NULL.");
+    condinst_status state = check_model(model);
+    if (state != CONDINST_OK) return state;
     if (images == NULL) return fail(CONDINST_BAD_ARGUMENT, "images is NULL.");
     if ((int)format < 0 || (int)format > CONDINST_RLE)
         return fail(CONDINST_BAD_ARGUMENT,
@@ -462,9 +577,9 @@ condinst_status condinst_read_image(condinst_model *model, const char *path,
                                     condinst_image *image) {
     if (image == NULL) return fail(CONDINST_BAD_ARGUMENT, "image is NULL.");
     memset(image, 0, sizeof *image);
-    if (model == NULL) return fail(CONDINST_BAD_ARGUMENT, "model is NULL.");
+    condinst_status status = check_model(model);
+    if (status != CONDINST_OK) return status;
     if (path == NULL) return fail(CONDINST_BAD_ARGUMENT, "path is NULL.");
-    condinst_status status;
     int width, height;
     Py_buffer pixels;
     PyGILState_STATE gil = PyGILState_Ensure();

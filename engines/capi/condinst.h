@@ -25,6 +25,11 @@
    Threads: every function may be called from any thread at any time, also several at once with
    the same model; only condinst_close must be the last call with its model, and
    condinst_result_free and condinst_image_free the last with theirs. Inference runs in parallel.
+   A model that is closed already is refused, unless its memory is another model's by then.
+
+   Fork: a child may free results, close models and call condinst_mask_paint. Models that were
+   opened before the fork, and condinst_open where the library had started Python by then, give
+   CONDINST_PYTHON. A process that forks first and opens in its children has no such limits.
 
    Ownership: the library keeps nothing of what it is given after a call returns, neither pixels
    nor texts. What it gives is the caller's, to be freed with the function named beside it; a
@@ -49,12 +54,12 @@ extern "C" {
 typedef enum condinst_status {
     CONDINST_OK = 0,
     CONDINST_BAD_ARGUMENT = 1,    /* NULL, a size, stride or option out of range */
-    CONDINST_BAD_MODEL = 2,       /* the file is missing, not ours or damaged */
+    CONDINST_BAD_MODEL = 2,       /* the file is missing, can't be read, not ours or damaged */
     CONDINST_BAD_INPUT = 3,       /* an image that can't be read, or is too large */
     CONDINST_SESSION = 4,         /* the runtime refused the file or the device */
     CONDINST_MISSING_PACKAGE = 5, /* condinst_infer or a runtime is not installed in this Python */
     CONDINST_OUT_OF_MEMORY = 6,
-    CONDINST_PYTHON = 7,  /* Python can't be started, or is not what was asked for */
+    CONDINST_PYTHON = 7,  /* Python can't be started, is another one, or is gone: after fork */
     CONDINST_INTERNAL = 8 /* what should not happen; the text is Python's */
 } condinst_status;
 
@@ -81,7 +86,8 @@ typedef struct condinst_options {
     const char *runtime;    /* of an .onnx on the CPU: "onnxruntime" (NULL) or "openvino" */
     const char *precision;  /* in OpenVINO: "fp32", "bf16" or "int8"; NULL: the file's own */
     int32_t threads;        /* CPU threads of one call; 0: all cores, shared between `workers` */
-    int32_t workers;        /* calls that will run at the same time; 0 is 1; more than these work */
+    int32_t workers;        /* calls that will run at the same time; 0 is 1; more than these work.
+                               Each at most 1024, and threads * workers at most 4096. */
     int32_t max_detections; /* most instances of an image; 0: all the model reports */
     float score_threshold;  /* lowest score, to 1; 0: all the model reports */
     const char *python;     /* the Python to start: bin/python of a virtual environment that has
@@ -137,8 +143,9 @@ int32_t condinst_abi(void);
 /* Version of the library, such as "0.1.0"; static. Can't fail. */
 const char *condinst_version(void);
 
-/* What the last failed call of this thread had to say, UTF-8; "" before the first one. Valid
-   until this thread's next failed call. */
+/* What the last failed call of this thread had to say: a line of UTF-8, also where a name in it is
+   not (\xe9 stands for such a byte), at most 1023 bytes; "" before the first one. Valid until this
+   thread's next failed call. */
 const char *condinst_last_error(void);
 
 /* The name of a status, such as "CONDINST_OK"; static, "?" if there is none. */
@@ -148,6 +155,8 @@ const char *condinst_status_name(condinst_status status);
 condinst_options condinst_default_options(void);
 
 /* Loads a model file: .onnx, .engine or .safetensors. The first call starts Python if need be.
+   path: bytes as the file system has them, UTF-8 or not, whatever the locale. What is not a
+         regular file that can be read gives CONDINST_BAD_MODEL, at once.
    options: NULL are the defaults.
    model: set to the new model, or to NULL on failure; free it with condinst_close. */
 condinst_status condinst_open(const char *path, const condinst_options *options,
@@ -178,6 +187,7 @@ condinst_status condinst_mask_paint(const condinst_result *result, size_t index,
                                     uint8_t *map, ptrdiff_t stride);
 
 /* Reads an image file as Python does: JPEG, PNG, WebP, ..., upright, as contiguous BGR.
+   path: as of condinst_open; here it is CONDINST_BAD_INPUT.
    image: set to the pixels, to be freed with condinst_image_free, or zeroed on failure. */
 condinst_status condinst_read_image(condinst_model *model, const char *path, condinst_image *image);
 

@@ -72,6 +72,13 @@ inline void check(condinst_status status) {
     if (status != CONDINST_OK) throw Error(status, condinst_last_error());
 }
 
+// `given` for C, where a text ends at a zero byte.
+inline const char *c_text(const std::string &given, condinst_status status) {
+    if (given.find('\0') != std::string::npos)
+        throw Error(status, "a name has a zero byte after " + std::string(given.c_str()) + ".");
+    return given.c_str();
+}
+
 // condinst_options with texts of its own; empty and 0 are the defaults.
 struct Options {
     std::string device, runtime, precision, python;
@@ -138,7 +145,9 @@ class Picture {
 class Model {
   public:
     explicit Model(const std::string &path, const Options &options = {}) {
-        const auto text = [](const std::string &s) { return s.empty() ? nullptr : s.c_str(); };
+        const auto text = [](const std::string &s) {
+            return s.empty() ? nullptr : c_text(s, CONDINST_BAD_ARGUMENT);
+        };
         condinst_options given = condinst_default_options();
         given.device = text(options.device);
         given.runtime = text(options.runtime);
@@ -149,7 +158,7 @@ class Model {
         given.max_detections = options.max_detections;
         given.score_threshold = options.score_threshold;
         condinst_model *model = nullptr;
-        check(condinst_open(path.c_str(), &given, &model));
+        check(condinst_open(c_text(path, CONDINST_BAD_MODEL), &given, &model));
         model_.reset(model);
     }
 
@@ -170,7 +179,7 @@ class Model {
 
     Picture read(const std::string &path) const {
         Image image{};
-        check(condinst_read_image(get(), path.c_str(), &image));
+        check(condinst_read_image(get(), c_text(path, CONDINST_BAD_INPUT), &image));
         return Picture(image);
     }
 
