@@ -6,7 +6,6 @@
    checks starve MODEL IMAGE          every allocation fails once; needs blocks.c */
 
 #define _GNU_SOURCE
-#include <condinst.h>
 #include <dlfcn.h>
 #include <locale.h>
 #include <math.h>
@@ -16,20 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
-static int wrong = 0;
-
-static void expect(int line, condinst_status found, condinst_status needed, const char *word) {
-    const char *text = condinst_last_error();
-    if (found == needed && (word == NULL || strstr(text, word) != NULL)) return;
-    fprintf(stderr, "line %d: %s instead of %s; %s\n", line, condinst_status_name(found),
-            condinst_status_name(needed), text);
-    wrong = 1;
-}
-#define EXPECT(found, needed, word) expect(__LINE__, found, needed, word)
-#define SURE(what) \
-    ((what) ? (void)0 : (void)(fprintf(stderr, "line %d: not %s\n", __LINE__, #what), wrong = 1))
+#include "expect.h"
 
 static int python_runs(void) {
     void *symbol = dlsym(RTLD_DEFAULT, "Py_IsInitialized");
@@ -160,14 +147,6 @@ static int refuse(const char *path, const char *image, const char *folder) {
     SURE(before.sa_handler == after.sa_handler && python_runs());
     SURE(strcmp(setlocale(LC_ALL, NULL), "C") == 0);
     return wrong;
-}
-
-static long resident_kib(void) {
-    long pages = 0;
-    FILE *file = fopen("/proc/self/statm", "r");
-    if (file == NULL || fscanf(file, "%*d %ld", &pages) != 1) pages = 0;
-    if (file != NULL) fclose(file);
-    return pages * (sysconf(_SC_PAGESIZE) / 1024);
 }
 
 /* One call on a frame that is gone from memory right after it. */
