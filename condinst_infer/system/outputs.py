@@ -20,6 +20,7 @@ from platform import node
 from typing import Any, Literal, TextIO
 
 from condinst_infer.errors import CondInstError, ConfigError, InputError
+from condinst_infer.system.paths import kind_of
 
 Kind = Literal["file", "text", "folder"]
 
@@ -27,13 +28,6 @@ _PREFIX = ".condinst-"
 _SUFFIX_BYTES = 16  # a temporary name keeps a suffix up to here: writers choose a format by it
 _NUMBERS = itertools.count()
 _STREAM = re.compile(r"/dev/(?:fd/(\d+)|stdout|stderr)|/proc/self/fd/(\d+)")
-_KINDS = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-    (stat.S_ISFIFO, "a FIFO"),
-    (stat.S_ISSOCK, "a socket"),
-)
 
 _live: set[Path] = set()  # temporary files and folders of this process
 _swept: set[Path] = set()  # folders in which those of killed processes were removed
@@ -264,9 +258,9 @@ def _target(path: Path) -> Path:
         if not target.name or str(path).endswith("/"):
             raise IsADirectoryError(errno.EISDIR, "it is the name of a folder") from None
         return target
-    for is_kind, name in _KINDS:
-        if is_kind(mode):
-            raise InputError(f"{path} is {name}; give the name of a file.")
+    kind = kind_of(mode)
+    if kind is not None:
+        raise InputError(f"{path} is {kind}; give the name of a file.")
     return target
 
 

@@ -132,7 +132,7 @@ def test_no_class_name_is_used_twice() -> None:
     ("words", "most"),
     [
         (["--help"], 6),
-        (["predict", "{data}/nuclei.onnx", "{data}/nuclei.jpg", "-o", "{out}"], 40),
+        (["predict", "{data}/nuclei.onnx", "{data}/nuclei.jpg", "-o", "{out}"], 42),
     ],
     ids=["help", "predict"],
 )

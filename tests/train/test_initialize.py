@@ -151,7 +151,7 @@ def test_a_setting_out_of_range_is_refused(values: dict[str, Any], says: str) ->
         (["--set", 'mask_stride="2"'], "a whole number"),
         (["--learning-rate", "nan"], "a number >= 0"),
         (["--init", "none.pth"], "none.pth does not exist"),
-        (["--val", "none.json"], "none.json can't be read"),
+        (["--val", "none.json"], "none.json does not exist"),
         (["--val", "{instances}", "--val-images", "none"], "Do not exist: 6 (none/000.png"),
         (["--val", "{other}"], "does not list 2 of the model's 2 classes"),
         (["--resume"], "holds no run to resume"),

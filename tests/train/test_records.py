@@ -135,7 +135,7 @@ def test_a_file_that_is_no_coco_file(tmp_path: Path, changes: dict[str, Any], sa
 
 
 def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="can't be read"):
+    with pytest.raises(InputError, match="none.json does not exist"):
         read_coco(tmp_path / "none.json", tmp_path)
     (tmp_path / "text.json").write_text("{")
     with pytest.raises(InputError, match="is not JSON"):

@@ -87,7 +87,8 @@ def test_every_text_in_every_parameter_is_a_result_or_a_sentence(
         ("/panoptic", "instance_threshold", "0.5", 200),
         ("/panoptic", "overlap_threshold", "1e308", 422),
         ("/panoptic", "overlap_threshold", "-0.1", 422),
-        ("/panoptic", "stuff_area_limit", "999999999999", 200),
+        ("/panoptic", "stuff_area_limit", "2147483647", 200),
+        ("/panoptic", "stuff_area_limit", "999999999999", 422),
         ("/panoptic", "stuff_area_limit", "-1", 422),
     ],
 )
