@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -67,19 +68,23 @@ def test_memory_does_not_hold_the_results(
 
 
 def test_rows_wait_in_a_file(tmp_path: Path) -> None:
-    rows = RowFile(tmp_path / "new")
-    rows.add([{"id": number, "text": "é" * 1000} for number in range(10)])
-    assert not (tmp_path / "new").exists()
-    before, added = resident_bytes(), 30 << 20
-    for _ in range(added // 60_000):
-        rows.add([{"text": "x" * 60_000}])
-    assert resident_bytes() - before < added // 2
-    assert list((tmp_path / "new").iterdir()) == []  # the file has no name
-    write_with_rows(tmp_path / "a.json", {"first": 1, "rows": ROWS, "last": [2]}, rows)
-    rows.close()
+    with closing(RowFile(tmp_path / "new")) as rows:
+        before, added = resident_bytes(), 120 << 20
+        for _ in range(added // 600_000):
+            rows.add([{"text": "x" * 600_000}])
+        assert resident_bytes() - before < added // 2
+        assert list((tmp_path / "new").iterdir()) == []  # the file has no name
+
+
+def test_rows_in_the_content_of_a_file(tmp_path: Path) -> None:
+    with closing(RowFile(tmp_path / "new")) as rows:
+        rows.add([{"id": number, "text": "é" * 1000} for number in range(10)])
+        assert not (tmp_path / "new").exists()
+        rows.add([{"text": "x" * IN_MEMORY}])
+        write_with_rows(tmp_path / "a.json", {"first": 1, "rows": ROWS, "last": [2]}, rows)
     content = json.loads((tmp_path / "a.json").read_text())
     assert list(content) == ["first", "rows", "last"] and content["rows"][9]["text"] == "é" * 1000
-    assert len(content["rows"]) == 10 + added // 60_000
+    assert len(content["rows"]) == 11
     for some in ([], [1], [{"a": 1}, {"b": None}]):
         write_with_rows(tmp_path / "b.json", ROWS, iter(some))
         assert (tmp_path / "b.json").read_text() == json.dumps(some) + "\n"
