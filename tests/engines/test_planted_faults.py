@@ -61,8 +61,8 @@ FAULTS = [
     Fault(
         "the area of one warp is lost",
         "mask_nms",
-        "for (int i = 1; i < kWarps; ++i) area += found[i];",
-        "for (int i = 2; i < kWarps; ++i) area += found[i];",
+        "for (int i = 1; i < kWarps; ++i) area = min(",
+        "for (int i = 2; i < kWarps; ++i) area = min(",
         {"mask_bits"},
     ),
     Fault(

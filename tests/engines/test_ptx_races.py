@@ -57,6 +57,9 @@ def check_heads(head: dict[str, Any], dtype: type) -> Check:
         for factor in factors:
             made = test_dynamic_mask_head.made_up_inputs(len(counts), 2, size, counts, dtype, head)
             test_dynamic_mask_head.assert_as_torch(stream, made, stride=8, factor=factor, **head)
+        made[1][0, 0] = np.nan  # every thread that reads one sets a flag of its block
+        masks = test_dynamic_mask_head.masks_of(stream, made, stride=8, factor=factors[-1], **head)
+        assert np.isnan(masks[0, 0]).all()
 
     return check
 
