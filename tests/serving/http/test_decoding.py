@@ -6,13 +6,14 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
 from condinst_infer.pipeline import Pipeline
-from condinst_infer.serving.http import decoding
+from condinst_infer.serving.http import decoding, decoding_process
 from condinst_infer.serving.http.decoding_process import READY, REQUEST
 from condinst_infer.serving.http.failures import Rejection
 from tests.support.fake_session import FakeSession
@@ -163,3 +164,15 @@ for more, expected in ((400_000_000, "image"), (20_000_000, "memory")):
 def test_a_process_has_a_limit_of_memory() -> None:
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_results_of_a_process_as_it_writes_them() -> None:
+    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    data = cv2.imencode(".png", image)[1].tobytes()
+    head, pixels = decoding_process._result(data, 16)
+    assert decoding_process.RESULT.unpack(head) == (decoding_process.IMAGE, 4, 4)
+    assert bytes(pixels) == image.tobytes()
+    (head,) = decoding_process._result(data, 15)
+    assert decoding_process.RESULT.unpack(head) == (decoding_process.TOO_LARGE, 4, 4)
+    head, text = decoding_process._result(data[:40], 16)
+    assert decoding_process.RESULT.unpack(head) == (decoding_process.TEXT, len(text), 400)
