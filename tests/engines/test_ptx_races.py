@@ -54,8 +54,8 @@ def check_heads(head: dict[str, Any], dtype: type) -> Check:
     def check(stream: Any, large: bool) -> None:
         size, counts = ((9, 33), [2, 1]) if large else ((3, 33), [1])
         factors = (1, 2, 4) if large and head["width"] == 8 else (4,)  # 16: many instructions
+        made = test_dynamic_mask_head.made_up_inputs(len(counts), 2, size, counts, dtype, head)
         for factor in factors:
-            made = test_dynamic_mask_head.made_up_inputs(len(counts), 2, size, counts, dtype, head)
             test_dynamic_mask_head.assert_as_torch(stream, made, stride=8, factor=factor, **head)
         made[1][0, 0] = np.nan  # every thread that reads one sets a flag of its block
         masks = test_dynamic_mask_head.masks_of(stream, made, stride=8, factor=factors[-1], **head)
