@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from condinst_infer.system.outputs import is_temporary
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, is_empty_group
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -35,15 +35,6 @@ def start(words: Sequence[object], folder: Path) -> "subprocess.Popen[str]":
 
 def temporaries(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if is_temporary(path)]
-
-
-def is_empty_group(group: int) -> bool:
-    """True if no process of the group is left."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return True
-    return False
 
 
 @pytest.mark.parametrize("to_group", [False, True], ids=["process", "group"])
@@ -121,6 +112,7 @@ def test_a_second_signal_acts_at_once(number: int, status: int, tmp_path: Path) 
     (tmp_path / "old").write_text("old")
     process = start(["-c", STUBBORN], tmp_path)
     eventually((tmp_path / "ready").exists, within=60)
+    time.sleep(0.5)  # the next line of it has begun, which no signal ends
     process.send_signal(number)
     time.sleep(0.5)
     assert process.poll() is None

@@ -13,7 +13,7 @@ import pytest
 from condinst_infer.train.resume import has_state, last_state
 from condinst_infer.train.run import DataPaths
 from tests.support.small_training import command_line, losses_of, small_data
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, is_empty_group
 
 Started = subprocess.Popen[str]
 
@@ -50,18 +50,10 @@ def until_iteration(process: Started, run: Path, iteration: int) -> None:
     eventually(reached, within=120, pause=0.02)
 
 
-def group_is_empty(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
 def end_of(process: Started) -> tuple[int, str, list[str]]:
     """Exit status, stdout, and the lines on stderr that are no progress bar."""
     out, err = process.communicate(timeout=120)
-    eventually(lambda: group_is_empty(process.pid))
+    eventually(lambda: is_empty_group(process.pid))
     lines = [line for line in err.replace("\r", "\n").splitlines() if "it/s" not in line]
     return process.returncode, out, [line for line in lines if line and "| 0/" not in line]
 

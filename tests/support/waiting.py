@@ -1,5 +1,6 @@
-"""How long a test waits for what another thread does."""
+"""How long a test waits for what another thread does, and whether processes are left."""
 
+import os
 import time
 from typing import Any
 
@@ -13,3 +14,12 @@ def eventually(condition: Any, within: float = WAIT, pause: float = 0.002) -> An
         assert time.monotonic() < end, "it did not happen"
         time.sleep(pause)
     return found
+
+
+def is_empty_group(group: int) -> bool:
+    """True if no process of the group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
